@@ -1,0 +1,67 @@
+# Every target sets up what it needs: an own .venv from the locked, hashed requirements. Needs python3.11 (or newer) with venv, make, and nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
+# Named by what the lock says, so that a checkout which only touches the files does not make .venv anew.
+LOCKED := $(VENV)/.locked-$(firstword $(shell cat requirements-build.lock requirements.lock | cksum))
+READY := $(VENV)/.ready
+# The public registry's hashes, not those of a mirror that pip or uv is configured for on this machine.
+LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL $(BIN)/uv --no-config \
+	pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+
+.PHONY: help setup demo test check format bench lock upgrade clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## Make .venv, or make it anew when the lock has changed
+
+demo: $(READY) ## See the main job on this machine, in under two minutes
+	@$(BIN)/hive demo
+
+test: $(READY) ## Run all tests, the code blocks of README and docs included
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, types, layers
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
+
+format: $(READY) ## Lay out the code and apply ruff's safe fixes
+	@$(BIN)/ruff check --quiet --fix-only
+	@$(BIN)/ruff format --quiet
+
+bench: $(READY) ## Run every bench, one after the other, and print their ratios
+	@$(BIN)/python -m bench
+
+lock: $(LOCKED) ## Write the lock files for pyproject.toml; pins that still fit stay
+	@$(LOCK) $(UPGRADE) --all-extras --output-file requirements.lock pyproject.toml
+	@$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) $(UPGRADE) --constraint requirements.lock --output-file requirements-build.lock -
+
+upgrade: UPGRADE := --upgrade
+upgrade: lock ## Write the lock files with the newest versions that pyproject.toml allows
+
+clean: ## Remove .venv, caches and build products; a hive's state in .hive stays
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Source-only dependencies are built with the hashed build backend of requirements-build.lock, never with one fetched on the way.
+$(LOCKED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Hive needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
+	@echo "Setting up $(VENV) (a minute or two) ..."
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --require-hashes -r requirements-build.lock
+	@$(PIP_INSTALL) --require-hashes --no-build-isolation -r requirements.lock
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@missing=$$($(BIN)/python -m pip check --disable-pip-version-check) || \
+		{ echo "$$missing"; echo "The lock does not hold what pyproject.toml asks for: make lock"; exit 1; } >&2
+	@touch $@

@@ -1,0 +1,64 @@
+"""How task messages are sent: as Celery sends them, with an outage waited for and, when it lasts, told in Hive's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery.app.amqp import AMQP
+from kombu.exceptions import OperationalError
+
+from hive.broker.publishing import outcome_unknown
+from hive.broker.time_limits import Limit, fitting
+from hive.errors import BrokerUnreachableError
+
+NAME = "hive.broker.amqp:HiveAMQP"
+
+
+class HiveAMQP(AMQP):
+    """Named in the application's `amqp_cls`: marks its task messages by the header `hive`, and lets their time limits fit together.
+
+    A process may have other applications, for whose messages the signal is sent too and who need their eta.
+    """
+
+    def _create_task_sender(self) -> Callable[..., Any]:
+        send: Callable[..., Any] = super()._create_task_sender()  # type: ignore[misc]
+
+        def send_task_message(producer: Any, name: str, message: Any, headers: Mapping[str, Any] | None = None, **options: Any) -> Any:
+            headers = {"hive": {}, **(headers or {})}
+            if "timelimit" in message.headers:
+                headers["timelimit"] = self._limits(*message.headers["timelimit"])
+            try:
+                return send(producer, name, message, headers=headers, **options)
+            except OperationalError as error:
+                raise _unreachable(name, message.headers, error) from error
+
+        return send_task_message
+
+    def _limits(self, hard: Limit, soft: Limit) -> list[Limit]:
+        conf = self.app.conf
+        if hard is None and not conf.task_time_limit:
+            hard = 0  # lifted, which the watchdog has to know
+        return [*fitting(hard, soft, conf)]
+
+
+def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> BrokerUnreachableError:
+    publish_id = (headers.get("hive") or {}).get("id")
+    unknown = publish_id is not None and outcome_unknown(publish_id)
+    what = "may have been accepted: only the broker's reply is missing" if unknown else "was not sent"
+    return BrokerUnreachableError(
+        f"{task}[{headers.get('id')}] {what}, since the broker does not answer ({error}); check REDIS_HOST, REDIS_PORT and that the"
+        " server runs, and send it again.",
+        outcome="unknown" if unknown else "unsent",
+        publish_id=publish_id,
+    )
+
+
+def retry_policy(seconds: float) -> dict[str, float]:
+    """Celery's `task_publish_retry_policy` that waits for a broker about that long: 0.1 s first, then up to a second at a time."""
+    start, step, longest = 0.1, 0.2, 1.0
+    waited, tries = 0.0, 0
+    while waited < seconds:
+        waited += min(start + step * tries, longest)
+        tries += 1
+    return {"max_retries": tries, "interval_start": start, "interval_step": step, "interval_max": longest}

@@ -1,0 +1,40 @@
+"""Which application a program means, and which skills it offers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.app import default_app
+
+from hive.errors import UnknownSkillError
+from hive.skills import Skill, find_skill, registered
+
+
+def application(app: Celery | None = None) -> Celery:
+    """The given application, else Celery's default one, which is the last that Hive was installed in."""
+    default: Any = default_app  # a proxy, which would follow a later install
+    return default._get_current_object() if app is None else app
+
+
+def skill_of(app: Celery, wanted: Any) -> Skill:
+    """The skill of that name or task, as `hive.skills.find_skill`; the modules that the application's workers import are looked at too.
+
+    Raises: UnknownSkillError listing the known names.
+    """
+    try:
+        return find_skill(wanted)
+    except UnknownSkillError:
+        import_skills(app)
+        return find_skill(wanted)
+
+
+def skills_of(app: Celery) -> dict[str, Skill]:
+    """All skills that the application's workers offer, by name."""
+    import_skills(app)
+    return registered()
+
+
+def import_skills(app: Celery) -> None:
+    """Import the modules that the application's workers import, which registers their skills."""
+    app.loader.import_default_modules()

@@ -1,0 +1,66 @@
+"""The transport of a hive that speaks TLS. It has no way to speak anything else.
+
+kombu turns TLS on by the transport's name, `rediss`, which one of another name never has, or by `broker_use_ssl`; where both are
+missing it silently sends everything in plain text. Here every connection is one over TLS, whatever becomes of the settings.
+"""
+
+# celery-types leaves most of kombu's Redis transport out.
+# mypy: disable-error-code="misc"
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+import redis
+
+from hive.broker import transport
+from hive.broker.client import BrokerClient, is_about_tls
+from hive.errors import SettingsError
+
+NAME = "hive.broker.encrypted:Transport"
+_PROBE_SECONDS = 2.0
+
+
+class Channel(transport.Channel):
+    """Hive's channel over TLS; without parameters of its own it trusts the system's authorities."""
+
+    connection_class = redis.SSLConnection
+
+
+class Transport(transport.Transport):
+    """Named in `broker_transport` where REDIS_TLS is set; the address stays an ordinary redis:// one."""
+
+    Channel = Channel
+
+
+def refuse_plain_broker(client: BrokerClient) -> None:
+    """Look, on a real connection, whether a broker that TLS was asked for speaks it; one that is away is left to be waited for.
+
+    Raises: SettingsError when it answers in plain text. Nothing secret is sent to find out.
+    """
+    if client.tls is None:
+        return
+    probe = client.with_timeout(_PROBE_SECONDS)
+    try:
+        probe.redis.ping()
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        if is_about_tls(error) and _answers_in_plain_text(client.url):
+            raise SettingsError(
+                f"TLS was asked for, and the broker at {client.address} speaks plain text there. Set REDIS_PORT to the port of its TLS"
+                " (tls-port), or give it one; REDIS_TLS=false sends everything, the password too, in plain text."
+            ) from error
+    except redis.exceptions.RedisError:
+        pass  # it refuses the credentials, over TLS: whoever needs it will say so
+    finally:
+        probe.close()
+
+
+def _answers_in_plain_text(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname or "localhost", parts.port or 6379), _PROBE_SECONDS) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(1) in (b"+", b"-")
+    except OSError:
+        return False

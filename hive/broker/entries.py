@@ -1,0 +1,84 @@
+"""Reading the channel's packed entries (lua/lib.lua tells their form)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from celery.app.task import Context
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+UNIT = b"\x1f"
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One delivery that died: when (unix seconds by the broker's clock), on which node, and of what."""
+
+    at: float
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An accepted, unfinished message. `created` is in unix seconds by the broker's clock; `deaths` counts deliveries that died.
+
+    `history` has the last ten deaths, also those before it was sent again as a dead letter.
+    """
+
+    publish_id: str
+    deaths: int
+    home: str
+    index: int
+    pin: str
+    task_id: str
+    created: float
+    message: dict[str, Any]
+    history: tuple[Death, ...]
+
+    @classmethod
+    def unpack(cls, publish_id: str, packed: bytes) -> Entry:
+        """Read an entry. Raises: ValueError when a producer other than Hive sent what is no JSON message."""
+        head, home, index, pin, task_id, created, envelope = packed.split(UNIT, 6)
+        message = loads(bytes_to_str(envelope))
+        deaths, begins, past = head.partition(b"[")
+        history = tuple(Death(ms / 1000, node, reason) for ms, node, reason in json.loads((begins + past).decode(errors="replace") or "[]"))
+        return cls(
+            publish_id, int(deaths), home.decode(), int(index), pin.decode(), task_id.decode(), int(created) / 1000, message, history
+        )
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        return dict(self.message.get("headers") or {})
+
+    @property
+    def task_name(self) -> str:
+        return str(self.headers.get("task", ""))
+
+    def body(self) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+        """The task's args, kwargs and embedded canvas (callbacks, errbacks, chain, chord)."""
+        raw = self.message["body"]
+        if (self.message.get("properties") or {}).get("body_encoding") == "base64":
+            raw = base64.b64decode(raw).decode()
+        args, kwargs, embed = loads(raw)
+        return list(args), dict(kwargs), dict(embed or {})
+
+    def context(self) -> Context:
+        """The request that a worker would have made of this message, for storing its end in the result backend."""
+        args, kwargs, embed = self.body()
+        properties = self.message.get("properties") or {}
+        return Context(
+            {
+                **self.headers,
+                **embed,
+                "args": args,
+                "kwargs": kwargs,
+                "delivery_info": properties.get("delivery_info") or {},
+                "reply_to": properties.get("reply_to"),
+                "correlation_id": properties.get("correlation_id"),
+            }
+        )

@@ -1,0 +1,277 @@
+"""What one worker process holds of the broker's messages.
+
+Reservations and the map of held messages belong to the process, not to a channel: Celery closes its connection on any error,
+while the tasks it was running go on. Each new consuming channel attaches, under a new epoch.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+import redis
+
+from hive.broker import steps
+from hive.broker.client import BrokerClient
+from hive.logs import get_logger
+
+log = get_logger(__name__)
+
+Outcome = Literal["completed", "failed", "retried", "revoked"]
+
+
+class Held(NamedTuple):
+    """A message handed over to this process and not finished.
+
+    incarnation: who reserved it. limit: the task's hard time limit in seconds, 0 for none, where only the worker knows it.
+    """
+
+    incarnation: str
+    task_id: str
+    limit: float | None = None
+
+
+class Acknowledgement(NamedTuple):
+    """A finished message whose acknowledgement the broker has not confirmed yet."""
+
+    incarnation: str
+    task_id: str
+    outcome: Outcome
+
+
+class Incarnation:
+    """One start of a node's worker process; `id` changes when the cluster declared it dead and it starts over.
+
+    Thread-safe: acknowledgements come from pool threads, heartbeats from a thread of their own.
+    """
+
+    def __init__(self, client: BrokerClient, node_id: str, slots: int) -> None:
+        self.client = client
+        self.node_id = node_id
+        self.slots = slots
+        self.pid = os.getpid()
+        self.stopping = False
+        self.draining = False
+        self.polling = False
+        self.requirement_queues: tuple[str, ...] = ()
+        self.confirmed_beat = 0.0
+        self.nudge: Callable[[], None] = lambda: None
+        self._lock = threading.RLock()
+        self._held: dict[str, Held] = {}
+        self._done: dict[str, Acknowledgement] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._taken_away: set[str] = set()
+        self._epoch = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.id = f"{self.node_id}/{secrets.token_hex(4)}"
+        self.attached = False
+
+    # -- what the channel asks
+
+    @property
+    def free_slots(self) -> int:
+        """Slots that reserve may fill: all but those of runs that were taken away and still go on here."""
+        return 0 if self.draining or self.stopping else self.slots - len(self._taken_away)
+
+    @property
+    def held_count(self) -> int:
+        """Messages handed over to this process and not finished."""
+        return len(self._held)
+
+    def can_consume(self) -> bool:
+        # Also while draining: reserve then takes nothing, and keeps the connection attached.
+        return not self.stopping and len(self._held) + len(self._taken_away) < self.slots
+
+    def owns(self, tag: str) -> bool:
+        return tag in self._held or tag in self._taken_away
+
+    def held_line(self) -> str:
+        """What the heartbeat tells: publish ids, each with `:<hard limit>` where only the worker knows it.
+
+        Also of what is finished and waits to be acknowledged: the watchdog must not take it for lost and have it run again.
+        """
+        with self._lock:
+            held = [tag if held.limit is None else f"{tag}:{held.limit:g}" for tag, held in self._held.items()]
+            return " ".join([*held, *self._done])
+
+    def note_limit(self, tag: str, limit: float) -> None:
+        """The hard time limit, in seconds, of a held message that does not tell it itself."""
+        with self._lock:
+            if tag in self._held:
+                self._held[tag] = self._held[tag]._replace(limit=limit)
+
+    def attach(self) -> tuple[str, int]:
+        """Announce a new consuming connection; returns the incarnation's id and its epoch.
+
+        What the broker thinks is reserved but this process does not know goes back to its queue.
+        """
+        while True:
+            asked_at = boottime()
+            with self._lock:
+                self._epoch += 1
+                identity, epoch, first = self.id, self._epoch, "0" if self.attached else "1"
+                held = [*self._held, *(tag for tag, done in self._done.items() if done.incarnation == identity)]
+            # Without the lock: a broker that is slow to answer must not hold up the heartbeats.
+            reply = self.client.run(steps.ATTACH, (), (self.client.prefix, self.node_id, identity, epoch, first, *held))
+            if reply[0] != b"ok":
+                self.fence(identity)
+            elif self._attached_as(identity, asked_at):
+                break
+        if len(reply) > 1:
+            log.warning("reservations_given_back", incarnation=identity, count=len(reply) - 1, reason="unknown to this process")
+        return identity, epoch
+
+    def _attached_as(self, identity: str, asked_at: float) -> bool:
+        """Note an attach that the broker has confirmed; False when it was for who has been declared dead meanwhile."""
+        with self._lock:
+            if identity != self.id:
+                return False
+            self.attached = True
+            self.confirmed_beat = asked_at
+            return True
+
+    def hold(self, reserver: str, taken: Iterable[tuple[str, str]]) -> bool:
+        """Note what was reserved (publish id, task id); False when `reserver` was declared dead meanwhile: it is not ours then."""
+        with self._lock:
+            if reserver != self.id:
+                return False
+            self._held.update((tag, Held(reserver, task_id)) for tag, task_id in taken)
+            return True
+
+    def fence(self, seen: str) -> None:
+        """The cluster declared `seen` dead: its messages are no longer ours. Start over as a new incarnation."""
+        with self._lock:
+            if seen != self.id:
+                return
+            log.error("incarnation_fenced", incarnation=seen, taken_away=len(self._held))
+            self._taken_away |= self._held.keys()
+            self._held.clear()
+            self._done.clear()
+            self._begin()
+
+    # -- acknowledgements
+
+    def note_outcome(self, tag: str, outcome: Outcome | None) -> None:
+        """How a message of ours that is still to be acknowledged ended; None takes it back."""
+        if outcome is None:
+            self._outcomes.pop(tag, None)
+        elif self.owns(tag):
+            self._outcomes[tag] = outcome
+
+    def acknowledge(self, tag: str, outcome: Outcome = "completed") -> None:
+        """Note a message as finished, as `note_outcome` said or with `outcome`; the next reserve or `flush` tells the broker."""
+        with self._lock:
+            outcome = self._outcomes.pop(tag, outcome)
+            if tag in self._taken_away:
+                self._taken_away.discard(tag)
+                return
+            held = self._held.pop(tag, None)
+            if held is not None:
+                self._done[tag] = Acknowledgement(held.incarnation, held.task_id, outcome)
+
+    def unconfirmed(self) -> list[tuple[str, Acknowledgement]]:
+        with self._lock:
+            return [(tag, done) for tag, done in self._done.items() if done.incarnation == self.id]
+
+    def confirm(self, tags: Iterable[str]) -> None:
+        with self._lock:
+            for tag in tags:
+                self._done.pop(tag, None)
+
+    @property
+    def has_unconfirmed(self) -> bool:
+        return bool(self._done)
+
+    def flush(self) -> None:
+        """Send what is noted, now. Raises redis errors; what was not confirmed stays noted."""
+        pending = self.unconfirmed()
+        if pending:
+            self.client.run(steps.ACKNOWLEDGE, (), (self.client.prefix, self.node_id, self.id, *triples(pending)))
+            self.confirm(tag for tag, _ in pending)
+
+    def flush_quietly(self) -> None:
+        """Flush, leaving what cannot be sent now to the next attempt."""
+        try:
+            self.flush()
+        except redis.exceptions.RedisError as error:
+            log.warning("acknowledgements_wait", incarnation=self.id, error=str(error))
+
+    def mark_early(self, tag: str) -> bool:
+        """A task with early acknowledgement starts: a death will drop it instead of running it again. False when it is not ours."""
+        held = self._held.get(tag)
+        return held is not None and bool(self.client.run(steps.MARK_EARLY, (), (self.client.prefix, self.node_id, held.incarnation, tag)))
+
+    # -- giving back
+
+    def give_back(self, tags: Iterable[str], *, deaths: int, reason: str) -> None:
+        """Return messages to their queues; `deaths` is added to their delivery count (0: not started)."""
+        with self._lock:
+            mine: dict[str, list[str]] = {}
+            for tag in tags:
+                self._outcomes.pop(tag, None)
+                self._taken_away.discard(tag)
+                held = self._held.pop(tag, None)
+                if held is not None:
+                    mine.setdefault(held.incarnation, []).append(tag)
+        retries = self.client.settings.hive_max_retries
+        for incarnation, held_tags in mine.items():
+            arguments = (self.client.prefix, self.node_id, incarnation, deaths, retries, reason, *held_tags)
+            self.client.run(steps.GIVE_BACK, (), arguments)
+
+    def stop(self) -> None:
+        """Take nothing more. What a reserve under way has taken goes back now, since what runs here may go on for long."""
+        self.stopping = True
+        if self.attached:
+            try:
+                self.attach()
+            except redis.exceptions.RedisError as error:
+                log.warning("reservations_wait", incarnation=self.id, error=str(error))
+
+    def leave(self) -> None:
+        """Say goodbye: acknowledge the finished, give back the rest uncounted. Raises redis errors."""
+        if self.attached:
+            self.flush()
+            arguments = (self.client.prefix, self.node_id, self.id, 0, 0, 0, "left")
+            reservations, placed = self.client.run(steps.RESTORE, (), arguments)[:2]
+            self.attached = False
+            log.info("incarnation_left", incarnation=self.id, given_back=int(reservations), unplaced=int(placed))
+
+
+def triples(pending: Iterable[tuple[str, Acknowledgement]]) -> list[str]:
+    """Acknowledgements as the scripts read them: publish id, task id, outcome."""
+    return [field for tag, done in pending for field in (tag, done.task_id, done.outcome)]
+
+
+def boottime() -> float:
+    """Seconds since boot, sleep included: a suspended machine's heartbeats are old when it wakes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+_current: Incarnation | None = None
+
+
+def begin(client: BrokerClient, node_id: str, slots: int) -> Incarnation:
+    """Make this process a spore; its channels then consume through the returned incarnation."""
+    global _current  # noqa: PLW0603 - one worker a process; Celery builds the channels that need it by name
+    _current = Incarnation(client, node_id, slots)
+    return _current
+
+
+def current() -> Incarnation | None:
+    """This process's incarnation; None in clients and in pool children."""
+    return _current
+
+
+def _forget() -> None:
+    global _current  # noqa: PLW0603
+    _current = None
+
+
+# A forked pool child holds nothing: its parent does.
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,101 @@
+-- beat: one heartbeat of one incarnation: it lives, this is its load, and what it holds.
+--
+-- KEYS none
+-- ARGV 1 key prefix   2 incarnation `<node>/<tag>`   3 node id   4 load, as NodeTable writes it   5 what it holds, opaque
+--      6 start of the incarnation, unix seconds, or ''   7 its facts as JSON, or '' when they did not change
+--      (6 and 7 come together)
+-- Keys used: venom:epochs (read), venom:beats, venom:held, venom:requirements (read),
+--      venom:nodes:static | dynamic | versions | version | epoch
+-- Reply {'fenced' or 'ok', 1 when the next beat must bring the facts, now in ms, number of registered requirements}
+--
+-- A dynamic value is one line for each incarnation of the node, the leading one first:
+--      `<ms of last beat, negative once it left> <tag> <start> <version that wrote its facts, 0 none> <load>`
+-- The incarnation that started last leads; an older one leads again when the newer is gone.
+--
+-- Invariant: an incarnation without an epoch (declared dead, or left) changes nothing. A node has at most two lines, each
+-- of another incarnation, and its version is higher than every version given out before.
+local space = ARGV[1] .. 'venom:'
+local incarnation, node, load, facts = ARGV[2], ARGV[3], ARGV[4], ARGV[7]
+local static, dynamic, versions = space .. 'nodes:static', space .. 'nodes:dynamic', space .. 'nodes:versions'
+local KNOWN_FOR = 86400000
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+if redis.call('HEXISTS', space .. 'epochs', incarnation) == 0 then
+  return {'fenced', 0, now, 0}
+end
+
+local function read(line)
+  local at, tag, start, written, rest = string.match(line, '^(%S+) (%S+) (%S+) (%S+) (.*)$')
+  return at and {at = at, tag = tag, start = start, written = written, load = rest}
+end
+
+local function write(part)
+  return table.concat({part.at, part.tag, part.start, part.written, part.load}, ' ')
+end
+
+local function lives(part)
+  return string.sub(part.at, 1, 1) ~= '-' and redis.call('HEXISTS', space .. 'epochs', node .. '/' .. part.tag) == 1
+end
+
+local function forget_the_long_silent()
+  for _ = 1, 100 do
+    local oldest = redis.call('ZRANGE', versions, 0, 0)[1]
+    local line = oldest and redis.call('HGET', dynamic, oldest)
+    if not oldest or (line and now - math.abs(tonumber(string.match(line, '^%S+'))) <= KNOWN_FOR) then return end
+    redis.call('ZREM', versions, oldest)
+    redis.call('HDEL', dynamic, oldest)
+    redis.call('HDEL', static, oldest)
+  end
+end
+
+redis.call('ZADD', space .. 'beats', now, incarnation)
+redis.call('HSET', space .. 'held', incarnation, ARGV[5])
+local version = redis.call('INCR', space .. 'nodes:version')
+
+local tag = string.match(incarnation, '[^/]*$')
+local mine, rival = {tag = tag, start = '0', written = '0'}, nil
+local leads = false
+for line in string.gmatch(redis.call('HGET', dynamic, node) or '', '[^\n]+') do
+  local part = read(line)
+  if part and part.tag == tag then
+    mine = part
+    leads = rival == nil
+  elseif part and lives(part) then
+    rival = part
+  end
+end
+if facts ~= '' then mine.start = ARGV[6] end
+if not leads then
+  leads = rival == nil or (facts ~= '' and tonumber(mine.start) >= tonumber(rival.start))
+end
+
+mine.at, mine.load = string.format('%.0f', now), load
+if not leads then
+  mine.written = '0'
+elseif facts ~= '' then
+  mine.written = string.format('%.0f', version)
+  redis.call('HSET', static, node, facts)
+end
+
+local value = write(mine)
+if rival and leads then
+  rival.written = '0'
+  value = value .. '\n' .. write(rival)
+elseif rival then
+  value = write(rival) .. '\n' .. value
+end
+redis.call('HSET', dynamic, node, value)
+redis.call('ZADD', versions, version, node)
+
+if version == 1 then
+  redis.call('SET', space .. 'nodes:epoch', clock[1] .. '.' .. clock[2])
+end
+if version % 64 == 1 then
+  forget_the_long_silent()
+  for _, key in ipairs({static, dynamic, versions, space .. 'nodes:version', space .. 'nodes:epoch', space .. 'held'}) do
+    redis.call('PEXPIRE', key, 2 * KNOWN_FOR)
+  end
+end
+return {'ok', (leads and mine.written == '0') and 1 or 0, now, redis.call('HLEN', space .. 'requirements')}

@@ -1,0 +1,114 @@
+-- Shared by every script of the channel. ARGV[1] is kombu's global key prefix, usually "".
+-- An entry is one string, packed so that a waiting task costs one hash field:
+--   deaths US home US priority index US pin US task id US created ms US envelope      (US = byte 31)
+-- Right behind the number of deaths stands their history, once there is one: JSON, [[ms, node, reason], ...], the last 10.
+-- Times are integer milliseconds of the broker's clock.
+local G = ARGV[1]
+local P = G .. 'venom:'
+
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function unpack_entry(value)
+  return string.match(value, '^(%d+)[^\31]*\31([^\31]*)\31(%d+)\31([^\31]*)\31([^\31]*)\31(%d+)\31()')
+end
+
+local function history(value) return string.match(value, '^%d+([^\31]*)') end
+
+local function remember(past, node, reason)
+  local deaths = past ~= '' and cjson.decode(past) or {}
+  if #deaths == 10 then table.remove(deaths, 1) end
+  deaths[#deaths + 1] = {now(), node, reason}
+  return cjson.encode(deaths)
+end
+
+local function queue_list(home, priority)
+  if priority == '0' then return G .. home end
+  return G .. home .. '\6\22' .. priority
+end
+
+-- A token carries nothing; it ends a blocking wait. 64 are enough for every node that could wait.
+local function wake(queue)
+  local list = P .. 'wake:' .. queue
+  if redis.call('LLEN', list) < 64 then redis.call('LPUSH', list, '1') end
+end
+
+local function count(name, by) redis.call('HINCRBY', P .. 'counters', name, by) end
+
+-- The entry is finished: forget it, remember its id for a while so that a late copy of its publication is a no-op.
+local function finish(id, task_id)
+  redis.call('HDEL', P .. 'entries', id)
+  if task_id ~= '' and redis.call('HGET', P .. 'ids', task_id) == id then redis.call('HDEL', P .. 'ids', task_id) end
+  local bucket = P .. 'finished:' .. math.floor(now() / 120000)
+  redis.call('SADD', bucket, id)
+  redis.call('EXPIRE', bucket, 360)
+end
+
+-- Put an entry back into its home queue, where it is taken next among those of its priority, or into the list of the living node
+-- that it is pinned to; `deaths` is added to its delivery count; above `max` deaths it becomes a dead letter instead. `reason` and
+-- `node` say of what it died, and where. Returns 1 home, 2 dead, 0 no such entry.
+local function go_home(id, deaths, max, reason, node)
+  local value = redis.call('HGET', P .. 'entries', id)
+  if not value then return 0 end
+  local n, home, priority, pin, task_id, created, at = unpack_entry(value)
+  n = tonumber(n) + deaths
+  local dies = deaths ~= 0 and n > max
+  local stays = pin ~= '' and not dies and redis.call('EXISTS', P .. 'incarnations:' .. pin) == 1
+  if deaths ~= 0 or (pin ~= '' and not stays) then
+    local past = history(value)
+    if deaths > 0 then past = remember(past, node, reason) end
+    redis.call('HSET', P .. 'entries', id, n .. past .. '\31' .. home .. '\31' .. priority .. '\31' .. (stays and pin or '') .. '\31' .. task_id
+      .. '\31' .. created .. '\31' .. string.sub(value, at))
+  end
+  if dies then
+    redis.call('HSET', P .. 'dead', id, now() .. '|' .. reason)
+    redis.call('SADD', P .. 'untold', id)
+    count('dead', 1)
+    return 2
+  end
+  if stays then
+    redis.call('ZADD', P .. 'placed:' .. pin, now(), id)
+    wake('node:' .. pin)
+    return 1
+  end
+  redis.call('RPUSH', queue_list(home, priority), id)
+  wake(home)
+  return 1
+end
+
+-- Delayed entries that are due go home, at most `limit`. Returns when the next one is due, or nil.
+local function move_due(t, limit)
+  local delayed = P .. 'delayed'
+  local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  if not first or tonumber(first) > t then return first end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', t, 'LIMIT', 0, limit)) do
+    redis.call('ZREM', delayed, id)
+    local value = redis.call('HGET', P .. 'entries', id)
+    if value then
+      local _, home, priority = unpack_entry(value)
+      redis.call('LPUSH', queue_list(home, priority), id)
+      wake(home)
+    end
+  end
+  return redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+end
+
+local function holder(reservation) return string.match(reservation, '^(.-)|') end
+
+-- Acknowledge ids that `incarnation` holds. `from` is the index in ARGV of the first (id, task id, outcome) triple.
+local function acknowledge(node, incarnation, from)
+  local reserved, done = P .. 'reserved:' .. node, 0
+  for i = from, #ARGV, 3 do
+    local reservation = redis.call('HGET', reserved, ARGV[i])
+    if reservation and holder(reservation) == incarnation then
+      redis.call('HDEL', reserved, ARGV[i])
+      finish(ARGV[i], ARGV[i + 1])
+      count(ARGV[i + 2], 1)
+      done = done + 1
+    end
+  end
+  if done > 0 then count('done', done) end
+  return done
+end

@@ -1,0 +1,29 @@
+-- Where an accepted, unfinished task is, with its entry. Changes nothing.
+-- KEYS none
+-- ARGV 1 prefix  2 task id
+-- Reply nil: not in the channel; else {place, node, ms, reason, publish id, packed entry}
+--   place: queued | placed | delayed | reserved | dead.  node: of placed and reserved, else ''.
+--   ms: when placed, reserved or buried; when due for delayed; 0 for queued.  reason: of dead, else ''.
+local id = redis.call('HGET', P .. 'ids', ARGV[2])
+local entry = id and redis.call('HGET', P .. 'entries', id)
+if not entry then return nil end
+local dead = redis.call('HGET', P .. 'dead', id)
+if dead then
+  local ms, reason = string.match(dead, '^(%d+)|(.*)$')
+  return {'dead', '', ms, reason, id, entry}
+end
+local due = redis.call('ZSCORE', P .. 'delayed', id)
+if due then return {'delayed', '', due, '', id, entry} end
+-- Whoever holds something has an epoch: a dead or departed incarnation's was removed in the step that emptied its hands.
+local seen = {}
+for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
+  local node = string.match(incarnation, '^(.*)/')
+  if node and not seen[node] then
+    seen[node] = true
+    local reserved = redis.call('HGET', P .. 'reserved:' .. node, id)
+    if reserved then return {'reserved', node, string.match(reserved, '|(%d+)'), '', id, entry} end
+    local placed = redis.call('ZSCORE', P .. 'placed:' .. node, id)
+    if placed then return {'placed', node, placed, '', id, entry} end
+  end
+end
+return {'queued', '', '0', '', id, entry}

@@ -1,0 +1,42 @@
+-- node_delta: what changed in the node table since a version, or all of it.
+--
+-- KEYS none
+-- ARGV 1 key prefix   2 epoch of the reader's copy, '' for none   3 version of the reader's copy
+-- Keys used (read only): venom:nodes:static | dynamic | versions | version | epoch
+-- Reply {epoch, version, now in ms, 1 when this is the whole table, {node id, dynamic lines, facts or nil, ...}}
+--      The facts come when they were written after the reader's version.
+--
+-- Invariant: a reader that applies the reply (after emptying its copy when it is the whole table) has the table as it is
+-- at `version`. Another epoch, or a version behind the reader's, is another table: the reader gets all of it.
+local space = ARGV[1] .. 'venom:nodes:'
+local static, dynamic = space .. 'static', space .. 'dynamic'
+local BATCH = 1000 -- unpack is limited by the C stack
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local epoch = redis.call('GET', space .. 'epoch') or ''
+local version = tonumber(redis.call('GET', space .. 'version') or '0')
+local since = tonumber(ARGV[3])
+local whole = epoch ~= ARGV[2] or version < since
+if whole then since = 0 end
+
+local rows = {}
+local ids = redis.call('ZRANGEBYSCORE', space .. 'versions', '(' .. since, '+inf')
+for first = 1, #ids, BATCH do
+  local last = math.min(first + BATCH - 1, #ids)
+  local lines = redis.call('HMGET', dynamic, unpack(ids, first, last))
+  local facts = whole and redis.call('HMGET', static, unpack(ids, first, last))
+  for k, line in ipairs(lines) do
+    local node = ids[first + k - 1]
+    local known = false
+    if whole then
+      known = facts[k]
+    elseif line and tonumber(string.match(line, '^%S+ %S+ %S+ (%S+)') or '0') > since then
+      known = redis.call('HGET', static, node)
+    end
+    rows[#rows + 1] = node
+    rows[#rows + 1] = line
+    rows[#rows + 1] = known
+  end
+end
+return {epoch, version, now, whole and 1 or 0, rows}

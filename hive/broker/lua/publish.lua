@@ -1,0 +1,51 @@
+-- Accept one message: write its entry and put its id where it belongs, or do nothing when the id is known already.
+-- KEYS none
+-- ARGV 1 prefix  2 publish id  3 home queue  4 priority index 0..10  5 task id  6 delay ms (0: now)
+--      7 requirements JSON ('' unless home is a requirement queue)  8 weight of the tasks term  9 envelope
+--      10.. candidates: node, slots, score without the tasks term (-1: preferred)
+-- Reply {0} known already; {1, ''} went home or to the delayed set; {1, node} bound to that node
+-- Keeps: an accepted id is in exactly one place; a node is bound only while it lives and has a free slot.
+local id, home, priority = ARGV[2], ARGV[3], ARGV[4]
+local entries, t = P .. 'entries', now()
+local bucket = math.floor(t / 120000)
+if redis.call('HEXISTS', entries, id) == 1
+  or redis.call('SISMEMBER', P .. 'finished:' .. bucket, id) == 1
+  or redis.call('SISMEMBER', P .. 'finished:' .. (bucket - 1), id) == 1 then
+  count('duplicates', 1)
+  return {0}
+end
+redis.call('HSET', entries, id, '0\31' .. home .. '\31' .. priority .. '\31\31' .. ARGV[5] .. '\31' .. t .. '\31' .. ARGV[9])
+if ARGV[5] ~= '' then redis.call('HSET', P .. 'ids', ARGV[5], id) end
+count('accepted', 1)
+if ARGV[7] ~= '' then
+  -- The field is what follows 'venom:req:': digest and queue.
+  redis.call('HSETNX', P .. 'requirements', string.sub(home, 11), ARGV[7])
+end
+
+local delay = tonumber(ARGV[6])
+if delay > 0 then
+  redis.call('ZADD', P .. 'delayed', t + delay, id)
+  -- Whoever waits must learn of an earlier due time.
+  if redis.call('ZRANGE', P .. 'delayed', 0, 0)[1] == id then wake(home) end
+  return {1, ''}
+end
+
+local best, best_score
+for i = 10, #ARGV, 3 do
+  local node, slots = ARGV[i], tonumber(ARGV[i + 1])
+  if redis.call('EXISTS', P .. 'incarnations:' .. node) == 1 then
+    local busy = redis.call('HLEN', P .. 'reserved:' .. node) + redis.call('ZCARD', P .. 'placed:' .. node)
+    if busy < slots then
+      local score = tonumber(ARGV[i + 2]) + tonumber(ARGV[8]) * busy / slots
+      if not best or score < best_score then best, best_score = node, score end
+    end
+  end
+end
+if best then
+  redis.call('ZADD', P .. 'placed:' .. best, t, id)
+  wake('node:' .. best)
+  return {1, best}
+end
+redis.call('LPUSH', queue_list(home, priority), id)
+wake(home)
+return {1, ''}

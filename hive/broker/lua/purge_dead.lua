@@ -1,0 +1,20 @@
+-- Remove dead letters, with their entries.
+-- KEYS none
+-- ARGV 1 prefix  2.. publish ids
+-- Reply how many were removed; what is no dead letter is left alone
+-- Keeps: a purged entry counts as done.
+local purged = 0
+for i = 2, #ARGV do
+  local id = ARGV[i]
+  if redis.call('HDEL', P .. 'dead', id) == 1 then
+    redis.call('SREM', P .. 'untold', id)
+    local _, _, _, _, task_id = unpack_entry(redis.call('HGET', P .. 'entries', id))
+    finish(id, task_id)
+    purged = purged + 1
+  end
+end
+if purged > 0 then
+  count('purged', purged)
+  count('done', purged)
+end
+return purged

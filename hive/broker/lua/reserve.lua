@@ -1,0 +1,72 @@
+-- Acknowledge what is done, move what is due, and take as many messages as the node has free slots: one round trip a task.
+-- KEYS the queues' lists in the order in which they are served
+-- ARGV 1 prefix  2 node  3 incarnation  4 epoch  5 slots  6 newline-separated wake lists' names to clear when nothing is found
+--      7.. acknowledged: publish id, task id, outcome
+-- Reply {'fenced'} declared dead; {'stale'} a newer connection of this incarnation is at work;
+--       {'ok', free slots left, ms until the next due entry or 0, (id, home, deaths, revoked 0|1, reserved ms, task id, envelope)...}
+-- Keeps: reservations of a node never exceed its slots; a taken id is in the reservations before anyone sees it.
+local node, incarnation = ARGV[2], ARGV[3]
+local reserved = P .. 'reserved:' .. node
+acknowledge(node, incarnation, 7)
+local epoch = redis.call('HGET', P .. 'epochs', incarnation)
+if not epoch then return {'fenced'} end
+if epoch ~= ARGV[4] then return {'stale'} end
+
+local t = now()
+local due = move_due(t, 100)
+local want = tonumber(ARGV[5]) - redis.call('HLEN', reserved)
+local reply = {'ok', want, 0}
+local check_revoked = want > 0 and redis.call('EXISTS', P .. 'revoked') == 1
+local stamp = incarnation .. '|' .. t
+
+local function take(id, list)
+  local value = redis.call('HGET', P .. 'entries', id)
+  if not value then
+    if string.sub(id, 1, 1) ~= '{' then return end
+    -- A plain Celery producer pushed a whole message: make it an entry. What is none is dropped: an error here would lose all that
+    -- was popped with it.
+    local raw = id
+    local is_json, message = pcall(cjson.decode, raw)
+    local tag = is_json and type(message.properties) == 'table' and message.properties.delivery_tag
+    if type(tag) ~= 'string' then
+      count('malformed', 1)
+      return
+    end
+    id = tag
+    local home, priority = string.match(list, '^(.-)\6\22(%d+)$')
+    home = string.sub(home or list, #G + 1)
+    local task_id = type(message.headers) == 'table' and message.headers.id
+    if type(task_id) ~= 'string' then task_id = '' end
+    value = '0\31' .. home .. '\31' .. (priority or '0') .. '\31\31' .. task_id .. '\31' .. t .. '\31' .. raw
+    redis.call('HSET', P .. 'entries', id, value)
+    if task_id ~= '' then redis.call('HSET', P .. 'ids', task_id, id) end
+    count('accepted', 1)
+  end
+  local deaths, home, _, _, task_id, _, at = unpack_entry(value)
+  redis.call('HSET', reserved, id, stamp)
+  local revoked = check_revoked and redis.call('ZSCORE', P .. 'revoked', task_id) and '1' or '0'
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = id, home, deaths, revoked, t
+  reply[n + 6], reply[n + 7] = task_id, string.sub(value, at)
+  want = want - 1
+end
+
+if want > 0 then
+  local placed = redis.call('ZPOPMIN', P .. 'placed:' .. node, want)
+  for i = 1, #placed, 2 do take(placed[i], '') end
+end
+while want > 0 and #KEYS > 0 do
+  local call = {'LMPOP', #KEYS}
+  for i = 1, #KEYS do call[i + 2] = KEYS[i] end
+  local n = #call
+  call[n + 1], call[n + 2], call[n + 3] = 'RIGHT', 'COUNT', want
+  local got = redis.call(unpack(call))
+  if not got then break end
+  for _, id in ipairs(got[2]) do take(id, got[1]) end
+end
+if #reply == 3 and want > 0 then
+  for list in string.gmatch(ARGV[6], '[^\n]+') do redis.call('DEL', list) end
+end
+reply[2] = want
+if due then reply[3] = math.max(1, tonumber(due) - t) end
+return reply

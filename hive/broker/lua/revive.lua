@@ -1,0 +1,11 @@
+-- Send a dead letter again: it goes home as if it had never died; only its history tells of it.
+-- KEYS none
+-- ARGV 1 prefix  2 publish id
+-- Reply 1 sent, 0 it is no dead letter
+-- Keeps: it leaves the dead letters and enters its home queue in one step.
+local id = ARGV[2]
+if redis.call('HDEL', P .. 'dead', id) == 0 then return 0 end
+redis.call('SREM', P .. 'untold', id)
+local deaths = unpack_entry(redis.call('HGET', P .. 'entries', id))
+go_home(id, -tonumber(deaths), 0, '')
+return 1

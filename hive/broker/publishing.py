@@ -1,0 +1,82 @@
+"""What happens to a task message before kombu sees it: its publish id, and its due time in place of Celery's eta.
+
+A publish id is made once a publication, outside kombu's retry loop, so that a retried command cannot make a second task.
+Inside a task it is derived from the parent's, so that a run repeated after a kill does not publish its children twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import current_task, signals
+
+from hive.broker.priorities import DEFAULT
+
+_SEEN = "_hive_published"
+
+
+def connect() -> None:
+    """Prepare every marked task message that this process publishes. Calling it again changes nothing."""
+    signals.before_task_publish.connect(_prepare, weak=False, dispatch_uid="hive.publishing")
+
+
+def _prepare(headers: dict[str, Any] | None = None, properties: dict[str, Any] | None = None, **_: Any) -> None:
+    if headers is None or not {"hive", "id", "task"} <= headers.keys():
+        return
+    if properties is not None and properties.get("priority") is None:
+        properties["priority"] = DEFAULT  # kombu would make an unset priority 0
+    inherited = headers.get("hive") or {}
+    hive = {key: inherited[key] for key in ("home", "req", "aff") if key in inherited}
+    hive["id"] = inherited["id"] if inherited.get("keep") else _publish_id(headers)
+    hive["created"] = round(time.time(), 3)
+    due = _due(headers)
+    if due is not None:
+        hive["due"] = due
+    headers["hive"] = hive
+
+
+def _publish_id(headers: dict[str, Any]) -> str:
+    request = getattr(current_task, "request", None)
+    parent = getattr(request, "hive", None)
+    if request is None or request.called_directly or not parent:
+        return uuid.uuid4().hex[:24]
+    published = request.__dict__.setdefault(_SEEN, {})
+    which = (headers["id"], headers.get("retries"))
+    published[which] = nth = published.get(which, -1) + 1
+    return derived_id(parent["id"], *which, nth)
+
+
+_unknown: OrderedDict[str, None] = OrderedDict()
+_MOST_UNKNOWN = 10_000
+
+
+def note_unknown(publish_id: str) -> None:
+    """A publication was sent and its reply is missing: the broker may have accepted it."""
+    _unknown[publish_id] = None
+    if len(_unknown) > _MOST_UNKNOWN:
+        _unknown.popitem(last=False)
+
+
+def outcome_unknown(publish_id: str) -> bool:
+    """Whether a publication that failed may have been accepted. Asked once: the answer is forgotten."""
+    return _unknown.pop(publish_id, False) is None
+
+
+def derived_id(*parts: object) -> str:
+    """A publish id that is the same whenever the parts are."""
+    return hashlib.sha1("|".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()[:24]
+
+
+def _due(headers: dict[str, Any]) -> float | None:
+    """Take the eta out of the headers: Celery would hold the task in the worker's memory and raise its prefetch."""
+    eta = headers.get("eta")
+    if not eta:
+        return None
+    headers["eta"] = None
+    moment = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

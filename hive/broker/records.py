@@ -1,0 +1,279 @@
+"""Task records: what is known about a task, read from where it is in the channel and from its stored result.
+
+Nothing is written for them while tasks run: the channel's entry tells of a task that waits or runs, the result's meta of one
+that has ended.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from celery import Celery, states
+from celery.app.task import Context
+from pydantic import BaseModel, ConfigDict
+
+from hive.broker.application import import_skills
+from hive.broker.client import client_of
+from hive.broker.dead_letters import DeadLetters, forget_failure, stored_result
+from hive.broker.entries import Entry
+from hive.broker.priorities import DEFAULT, HIGHEST
+from hive.broker.publishing import derived_id
+from hive.broker.scripts import Script
+from hive.errors import HiveError, InvalidInputError, UnknownSkillError
+from hive.skills import Skill, find_skill, skill_of_task
+
+State = Literal["pending", "running", "completed", "failed", "dead"]
+
+_LOCATE = Script("hive.broker", "locate", include=("lib",))
+_CELERY_STATES = {"pending": states.PENDING, "running": states.STARTED, "completed": states.SUCCESS, "failed": states.FAILURE}
+
+
+class TaskStatus(BaseModel):
+    """One task as the cluster knows it now. Times are in UTC; what is not known (yet) is None."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task_id: str
+    task_type: str
+    """The skill's name; for a plain Celery task the task's."""
+    payload: dict[str, Any]
+    """Its arguments by name; those whose name is not known here are listed under `args`."""
+    priority: str | int | None
+    """high_priority or background; the number where one was given."""
+    status: State
+    assigned_node: str | None = None
+    attempt: int = 0
+    """The run in hand, or the last one, counted from 1; 0 while it has not run."""
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    result: Any = None
+    error: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will happen to it by itself."""
+        return self.status in ("completed", "failed", "dead")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an unfinished task is in the channel (lua/locate.lua); `since` is in unix seconds by the broker's clock."""
+
+    name: str
+    node: str
+    since: float
+    reason: str
+    entry: Entry
+
+
+class TaskRecords:
+    """Reads task records of one application, and stores states for executors outside Celery. Its calls block."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._imported = False
+
+    def read(self, task_id: str) -> TaskStatus | None:
+        """What is known of a task; None when no task has that id, or its result has expired or was never kept.
+
+        Raises: redis-py's connection errors.
+        """
+        # First the place, then the result: a task that ends between the two is found by its result. The second round is for a
+        # task that is sent again just now, whose old result went away after its place was looked up.
+        for _ in range(2):
+            place, meta = self.locate(task_id), self.meta(task_id)
+            if meta is not None and (place is None or _knows_better(meta, place)):
+                return self._by_result(task_id, meta, place)
+            if place is not None:
+                return self._by_place(task_id, place, meta or {})
+        return None
+
+    def locate(self, task_id: str) -> Place | None:
+        """Where an unfinished task is; None when the channel does not hold it."""
+        client = client_of(self._app)
+        reply = client.run(_LOCATE, (), (client.prefix, task_id))
+        if not reply:
+            return None
+        name, node, ms, reason, publish_id = (part.decode() for part in reply[:5])
+        return Place(name, node, float(ms) / 1000, reason, Entry.unpack(publish_id, reply[5]))
+
+    def meta(self, task_id: str) -> dict[str, Any] | None:
+        """The stored result's meta, as Celery decodes it; None when nothing is stored."""
+        meta: dict[str, Any] = self._app.backend.get_task_meta(task_id, cache=False)
+        return meta if "task_id" in meta else None
+
+    def store(self, task_id: str, status: str, *, assigned_node: str | None, result: Any, error: str | None) -> bool:
+        """Store a state in the result backend. Returns: False when the task is completed, which is final.
+
+        Raises: InvalidInputError for another status than pending, running, completed or failed.
+        """
+        if status not in _CELERY_STATES:
+            known = ", ".join(_CELERY_STATES)
+            raise InvalidInputError(f"A task cannot be set to {status!r}; the states are {known} (dead is what the watchdog finds).")
+        now = self.read(task_id)
+        if now is not None and now.status == "completed":
+            return False
+        request = Context(id=task_id, task=None, args=[], kwargs={}, hostname=assigned_node, retries=0, children=[])
+        # What a spore's delivery would carry, for the result's meta; `stated` tells it from one.
+        hive: dict[str, Any] = {"node": assigned_node, "deaths": 0, "reserved": time.time(), "stated": True}
+        if now is not None:
+            hive |= {"node": assigned_node or now.assigned_node, "created": now.created_at and now.created_at.timestamp()}
+            if now.status != "pending" and now.started_at is not None:
+                hive["reserved"] = now.started_at.timestamp()
+            request.update(task=_task_name(now.task_type), kwargs=now.payload)
+        request.update(hive=hive, hostname=hive["node"])
+        value = HiveError(error or "It failed; no reason was given.") if status == "failed" else result
+        self._app.backend.store_result(task_id, value, _CELERY_STATES[status], request=request)
+        return True
+
+    def send_again(self, task_id: str) -> bool:
+        """Send a failed or dead task again under its id, and forget its stored failure.
+
+        Returns: False when it is neither, or the record does not say what was run.
+        """
+        now = self.read(task_id)
+        if now is None or now.status not in ("failed", "dead"):
+            return False
+        if now.status == "dead":
+            return DeadLetters(self._app).retry(task_id)
+        stored = stored_result(self._app, task_id)
+        if stored is None or not self._publish_again(task_id, self._app.backend.decode_result(stored)):
+            return False
+        forget_failure(self._app, task_id, stored)
+        return True
+
+    def _publish_again(self, task_id: str, meta: dict[str, Any]) -> bool:
+        if not meta.get("name"):
+            return False
+        hive = meta.get("hive") or {}
+        options = {"queue": hive.get("queue") or meta.get("queue"), "priority": hive.get("priority"), "requirements": hive.get("req")}
+        # Two callers at once derive the same publish id from the same failure, and the broker takes one.
+        header = {"hive": {"id": derived_id(task_id, "again", meta.get("date_done")), "keep": True}}
+        self._app.send_task(
+            meta["name"],
+            meta.get("args") or [],
+            meta.get("kwargs") or {},
+            task_id=task_id,
+            headers=header,
+            ignore_result=False,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        return True
+
+    def _by_place(self, task_id: str, place: Place, meta: dict[str, Any]) -> TaskStatus:
+        entry, hive = place.entry, meta.get("hive") or {}
+        runs = entry.deaths + (entry.headers.get("retries") or 0)
+        args, kwargs, _ = entry.body()
+        status: State = "running" if place.name == "reserved" else "dead" if place.name == "dead" else "pending"
+        return TaskStatus(
+            task_id=task_id,
+            task_type=self._task_type(entry.task_name),
+            payload=_payload(skill_of_task(entry.task_name), args, kwargs),
+            priority=self._priority(entry.home, HIGHEST - entry.index),
+            status=status,
+            assigned_node=place.node or (hive.get("node") if status == "dead" else None),
+            attempt=runs + 1 if status == "running" else runs,
+            created_at=_moment(entry.created),
+            started_at=_moment(place.since if status == "running" else hive.get("started")),
+            completed_at=_moment(place.since) if status == "dead" else None,
+            error=place.reason or None,
+        )
+
+    def _by_result(self, task_id: str, meta: dict[str, Any], place: Place | None) -> TaskStatus:
+        hive = meta.get("hive") or {}
+        state = meta["status"]
+        done = meta.get("date_done")
+        created = place.entry.created if place else hive.get("created")
+        queue, number = hive.get("queue") or meta.get("queue"), hive.get("priority")
+        if place is not None:
+            queue, number = place.entry.home, HIGHEST - place.entry.index
+        return TaskStatus(
+            task_id=task_id,
+            task_type=self._task_type(meta.get("name")),
+            payload=_payload(skill_of_task(meta.get("name")), meta.get("args") or [], meta.get("kwargs") or {}),
+            priority=self._priority(queue, number),
+            status=_state_of(state),
+            assigned_node=hive.get("node") or meta.get("worker"),
+            attempt=hive.get("attempt") or (meta.get("retries") or 0) + (state != states.PENDING),
+            created_at=_moment(created),
+            started_at=_moment(hive.get("started")),
+            completed_at=_moment(done) if state in states.READY_STATES else None,
+            result=meta.get("result") if state == states.SUCCESS else None,
+            error=_error_text(state, meta.get("result")),
+        )
+
+    def _task_type(self, task_name: str | None) -> str:
+        """The name of the skill behind a task, or the task's own."""
+        if skill_of_task(task_name) is None and not self._imported:
+            import_skills(self._app)  # a process that only looks has not imported what its workers run
+            self._imported = True
+        skill = skill_of_task(task_name)
+        return skill.name if skill is not None else task_name or ""
+
+    def _priority(self, queue: str | None, number: int | None) -> str | int | None:
+        settings = client_of(self._app).settings
+        if number is not None and number != DEFAULT:
+            return number
+        names = {settings.hive_high_priority_queue: "high_priority", settings.hive_background_queue: "background"}
+        return names.get(queue or "", number)
+
+
+def _knows_better(meta: dict[str, Any], place: Place) -> bool:
+    """The stored result says more than the task's place in the channel."""
+    if meta["status"] == states.SUCCESS:
+        return True
+    if place.name == "reserved":
+        return meta["status"] in states.READY_STATES  # a failure whose acknowledgement is on its way
+    # Else a failure's entry has come back since, and runs again. What an executor outside Celery stated, it stated later.
+    return place.name != "dead" and bool((meta.get("hive") or {}).get("stated"))
+
+
+def _state_of(state: str) -> State:
+    if state == states.SUCCESS:
+        return "completed"
+    if state in states.READY_STATES:
+        return "failed"
+    return "pending" if state in (states.PENDING, states.RETRY, states.RECEIVED) else "running"
+
+
+def _error_text(state: str, result: Any) -> str | None:
+    if state not in states.EXCEPTION_STATES or state == states.RETRY:
+        return None
+    if isinstance(result, HiveError):
+        return result.message
+    return f"{type(result).__name__}: {result}" if isinstance(result, BaseException) else str(result)
+
+
+def _moment(value: Any) -> datetime | None:
+    """Unix seconds, or ISO text (Celery's own are in UTC), as a time in UTC."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _task_name(task_type: str) -> str:
+    try:
+        return str(find_skill(task_type).task.name)
+    except UnknownSkillError:
+        return task_type
+
+
+def _payload(skill: Skill | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by the parameters' names."""
+    if skill is None:
+        names: list[str] = []
+    elif skill.input is not None:
+        names = list(skill.input.model_fields)
+    else:
+        names = list(inspect.signature(skill.task.run).parameters)
+    named = dict(zip(names, args, strict=False)) | dict(kwargs)
+    return named | ({"args": list(args[len(names) :])} if len(args) > len(names) else {})

@@ -1,0 +1,45 @@
+"""Lua scripts kept in files of their own: read once, called by SHA, loaded again when the server has forgotten them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+
+class Script:
+    """One Lua file of a package, after the files it builds on.
+
+    A file is `<package>/lua/<name>.lua`; `include` names files of the same folder that are put in front of it, so that
+    scripts share functions. The server runs each call as one atomic step.
+    """
+
+    def __init__(self, package: str, name: str, include: Sequence[str] = ()) -> None:
+        folder = files(package) / "lua"
+        self.name = name
+        self.text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*include, name))
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, client: Any, keys: Sequence[Any] = (), args: Iterable[Any] = ()) -> Any:
+        """Run the script on `client` in one round trip (two when the server did not know it yet)."""
+        arguments = (len(keys), *keys, *args)
+        try:
+            return client.execute_command("EVALSHA", self.sha, *arguments)
+        except redis.exceptions.NoScriptError:
+            return client.execute_command("EVAL", self.text, *arguments)
+
+    def on_connection(self, connection: Any, keys: Sequence[Any] = (), args: Iterable[Any] = ()) -> Any:
+        """Run the script on one connection of redis-py's: nothing is tried twice behind the caller's back."""
+        arguments = (len(keys), *keys, *args)
+        connection.send_command("EVALSHA", self.sha, *arguments)
+        try:
+            return connection.read_response()
+        except redis.exceptions.NoScriptError:
+            connection.send_command("EVAL", self.text, *arguments)
+            return connection.read_response()
+
+    def load(self, client: Any) -> None:
+        client.script_load(self.text)

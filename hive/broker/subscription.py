@@ -1,0 +1,116 @@
+"""Hearing the commands that are broadcast to the nodes, in asyncio, without being a node."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+from celery import Celery
+from kombu import Queue
+
+from hive.broker.client import client_of
+from hive.broker.mailbox import HIVE_COMMAND, MailboxReader, mailbox_of, publish_command
+from hive.errors import BrokerUnreachableError
+from hive.logs import get_logger
+
+log = get_logger(__name__)
+
+_BUFFERED = 1000
+_START_SECONDS = 10.0
+_POLL_SECONDS = 0.5
+_LONGEST_PAUSE = 2.0
+
+
+class BroadcastSubscription:
+    """A reader of Hive's broadcast commands; `MessageBroker.subscribe_broadcast` makes one.
+
+    A thread of its own reads the fanout. After a lost connection it subscribes again; what was sent meanwhile is missed, as with
+    any fanout. The oldest command is dropped when 1,000 wait to be listened to.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._where = client_of(app).address
+        self._id = f"subscriber-{uuid.uuid4().hex}"
+        # The queue's name is only a mark in kombu: a fanout is published to its subscribers, nothing is stored.
+        queue = Queue(
+            f"{self._id}.{mailbox_of(app).exchange.name}", exchange=mailbox_of(app).exchange, durable=False, auto_delete=True, expires=60.0
+        )
+        self._reader = MailboxReader(app, queue, self._on_message)
+        self._stop = threading.Event()
+        self._heard = threading.Event()
+        self._commands: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_BUFFERED)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Subscribe; when it returns, no later command is missed. Blocks.
+
+        Raises: BrokerUnreachableError.
+        """
+        self._loop = loop
+        self._thread = threading.Thread(target=self._run, name="hive-subscription", daemon=True)
+        self._thread.start()
+        end = time.monotonic() + _START_SECONDS
+        while not self._heard.wait(0.05):
+            # The server confirms a subscription on another connection than ours: a message to ourselves is the sure sign. It has
+            # a destination, so the nodes leave it alone.
+            publish_command(self._app, HIVE_COMMAND, {}, destination=[self._id])
+            if time.monotonic() > end:
+                raise BrokerUnreachableError(
+                    f"The broker at {self._where} does not pass on broadcasts; check its access rules for channels."
+                )
+
+    async def listen(self) -> AsyncIterator[dict[str, Any]]:
+        """The commands as they come: {"command", "arguments", "destination", "ticket"}; ends when the subscription is closed."""
+        while (command := await self._commands.get()) is not None:
+            yield command
+
+    async def close(self) -> None:
+        """Stop listening; a `listen` that waits ends."""
+        self._stop.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._keep(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def _run(self) -> None:
+        pause = 0.05
+        while not self._stop.is_set():
+            try:
+                self._reader.drain(_POLL_SECONDS)
+                pause = 0.05
+            except self._reader.errors as error:
+                self._reader.drop()
+                log.warning("subscription_lost", broker=self._where, error=str(error))
+                self._stop.wait(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        self._reader.close()
+
+    def _on_message(self, body: Any, _message: Any) -> None:
+        if not isinstance(body, dict) or body.get("method") != HIVE_COMMAND:
+            return  # Celery's own control commands
+        if body.get("destination") == [self._id]:
+            self._heard.set()
+            return
+        given = body.get("arguments") or {}
+        command = {"command": given.get("command"), "arguments": given.get("arguments") or {}}
+        command |= {"destination": body.get("destination"), "ticket": body.get("ticket")}
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._keep, command)
+
+    def _keep(self, command: dict[str, Any] | None) -> None:
+        if self._commands.full():
+            dropped = self._commands.get_nowait()
+            log.warning("broadcast_dropped", command=dropped and dropped["command"])
+        self._commands.put_nowait(command)

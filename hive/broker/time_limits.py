@@ -1,0 +1,31 @@
+"""The soft and the hard time limit of a task: one that is declared must not be contradicted by the other's default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Limit = float | None
+
+
+def hard_limit(soft: float) -> float:
+    """Seconds after which a task is ended that did not end at its soft limit: that one lets it tidy up."""
+    return soft + max(1.0, min(30.0, soft / 10))
+
+
+def fitting(hard: Limit, soft: Limit, conf: Any) -> tuple[Limit, Limit]:
+    """The two limits in seconds, None where the configuration's holds.
+
+    hard, soft: as declared, or already filled from `conf`, the application's configuration.
+
+    Celery refuses to send a task whose soft limit is above its hard one, and its pool then looks at the hard one only when the
+    soft one has passed. So the one that was declared moves the other.
+    """
+    default_hard, default_soft = conf.task_time_limit, conf.task_soft_time_limit
+    ends_at, warns_at = hard or default_hard, soft or default_soft
+    if not ends_at or not warns_at or warns_at <= ends_at:
+        return hard, soft
+    if warns_at == default_soft:
+        return hard, ends_at
+    if ends_at == default_hard:
+        return hard_limit(warns_at), soft
+    return hard, soft

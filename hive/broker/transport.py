@@ -1,0 +1,369 @@
+"""Hive's kombu transport: Celery's messages over Redis or Valkey, none of them lost.
+
+The rules are transport.md's: ids in lists, bodies in a hash, every move one script (lua/), reservations that belong to the process
+(incarnation.py). Fanout, reply queues, `no_ack` consumers, expiring queues and messages without a hive header are kombu's own.
+"""
+
+# celery-types leaves most of kombu's Redis transport out.
+# mypy: disable-error-code="attr-defined,misc,override,operator"
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from queue import Empty
+from typing import Any, ClassVar
+
+import redis
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+
+from hive.broker import steps
+from hive.broker.client import SPACE
+from hive.broker.incarnation import Incarnation, current, triples
+from hive.broker.priorities import HIGHEST, INDEXES, list_index, queue_lists
+from hive.broker.publishing import note_unknown
+from hive.broker.serving import ServingOrder
+from hive.errors import BrokerUnreachableError
+from hive.logs import get_logger
+
+log = get_logger(__name__)
+
+REPLY_FIELDS = 7  # of one message in reserve's reply
+PURGE_BATCH = 1000
+
+
+class QoS(kombu_redis.QoS):
+    """Messages of task queues belong to the incarnation; all others are acknowledged in memory, as kombu's virtual transport does."""
+
+    restore_at_shutdown = False
+
+    def can_consume(self) -> bool:
+        incarnation = current() if self.channel.consumes_tasks else None
+        return incarnation.can_consume() if incarnation else bool(virtual.QoS.can_consume(self))
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        incarnation = current()
+        if incarnation is None or not incarnation.owns(delivery_tag):
+            virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        incarnation = current()
+        if incarnation is None or not incarnation.owns(delivery_tag):
+            virtual.QoS.ack(self, delivery_tag)
+            return
+        incarnation.acknowledge(delivery_tag)
+        # The next reserve carries it; where none is about to be sent, it goes by itself.
+        if incarnation.polling or incarnation.stopping or incarnation.draining:
+            incarnation.flush_quietly()
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        incarnation = current()
+        if incarnation is None or not incarnation.owns(delivery_tag):
+            virtual.QoS.ack(self, delivery_tag)
+        elif requeue:
+            incarnation.give_back([delivery_tag], deaths=1, reason="its process died, or it was rejected")
+        else:
+            incarnation.acknowledge(delivery_tag, "failed")
+
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """No visibility timeout: the watchdog restores what the dead held."""
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """A closed channel gives nothing back: the process still holds its messages."""
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """See restore_unacked."""
+
+
+class Channel(kombu_redis.Channel):
+    """A channel whose task queues are served by scripts."""
+
+    QoS = QoS
+    do_restore = False
+    max_priority = HIGHEST
+    priority_steps: ClassVar[list[int]] = list(INDEXES)
+    consumes_tasks = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._expected: deque[tuple[str, list[str]]] = deque()
+        self._attached: tuple[str, int] | None = None
+        self._order: ServingOrder | None = None
+        self._script_client: tuple[int, redis.Redis] | None = None
+        super().__init__(*args, **kwargs)
+
+    # -- publishing
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        hive = (message.get("headers") or {}).get("hive")
+        if not hive or queue in self._expires or queue in self.auto_delete_queues:
+            super()._put(queue, message, **kwargs)
+            return
+        arguments = self._publish_arguments(queue, message, hive)
+        batch = kwargs.get("_publish_batch")
+        if batch is not None:
+            batch.add("evalsha", steps.PUBLISH.sha, 0, *arguments)
+        else:
+            self._publish(arguments, hive["id"])
+
+    def _publish(self, arguments: list[Any], publish_id: str) -> None:
+        """Run the script so that a failure before sending is told from a missing reply. kombu tries again under the same id."""
+        pool = self.pool
+        connection = pool.get_connection()
+        try:
+            steps.PUBLISH.on_connection(connection, (), arguments)
+        except redis.exceptions.TimeoutError as error:
+            # Waited for as long as a publication may wait (socket_timeout): not tried again.
+            connection.disconnect()
+            raise BrokerUnreachableError(
+                "The broker took a message and did not answer; it may have been accepted. Sending it again under its publish id is safe.",
+                outcome="unknown",
+                publish_id=publish_id,
+            ) from error
+        except redis.exceptions.ConnectionError:
+            note_unknown(publish_id)
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+
+    def _publish_arguments(self, queue: str, message: dict[str, Any], hive: dict[str, Any]) -> list[Any]:
+        """The arguments of lua/publish.lua. The message is copied where it changes: kombu shares it between attempts."""
+        properties = {key: value for key, value in message["properties"].items() if key not in ("hive_candidates", "hive_tasks_weight")}
+        properties["delivery_tag"] = hive["id"]
+        candidates = message["properties"].get("hive_candidates") or ()
+        home, requirements = hive.get("home", queue), ""
+        if home.startswith(f"{SPACE}req:"):
+            # Nodes that satisfy the requirements but do not consume the task's queue must not take it.
+            home, requirements = f"{home}:{queue}", dumps(hive["req"])
+        delay = max(0.0, hive["due"] - time.time()) if hive.get("due") else 0.0
+        arguments = [
+            self.global_keyprefix,
+            hive["id"],
+            home,
+            list_index(properties.get("priority")),
+            message["headers"].get("id", ""),
+            int(delay * 1000),
+            requirements,
+            message["properties"].get("hive_tasks_weight", 0.3),
+            dumps({**message, "properties": properties}),
+        ]
+        for candidate in candidates:
+            arguments += candidate
+        return arguments
+
+    def create_publish_batch(self, max_size: int) -> Any:
+        steps.PUBLISH.load(self._scripts_on())
+        return super().create_publish_batch(max_size)
+
+    def _scripts_on(self) -> redis.Redis:
+        """The client for scripts: one a channel and process (a new one for each call costs more than the call)."""
+        pid = os.getpid()
+        if self._script_client is None or self._script_client[0] != pid:
+            # Not kombu's prefixing client: the scripts prefix their keys themselves.
+            self._script_client = (pid, redis.Redis(connection_pool=self.pool))
+        return self._script_client[1]
+
+    # -- queues
+
+    def _size(self, queue: str) -> int:
+        with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+            for name in queue_lists(queue):
+                pipe.llen(name)
+            return sum(pipe.execute())
+
+    def _q_for_pri(self, queue: str, pri: int) -> str:
+        return f"{queue}{self.sep}{pri}" if pri else queue
+
+    def _purge(self, queue: str) -> int:
+        purged = 0
+        for name in queue_lists(queue):
+            while True:
+                count = steps.PURGE(self._scripts_on(), [self.global_keyprefix + name], (self.global_keyprefix, PURGE_BATCH))
+                purged += count
+                if count < PURGE_BATCH:
+                    break
+        return purged
+
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        if queue not in self.auto_delete_queues and queue not in self._expires:
+            self._purge(queue)
+        super()._delete(queue, *args, **kwargs)
+
+    # -- consuming
+
+    def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
+        answer = super().basic_consume(queue, no_ack, *args, **kwargs)
+        kombus_own = no_ack or queue in self._fanout_queues or queue in self._expires or queue in self.auto_delete_queues
+        if not kombus_own and current() is not None:
+            self.consumes_tasks = True
+        return answer
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        incarnation = current() if self.consumes_tasks else None
+        if incarnation is None:
+            super()._brpop_start(timeout)
+        elif self.active_queues:
+            self._send_reserve(incarnation)
+
+    def _brpop_read(self, **options: Any) -> Any:
+        incarnation = current() if self._expected else None
+        if incarnation is None:  # kombu's own BRPOP, perhaps of before this channel began to consume tasks
+            return super()._brpop_read(**options)
+        if self._read_replies(incarnation):
+            return True
+        raise Empty
+
+    def _send_reserve(self, incarnation: Incarnation) -> None:
+        """Ask for messages without waiting for the answer; kombu calls `_brpop_read` when the socket is readable."""
+        if self._attached is None or self._attached[0] != incarnation.id:
+            for script in steps.ALL:
+                script.load(self._scripts_on())
+            self._attached = incarnation.attach()
+        identity, epoch = self._attached
+        order = self._order_for(incarnation)
+        lists = order.next_lists()
+        pending = incarnation.unconfirmed()
+        command = ["EVALSHA", steps.RESERVE.sha, len(lists), *lists, self.global_keyprefix, incarnation.node_id, identity, epoch]
+        command += [incarnation.free_slots, "\n".join(order.wake_lists), *triples(pending)]
+        connection = self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        self._expected.append(("reserve", [tag for tag, _ in pending]))
+        try:
+            connection.send_command(*command)
+        except BaseException:
+            self._forget_exchange(incarnation)
+            raise
+
+    def _order_for(self, incarnation: Incarnation) -> ServingOrder:
+        if self._order is None:
+            settings = incarnation.client.settings
+            queues = settings.hive_high_priority_queue, settings.hive_background_queue
+            self._order = ServingOrder(self.global_keyprefix, incarnation.node_id, *queues)
+        self._order.update(self.active_queues, incarnation.requirement_queues)
+        return self._order
+
+    def _read_replies(self, incarnation: Incarnation) -> bool:
+        """Read what the exchange under way has answered; True when messages were handed over."""
+        connection = self.client.connection
+        while self._expected:
+            kind, acknowledged = self._expected.popleft()
+            try:
+                reply = connection.read_response()
+            except redis.exceptions.NoScriptError:
+                steps.RESERVE.load(self._scripts_on())
+                break
+            except BaseException:
+                # Also a timed-out or interrupted read: what follows on this socket would answer another question.
+                self._forget_exchange(incarnation)
+                connection.disconnect()
+                raise
+            if kind == "wake":
+                break
+            incarnation.confirm(acknowledged)
+            if reply[0] != b"ok":
+                if reply[0] == b"fenced" and self._attached:
+                    incarnation.fence(self._attached[0])
+                self._attached = None
+                break
+            if len(reply) > 3:  # more than its head
+                self._forget_exchange(incarnation)
+                return self._hand_over(incarnation, reply[3:])
+            self._block(incarnation, connection, free=reply[1], next_due=reply[2])
+            return False
+        self._forget_exchange(incarnation)
+        return False
+
+    def _block(self, incarnation: Incarnation, connection: Any, *, free: int, next_due: int) -> None:
+        """Wait on wake lists, never on queues: a blocking pop of a task is where a dying client loses one."""
+        timeout = min(self.brpop_timeout, next_due / 1000) if next_due else self.brpop_timeout
+        lists = self._order_for(incarnation).wake_lists
+        self._expected.append(("wake", []))
+        incarnation.polling = True
+        try:
+            connection.send_command("BLPOP", *(lists if free > 0 else lists[:1]), max(0.01, timeout))
+        except BaseException:
+            self._forget_exchange(incarnation)
+            raise
+        if incarnation.has_unconfirmed:
+            incarnation.flush_quietly()
+
+    def _forget_exchange(self, incarnation: Incarnation) -> None:
+        self._expected.clear()
+        self._in_poll = None
+        incarnation.polling = False
+
+    def _hand_over(self, incarnation: Incarnation, fields: list[Any]) -> bool:
+        """Give reserved messages to their consumers; what cannot be delivered goes back. False when they are no longer ours."""
+        waiting = deque(fields[at : at + REPLY_FIELDS] for at in range(0, len(fields), REPLY_FIELDS))
+        reserver = self._attached[0] if self._attached else ""
+        if not incarnation.hold(reserver, [(bytes_to_str(tag), bytes_to_str(task_id)) for tag, _, _, _, _, task_id, _ in waiting]):
+            return False  # declared dead between the reserve and its answer: they have gone home
+        for _, _, _, revoked, _, task_id, _ in waiting:
+            if revoked == b"1":
+                _remember_revoked(bytes_to_str(task_id))
+        if incarnation.draining:  # asked for before it was told to drain
+            incarnation.give_back([bytes_to_str(tag) for tag, *_ in waiting], deaths=0, reason="its node drains")
+            return True
+        callbacks = self.connection._callbacks
+        fallback = next(iter(self.active_queues), None)
+        while waiting:
+            tag, home, deaths, _, reserved, _, envelope = waiting[0]
+            try:
+                message = self._received(incarnation, bytes_to_str(tag), int(deaths), int(reserved), bytes_to_str(envelope))
+                queue = bytes_to_str(home)
+                self.connection._deliver(message, queue if queue in callbacks else fallback)
+            except BaseException as error:
+                self._return_undelivered(incarnation, [bytes_to_str(tag) for tag, *_ in waiting], error)
+                raise
+            waiting.popleft()
+        return True
+
+    def _return_undelivered(self, incarnation: Incarnation, tags: list[str], error: BaseException) -> None:
+        """Nothing of it was started, but a message that makes its delivery fail must not end one worker after the other."""
+        away = isinstance(error, self.connection_errors) and not isinstance(error, KeyError)  # which kombu counts among them
+        guilty = isinstance(error, Exception) and not away
+        incarnation.give_back(tags[1:] if guilty else tags, deaths=0, reason="not delivered")
+        if guilty:
+            incarnation.give_back(tags[:1], deaths=1, reason=f"it cannot be delivered: {error!r}")
+
+    def _received(self, incarnation: Incarnation, tag: str, deaths: int, reserved: int, envelope: str) -> dict[str, Any]:
+        """The kombu message of an entry, stamped with who holds it."""
+        message: dict[str, Any] = loads(envelope)
+        message["properties"]["delivery_tag"] = tag
+        message["properties"].setdefault("delivery_info", {})["redelivered"] = deaths > 0
+        headers = message["headers"] = message.get("headers") or {}
+        stamp = {"id": tag, "node": incarnation.node_id, "inc": incarnation.id, "at": incarnation.confirmed_beat}
+        headers["hive"] = {**(headers.get("hive") or {}), **stamp, "deaths": deaths, "reserved": reserved / 1000}
+        return message
+
+    def _get(self, queue: str) -> Any:
+        if self.consumes_tasks:
+            raise Empty
+        return super()._get(queue)
+
+    def close(self) -> None:
+        incarnation = current() if self.consumes_tasks else None
+        if incarnation is not None and not self.closed:
+            # The answer under way is not waited for: what it reserves is given back by the next attach, or by leaving.
+            self._forget_exchange(incarnation)
+            client = self.__dict__.get("client")
+            if client is not None and client.connection is not None:
+                client.connection.disconnect()
+        super().close()
+
+
+class Transport(kombu_redis.Transport):
+    """Named in `broker_transport`; the address stays an ordinary redis:// one."""
+
+    Channel = Channel
+
+
+def _remember_revoked(task_id: str) -> None:
+    """Celery then stores REVOKED and acknowledges; a silent drop would leave its callers waiting."""
+    from celery.worker import state  # only a worker needs it
+
+    state.revoked.add(task_id)

@@ -1,0 +1,210 @@
+"""`install(app)` gives any Celery application Hive's transport, queues, router and bootsteps; `app` is one that has them already."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+from urllib.parse import urlsplit
+
+import kombu
+from celery import Celery
+from celery.app.defaults import NAMESPACES, flatten
+from kombu import Exchange, Queue
+
+from hive.broker import amqp, encrypted, publishing
+from hive.broker.client import BrokerClient
+from hive.broker.priorities import INDEXES
+from hive.broker.time_limits import hard_limit
+from hive.errors import SettingsError
+from hive.foreman.router import Router
+from hive.logs import get_logger
+from hive.security.tls import agreed_parameters, tls_parameters
+from hive.settings import Settings
+from hive.spore import consumer, control
+from hive.spore.annotation import Annotation
+from hive.spore.bootsteps import SporeConsumerStep, SporeStep
+from hive.tasks import MODULES as SKILL_MODULES
+
+log = get_logger(__name__)
+
+TRANSPORT = "hive.broker.transport:Transport"
+BACKEND = "hive.broker.backend:Backend"
+TASK_MODULES = (*SKILL_MODULES, "hive.parallel.puller", "hive.parallel.finishing", "hive.spore.commands", "hive.spore.draining")
+
+FORCED = frozenset(
+    {"broker_transport", "task_serializer", "result_serializer", "accept_content", "task_acks_late", "task_reject_on_worker_lost"}
+)
+"""Settings that Hive's promises rest on: the application's own value gives way, with a warning."""
+
+_DEFAULTS: dict[str, Any] = {name: option.default for name, option in dict(flatten(NAMESPACES)).items()}
+
+
+def install(app: Celery, settings: Settings | None = None) -> Celery:
+    """Make `app` an application of the hive, and Celery's default.
+
+    settings: what to use instead of the environment's.
+
+    What the application configured itself wins, except serializer and acknowledgement; each conflict is named in one warning.
+    With ENABLE_HIVE=false the application only gets the broker's address, where it has none, and stays plain Celery.
+
+    Returns: `app`. Raises: SettingsError when a setting is wrong or the application's broker is not Redis or Valkey.
+    """
+    settings = settings or Settings.load()
+    url = _broker_url(app, settings)
+    if not settings.enable_hive:
+        if url == settings.redis_url:
+            ssl = tls_parameters(settings)
+            secured = {} if ssl is None else {"broker_use_ssl": ssl, "redis_backend_use_ssl": ssl}
+            _configure(app, {"broker_url": url, "result_backend": url, **secured})
+        app.set_default()
+        return app
+    if isinstance(getattr(app, "hive", None), BrokerClient):
+        return app
+    tls = _tls(app, settings)
+    prefix = (app.conf.broker_transport_options or {}).get("global_keyprefix", "")
+    _configure(app, _configuration(settings, url, app) | tls | _prefixed_results(app, prefix))
+    client = BrokerClient(url, settings, prefix=prefix, tls=tls.get("broker_use_ssl"))
+    app.hive = client  # type: ignore[attr-defined]
+    app.conf.task_routes = [Router(app, client)]
+    app.amqp_cls, app.control_cls = amqp.NAME, control.NAME
+    for made_before in ("amqp", "control"):
+        app.__dict__.pop(made_before, None)
+    app.steps["worker"].add(SporeStep)
+    app.steps["consumer"].add(SporeConsumerStep)
+    for transport in (TRANSPORT, encrypted.NAME):
+        kombu.Connection.resolve_aliases[transport] = "redis"  # so that Flower recognises the broker
+    publishing.connect()
+    app.set_default()
+    return app
+
+
+def _broker_url(app: Celery, settings: Settings) -> str:
+    own: Any = app.conf.broker_url
+    if not own or own == settings.redis_url:
+        return settings.redis_url
+    url = str(own[0] if isinstance(own, list | tuple) else own)
+    if settings.enable_hive and urlsplit(url).scheme != "redis":
+        hint = " and REDIS_TLS=true" if urlsplit(url).scheme == "rediss" else ""
+        raise SettingsError(f"The application's broker_url is a {urlsplit(url).scheme}:// address; Hive needs redis://host:port/db{hint}.")
+    return url
+
+
+def _tls(app: Celery, settings: Settings) -> dict[str, Any]:
+    """What of Celery's settings differs where the broker speaks TLS; nothing where it does not."""
+    names = ["broker_use_ssl"]
+    if not _is_configured(app, "result_backend"):  # theirs may be another server
+        names.append("redis_backend_use_ssl")
+    found = {name: agreed_parameters(settings, name, app.conf[name], own_is_set=_is_configured(app, name)) for name in names}
+    if found["broker_use_ssl"] is None:
+        return {}
+    return {"broker_transport": encrypted.NAME, **{name: found[name] or found["broker_use_ssl"] for name in names}}
+
+
+def _prefixed_results(app: Celery, prefix: str) -> dict[str, Any]:
+    """Let the results' keys begin as all the others do; to Celery that is another setting."""
+    if not prefix or _is_configured(app, "result_backend"):
+        return {}
+    return {"result_backend_transport_options": {"global_keyprefix": prefix, **app.conf.result_backend_transport_options}}
+
+
+def _configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
+    """Hive's values of Celery's settings."""
+    timeout = settings.hive_task_timeout
+    queues = [_queue(settings.hive_high_priority_queue), _queue(settings.hive_background_queue)]
+    default_queue = app.conf.task_default_queue
+    if not _is_configured(app, "task_default_queue"):
+        default_queue = settings.hive_background_queue
+    elif not app.conf.task_queues:
+        queues.append(_queue(default_queue))
+    own_queues = list(app.conf.task_queues or ())
+    values: dict[str, Any] = {
+        "broker_url": url,
+        "broker_transport": TRANSPORT,
+        "broker_transport_options": {
+            "priority_steps": list(INDEXES),
+            # A frozen broker must not hold a caller for ever.
+            "socket_timeout": max(1.0, settings.hive_publish_timeout),
+            "socket_connect_timeout": 5.0,
+            "socket_keepalive": True,
+            **(app.conf.broker_transport_options or {}),
+        },
+        "broker_connection_retry_on_startup": True,
+        "task_publish_retry_policy": amqp.retry_policy(settings.hive_publish_timeout),
+        "broker_connection_max_retries": None,
+        "result_backend": f"{BACKEND}+{url}",
+        "result_extended": True,
+        "task_queues": [*own_queues, *(queue for queue in queues if queue.name not in {_name(own) for own in own_queues})],
+        "task_default_queue": default_queue,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_track_started": True,
+        "task_soft_time_limit": timeout,
+        "task_time_limit": hard_limit(timeout),
+        "task_annotations": [Annotation(app.conf.task_annotations)],
+        "worker_prefetch_multiplier": 1,
+        "worker_consumer": consumer.NAME,
+        "worker_lost_wait": 1.0,  # seconds until a killed pool process is noticed; Celery's 10 would hold its slot
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_enable_prefetch_count_reduction": False,
+        "control_exchange": settings.hive_broadcast_channel,
+        "imports": [*(app.conf.imports or ()), *TASK_MODULES],
+    }
+    if settings.hive_concurrency is not None:
+        values["worker_concurrency"] = settings.hive_concurrency
+    return values
+
+
+def _queue(name: str) -> Queue:
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)
+
+
+def _name(queue: Any) -> str:
+    return str(getattr(queue, "name", queue))
+
+
+MERGED = frozenset(
+    {
+        "broker_url",
+        "broker_transport_options",
+        "result_backend_transport_options",
+        "task_queues",
+        "task_default_queue",
+        "task_annotations",
+        "imports",
+    }
+)
+"""Settings whose value above already contains the application's own."""
+
+
+def _configure(app: Celery, values: dict[str, Any]) -> None:
+    """Apply `values`, leaving what the application set itself; one warning names every conflict."""
+    conflicts = []
+    for name, ours in values.items():
+        theirs = getattr(app.conf, name)
+        if name not in MERGED and theirs != ours and _is_configured(app, name):
+            if name not in FORCED:
+                conflicts.append(_stays(name, theirs, ours))
+                continue
+            conflicts.append(f"{name} becomes {ours!r} (was {theirs!r})")
+        setattr(app.conf, name, ours)
+    if conflicts:
+        warnings.warn(f"hive.install: {'; '.join(conflicts)}.", stacklevel=3)
+
+
+def _is_configured(app: Celery, name: str) -> bool:
+    """Whether the application set this itself, if only to Celery's default; an environment variable of Celery's counts too."""
+    return bool(app.conf.value_set_for(name)) or getattr(app.conf, name) != _DEFAULTS.get(name)
+
+
+def _stays(name: str, theirs: Any, ours: Any) -> str:
+    if name == "result_backend":  # addresses hold passwords
+        return "result_backend stays your own (its results do not tell node and attempt, as Hive's do)"
+    return f"{name} stays {theirs!r} (Hive's is {ours!r})"
+
+
+app = install(Celery("hive", set_as_current=False))
+"""The ready application: `celery -A hive worker`. It is Celery's default until another one is installed, and never takes the place of
+the current one."""

@@ -1,0 +1,164 @@
+"""A job, followed to its end: each outcome as it comes, how far it is, and a visible reason when nothing moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import click
+import redis
+
+from hive.cli.cluster import Attendance, Cluster
+from hive.cli.output import Bar, console, exit_code, note, seconds, short
+from hive.errors import ClusterUnreachableError, JobFailedError
+from hive.parallel.job import Job, Progress
+from hive.parallel.outcomes import Outcome
+
+LOOK_EVERY = 0.5
+NODES_EVERY = 2.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """How the outcomes of a job came out."""
+
+    ok: int = 0
+    failed: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.status == "ok":
+            self.ok += 1
+        else:
+            self.failed += 1
+
+    @property
+    def exit_code(self) -> int:
+        return exit_code(self.ok, self.failed)
+
+
+class Show(Protocol):
+    """Where a job's outcomes go."""
+
+    def outcome(self, outcome: Outcome, bar: Bar) -> None: ...
+
+    def end(self, job: Job, progress: Progress, value: Any, error: str | None) -> None: ...
+
+
+class Lines:
+    """A line an outcome, the reduced value, and a last line of counts on stderr.
+
+    only_failures: leave out the outcomes that are well; for a job whose value is what counts.
+    """
+
+    def __init__(self, *, only_failures: bool = False) -> None:
+        self._only_failures = only_failures
+        self._width = console().width if sys.stdout.isatty() else None
+
+    def outcome(self, outcome: Outcome, bar: Bar) -> None:
+        if outcome.status != "ok" or not self._only_failures:
+            bar.line(outcome_line(outcome, self._width))
+
+    def end(self, job: Job, progress: Progress, value: Any, error: str | None) -> None:
+        if value is not None:
+            click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+        note(f"job {job.id}: {counts_of(progress)}")
+
+
+class JsonDocument:
+    """One JSON object whose `outcomes` are written as they come, so that its size needs no memory."""
+
+    def __init__(self, job_id: str) -> None:
+        self._separator = "\n"
+        click.echo(f'{{"job_id": {json.dumps(job_id)},\n"outcomes": [', nl=False)
+
+    def outcome(self, outcome: Outcome, bar: Bar) -> None:
+        click.echo(self._separator + json.dumps(dataclasses.asdict(outcome), ensure_ascii=False, default=str), nl=False)
+        self._separator = ",\n"
+
+    def end(self, job: Job, progress: Progress, value: Any, error: str | None) -> None:
+        rest = {**dataclasses.asdict(progress), "over": progress.over, "value": value, "error": error}
+        click.echo("\n],\n" + json.dumps(rest, ensure_ascii=False, default=str).removeprefix("{"))
+
+
+def counts_of(progress: Progress) -> str:
+    """`19 of 20 items done, 1 failed`."""
+    named = (("failed", progress.failed), ("cancelled", progress.cancelled), ("running", progress.running), ("waiting", progress.pending))
+    total = "?" if progress.total is None else progress.total
+    return ", ".join([f"{progress.completed} of {total} items done", *(f"{count} {name}" for name, count in named if count)])
+
+
+def follow_job(job: Job, cluster: Cluster, show: Show, *, label: str, cancels: bool = True, whole: bool = True) -> int:
+    """Show a job until it has ended.
+
+    cancels: Ctrl-C, or a reader of the output that goes away, cancels the job.
+    whole: wait also for what is made of all outcomes and for what the job has to say of itself.
+
+    Returns: the exit code. Raises: KeyboardInterrupt, JobFailedError when the job as a whole went wrong.
+    """
+    tally = Tally()
+    try:
+        with watched(job, cluster, Bar(label)) as bar:
+            for outcome in job:
+                tally.add(outcome)
+                show.outcome(outcome, bar)
+        result = job.result() if whole else None
+    except (KeyboardInterrupt, BrokenPipeError) as stop:
+        if cancels:
+            job.cancel()
+        if isinstance(stop, KeyboardInterrupt):
+            show.end(job, job.progress(), None, "interrupted")
+        raise
+    error = result.error if result else None
+    show.end(job, job.progress(), result.value if result else None, error)
+    if error:
+        raise JobFailedError(f"Job {job.id}: {error}")
+    return tally.exit_code
+
+
+@contextmanager
+def watched(job: Job, cluster: Cluster, bar: Bar) -> Iterator[Bar]:
+    """Let the bar show how far the job is, and say so when there is no spore to do the work."""
+    stop = threading.Event()
+    with bar:
+        thread = threading.Thread(target=_watch, args=(job, cluster, bar, stop), name="job-watch", daemon=True)
+        thread.start()
+        try:
+            yield bar
+        finally:
+            stop.set()
+            thread.join(LOOK_EVERY + 1)
+
+
+def _watch(job: Job, cluster: Cluster, bar: Bar, stop: threading.Event) -> None:
+    looked = 0.0
+    attendance = Attendance(cluster, bar.note)
+    pause = 0.05  # a bar without a total is not left on the screen for long
+    while not stop.wait(pause):
+        pause = LOOK_EVERY
+        try:
+            progress = job.progress()
+            done = progress.completed + progress.failed + progress.cancelled
+            bar.progress(done, progress.total, progress.failed)
+            if time.monotonic() - looked < NODES_EVERY:
+                continue
+            looked = time.monotonic()
+            attendance.look()
+        except (redis.exceptions.RedisError, ClusterUnreachableError):
+            continue  # the reader of the outcomes says it, if it lasts
+
+
+def outcome_line(outcome: Outcome, width: int | None = None) -> str:
+    """One outcome as a line: index, status, node, time, attempts above one, value or error; cut to `width` for a terminal."""
+    said = outcome.value if outcome.status == "ok" else outcome.error
+    again = f"  attempt {outcome.attempts}" if outcome.attempts > 1 else ""
+    head = f"{outcome.index:>6}  {outcome.status:<9}  {outcome.node or '-'}  {seconds(outcome.seconds)}{again}  "
+    if width is None:
+        return head + json.dumps(said, ensure_ascii=False, default=str)
+    return head + short(said, max(20, width - len(head) - 1))

@@ -1,0 +1,130 @@
+"""The command `hive`: its subcommands by name, and what every one of them does with an error.
+
+A subcommand's module is imported when it is called, so that `hive --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from hive.errors import HiveError
+
+INTERRUPTED = 130
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("hive.cli.up:up", "Start a broker, a nexus and spores on this machine."),
+    "down": ("hive.cli.up:down", "Stop what `hive up` started."),
+    "demo": ("hive.cli.demo.command:demo", "See the main job: a hive of five spores at work on this machine."),
+    "nexus": ("hive.cli.nexus:nexus", "Run the nexus: the Foreman's watchdog and /health."),
+    "spore": ("hive.cli.spore:spore", "Run a spore: a worker under a supervisor."),
+    "status": ("hive.cli.status:status", "Show the nodes and the queues."),
+    "node": ("hive.cli.node:node", "Look at the nodes, drain them, let them resume."),
+    "queue": ("hive.cli.queue:queue", "Look at the queues, purge them."),
+    "dead": ("hive.cli.dead:dead", "Look at the dead letters, send them again, purge them."),
+    "map": ("hive.cli.map:map_items", "Run a skill over many items on all nodes."),
+    "run": ("hive.cli.run:run", "Run a skill once and print its result."),
+    "scan": ("hive.cli.scan:scan", "Scan a source tree for security problems."),
+    "skills": ("hive.cli.skills:skills", "List the skills and what they take."),
+    "job": ("hive.cli.job:job", "Show, follow or cancel a job."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and one-line helps and imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def hive() -> None:
+    """Hive turns Celery workers on a handful of machines into one compute cluster.
+
+    Settings are read from the environment, from the file named by HIVE_ENV_FILE, and from .env.
+
+    \b
+    Example:
+      hive up --spores 5
+      hive map summarize https://example.org/ https://example.com/
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 wrong use, 3 cluster unreachable,
+    4 partly failed, 130 interrupted.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and end it with the command's exit code."""
+    code = execute(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader is gone (`hive … | head`). Click says nothing and ends with 1 when a write meets it; so does the last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 1
+    sys.exit(code)
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command; every error that is not a defect of Hive is one line on stderr.
+
+    Returns: the exit code.
+    """
+    try:
+        result = hive.main(list(arguments), prog_name="hive", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except HiveError as error:
+        return complain(error)
+    except Exception as error:
+        known = _expected(error)
+        if known is None:
+            raise
+        return complain(known)
+
+
+def complain(error: HiveError) -> int:
+    """Print the error as one line on stderr. Returns: its exit code."""
+    click.echo(f"hive: {' '.join(error.message.split())}", err=True)
+    return error.exit_code
+
+
+def _expected(error: Exception) -> HiveError | None:
+    """The Hive error that stands for an error of the broker's libraries or of the operating system; None for a defect."""
+    import kombu.exceptions
+    import redis
+
+    from hive.broker.client import broker_errors
+
+    if isinstance(error, kombu.exceptions.OperationalError | redis.exceptions.RedisError):
+        try:
+            with broker_errors():
+                raise error
+        except HiveError as translated:
+            return translated
+        except redis.exceptions.RedisError as refused:
+            return HiveError(f"The broker refused a command: {refused}")
+    if isinstance(error, OSError):
+        return HiveError(str(error))
+    return None

@@ -1,0 +1,43 @@
+"""`hive nexus`: the master node's service."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from hive.cli.output import json_option
+from hive.logs import log_to_stderr
+
+
+@click.command("nexus", short_help="Run the nexus: the Foreman's watchdog and /health.")
+@json_option
+def nexus(as_json: bool) -> None:
+    """Run the nexus until Ctrl-C or SIGTERM.
+
+    It watches over the cluster (brings back what dead nodes held) and answers /health on NEXUS_HOST:NEXUS_PORT. Several may run
+    for one cluster; one at a time acts. With --json the log on stderr is unchanged, and stdout gets one JSON line with the address.
+
+    \b
+    Example:
+      NEXUS_PORT=8787 hive nexus
+      curl http://127.0.0.1:8787/health
+    """
+    from hive.celery import app
+    from hive.nexus.server import serve
+    from hive.settings import Settings
+
+    log_to_stderr()
+    serve(app, Settings.load(), _announce_json if as_json else _announce)
+
+
+def _announce(host: str, port: int) -> None:
+    click.echo(f"nexus listens on {_address(host, port)}/health")
+
+
+def _announce_json(host: str, port: int) -> None:
+    click.echo(json.dumps({"url": _address(host, port), "port": port}))
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,120 @@
+"""`hive run`: one task, and its result."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hive.broker.priorities import queue_of
+from hive.cli.items import Priority, json_object, split_arguments
+from hive.cli.output import app_option, json_option, note, print_json
+from hive.errors import HiveError, InvalidInputError
+
+if TYPE_CHECKING:
+    from celery.result import AsyncResult
+
+    from hive.cli.cluster import Cluster
+
+LOOK_EVERY = 2.0
+
+
+class LateError(HiveError):
+    """The task was not done in time."""
+
+
+@click.command("run", short_help="Run a skill once and print its result.")
+@click.argument("skill")
+@click.argument("arguments", nargs=-1, metavar="[ARG | NAME=VALUE]…")
+@click.option("--priority", type=Priority(), default="background", show_default=True, help="high_priority, background, or 0..10.")
+@click.option("--requirements", metavar="JSON", help="What the node must have, such as '{\"gpu\": true}'.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up, and revoke the task, after so long."
+)
+@app_option
+@json_option
+def run(
+    *,
+    skill: str,
+    arguments: tuple[str, ...],
+    priority: str | int,
+    requirements: str | None,
+    timeout: float | None,
+    application: str | None,
+    as_json: bool,
+) -> int:
+    """Run SKILL once, wait for it, and print what it returns. Ctrl-C revokes the task.
+
+    An argument is a JSON value where it parses as JSON, else text; NAME=VALUE is a named one. With --json the task's whole record
+    is printed: its status, node, attempt, times, result and error.
+
+    \b
+    Example:
+      hive run summarize https://example.org/ sentences=2
+      hive run scan_path /srv/app/settings.py --json
+    """
+    from hive.cli.cluster import connected, wait_for_spore
+
+    positional, named = split_arguments(arguments)
+    demands = json_object(requirements, "--requirements")
+    with connected(application) as cluster:
+        known = cluster.skill(skill)
+        known.check(*positional, **named)
+        left = wait_for_spore(cluster, timeout)
+        queue, number = queue_of(priority, cluster.client.settings)
+        wishes: dict[str, Any] = {"queue": queue, "priority": number, "requirements": demands or None}
+        options = {name: wish for name, wish in wishes.items() if wish is not None}
+        try:
+            sent = known.task.apply_async(tuple(positional), named, **options)
+        except TypeError as error:  # Celery checks the arguments of a task without an input model by its signature
+            raise InvalidInputError(f"{known.name} cannot be called like that: {error}.") from None
+        return _finish(sent, cluster, known.name, left, as_json=as_json)
+
+
+def _finish(sent: AsyncResult[Any], cluster: Cluster, name: str, timeout: float | None, *, as_json: bool) -> int:
+    from hive.broker.records import TaskRecords
+
+    try:
+        _wait(sent, cluster, timeout)
+    except (KeyboardInterrupt, LateError):
+        cluster.app.control.revoke(sent.id, terminate=True)
+        note(f"task {sent.id} is revoked")
+        raise
+    record = TaskRecords(cluster.app).read(sent.id)
+    if record is None:
+        raise HiveError(f"The result of task {sent.id} is not kept, or has expired.")
+    failed = record.status != "completed"
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+    elif not failed:
+        click.echo(record.result if isinstance(record.result, str) else json.dumps(record.result, ensure_ascii=False, indent=2))
+    if failed:
+        raise HiveError(f"{name} failed on {record.assigned_node}: {record.error}")
+    return 0
+
+
+def _wait(sent: AsyncResult[Any], cluster: Cluster, timeout: float | None) -> None:
+    """Wait for the task's end. Raises: LateError after `timeout` seconds, BrokerUnreachableError when the broker stays away."""
+    from celery.exceptions import TimeoutError as NotYet
+
+    from hive.broker.client import broker_errors
+    from hive.cli.cluster import Attendance
+
+    end = None if timeout is None else time.monotonic() + timeout
+    attendance = Attendance(cluster)
+    while True:
+        left = LOOK_EVERY if end is None else min(LOOK_EVERY, end - time.monotonic())
+        if left <= 0:
+            raise LateError(f"Task {sent.id} was not done within {timeout:.1f} s.")
+        try:
+            sent.get(timeout=left, propagate=False)
+        except NotYet:
+            attendance.look()
+        except RuntimeError as gave_up:  # Celery's, when it cannot reconnect to the results; the cause says why
+            note(f"task {sent.id} goes on without this command")
+            with broker_errors(cluster.client.address):
+                raise gave_up.__cause__ or gave_up from None
+        else:
+            return

@@ -1,0 +1,158 @@
+"""The directory in which a hive on one machine keeps its data, its logs and its secrets, and by which its processes are known."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import psutil
+
+from hive.broker.state_files import directory_errors, write_secret
+from hive.errors import HiveError, StateDirectoryError
+
+# Every process of a hive inherits this variable; the kernel shows it to its owner, so no record has to be kept of what runs, and none
+# can be wrong after a crash.
+MARK = "HIVE_LOCAL_STATE"
+LOCK_WITHIN = 1.0
+
+
+class StateDirectory:
+    """One state directory. `up` holds its lock as long as it lives; the kernel lets go of it however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute().resolve()
+        self.env_file = self.path / "hive.env"
+        self.log_file = self.path / "hive.log"
+        self._pid_file = self.path / "hive.pid"
+        self._lock_file = self.path / "hive.lock"
+        self._lock: int | None = None
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What the environment of every process of this hive must contain.
+
+        SPT_NOENV keeps setproctitle, which Celery uses where it is installed, from writing its titles over the environment.
+        """
+        return {MARK: str(self.path), "SPT_NOENV": "1"}
+
+    def log_of(self, name: str) -> Path:
+        return self.path / "logs" / f"{name}.log"
+
+    def home_of(self, name: str) -> Path:
+        return self.path / "spores" / name
+
+    def prepare(self) -> None:
+        """Make the directory. Raises: StateDirectoryError when it cannot be made or written to."""
+        with directory_errors(self.path):
+            if not self.path.exists():
+                self.path.mkdir(parents=True, mode=0o700)
+                # It holds passwords, and lies in the working directory, which is often a repository.
+                (self.path / ".gitignore").write_text("*\n")
+            (self.path / "logs").mkdir(exist_ok=True)
+            self._lock_file.touch()
+
+    def turn_logs(self, names: Iterable[str]) -> None:
+        """Keep the last run's logs of these processes beside the new ones, and no older."""
+        with directory_errors(self.path):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    self.log_of(name).replace(self.log_of(f"{name}.1"))
+
+    def acquire(self) -> None:
+        """Lock the directory for this process. Raises: StateDirectoryError when another hive runs in it, or it cannot be used."""
+        self.prepare()
+        with directory_errors(self.path):
+            lock = os.open(self._lock_file, os.O_RDWR)
+        end = time.monotonic() + LOCK_WITHIN
+        # `down` holds the lock for the instant in which it looks whether somebody else does.
+        while not _locked(lock):
+            if time.monotonic() > end:
+                os.close(lock)
+                raise StateDirectoryError(
+                    f"Another `hive up` runs in {self.path}{self._pid_shown()}. "
+                    f"Stop it with `hive down --state {self.path}`, or choose another --state."
+                )
+            time.sleep(0.05)
+        self._lock = lock
+        with directory_errors(self.path):
+            self._pid_file.write_text(f"{os.getpid()}\n")
+
+    def release(self) -> None:
+        """Remove what tells of a running hive, and let the lock go."""
+        if self._lock is not None:
+            self.forget()
+            os.close(self._lock)
+            self._lock = None
+
+    def forget(self) -> None:
+        """Remove the files that a running hive leaves for others."""
+        for path in (self.env_file, self._pid_file):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def publish(self, variables: Mapping[str, str]) -> None:
+        """Write hive.env, which other programs read through HIVE_ENV_FILE; only its owner may."""
+        with directory_errors(self.path):
+            write_secret(self.env_file, "".join(f"{name}={value}\n" for name, value in variables.items()))
+
+    def in_use(self) -> bool:
+        """Whether a living `hive up` holds the lock."""
+        if not self._lock_file.is_file():
+            return False
+        with directory_errors(self.path):
+            lock = os.open(self._lock_file, os.O_RDWR)
+        try:
+            return not _locked(lock)
+        finally:
+            os.close(lock)
+
+    def holder(self) -> psutil.Process | None:
+        """The `hive up` that holds the lock: the process in hive.pid, if it really has the lock file open."""
+        try:
+            process = psutil.Process(int(self._pid_file.read_text()))
+            return process if str(self._lock_file) in (file.path for file in process.open_files()) else None
+        except (OSError, ValueError, psutil.Error):
+            return None
+
+    def processes(self) -> list[psutil.Process]:
+        """The living processes of this hive, `hive up` itself not among them; also those that a killed `hive up` left behind."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid != os.getpid() and process.environ().get(MARK) == str(self.path):
+                    found.append(process)
+        return found
+
+    def end_processes(self, *, patience: float, within: float, pause: Callable[[float], object] = time.sleep) -> None:
+        """Wait until no process of this hive is left; kill those that are still there after `patience` seconds.
+
+        Raises: HiveError naming those that are there after `within` seconds.
+        """
+        start = time.monotonic()
+        while left := self.processes():
+            waited = time.monotonic() - start
+            if waited > within:
+                raise HiveError(f"Of the hive in {self.path} these processes could not be ended: {', '.join(str(p.pid) for p in left)}.")
+            if waited >= patience:
+                for process in left:
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+            pause(0.1)
+
+    def _pid_shown(self) -> str:
+        try:
+            return f" (process {int(self._pid_file.read_text())})"
+        except (OSError, ValueError):
+            return ""
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

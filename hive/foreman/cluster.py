@@ -1,0 +1,90 @@
+"""Questions about the whole cluster, answered from one reading of the node table."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from hive.broker.nodes import Node
+from hive.foreman.requirements import Requirements
+from hive.foreman.score import Weights, load_score
+from hive.settings import Settings
+
+
+def select_best_node(nodes: Mapping[str, Node], requirements: Requirements | None, settings: Settings) -> str | None:
+    """The node with the lowest load score of those online, not draining, with a free slot, that satisfy the requirements.
+
+    Ties are broken at random. Returns: its id, or None when there is none.
+    """
+    weights = Weights.of(settings)
+    free = [
+        (node_score(node, weights), random.random(), node.node_id)
+        for node in nodes.values()
+        if node.available and node.load.active < node.facts.slots and (requirements is None or requirements.fits(node))
+    ]
+    return min(free)[2] if free else None
+
+
+def cluster_status(nodes: Mapping[str, Node], settings: Settings) -> dict[str, Any]:
+    """How the cluster is, as `hive status --json` prints it.
+
+    Averages (percent) and the number of active tasks are those of the nodes online. An offline node shows its last measured
+    load and no active tasks, since what it had is given to others.
+    """
+    weights = Weights.of(settings)
+    online = [node for node in nodes.values() if node.online]
+    return {
+        "total_nodes": len(nodes),
+        "online_nodes": len(online),
+        "offline_nodes": len(nodes) - len(online),
+        "avg_cpu_usage": _mean_percent([node.load.cpu for node in online]),
+        "avg_memory_usage": _mean_percent([node.load.memory for node in online]),
+        "total_active_tasks": sum(node.load.active for node in online),
+        "nodes": [_node_status(nodes[node_id], weights) for node_id in sorted(nodes)],
+    }
+
+
+def node_score(node: Node, weights: Weights) -> float:
+    """The mission's load score of a node."""
+    return load_score(node.load.cpu, node.load.memory, node.load.active, weights)
+
+
+def _node_status(node: Node, weights: Weights) -> dict[str, Any]:
+    facts, load = node.facts, node.load
+    return {
+        "node_id": facts.node_id,
+        "node_name": facts.node_name,
+        "host": facts.host,
+        "pid": facts.pid,
+        "incarnation": facts.incarnation,
+        "is_online": node.online,
+        "draining": load.draining,
+        "slots": facts.slots,
+        "active_tasks": load.active if node.online else 0,
+        "processed_tasks": load.processed,
+        "cpu_usage": _percent(load.cpu),
+        "memory_usage": _percent(load.memory),
+        "memory_free_mb": load.memory_free_mb,
+        "memory_mb": facts.memory_mb,
+        "cpus": facts.cpus,
+        "load1": load.load1,
+        "gpu_available": bool(facts.gpus),
+        "gpus": [gpu.model_dump() for gpu in facts.gpus],
+        "gpu_usage": _percent(load.gpu) if load.gpu >= 0 else None,
+        "labels": facts.labels,
+        "capabilities": facts.capabilities,
+        "queues": facts.queues,
+        "versions": facts.versions,
+        "load_score": round(node_score(node, weights), 4),
+        "started_at": facts.started_at,
+        "last_update": node.last_update,
+    }
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 1)
+
+
+def _mean_percent(shares: list[float]) -> float:
+    return _percent(sum(shares) / len(shares)) if shares else 0.0

@@ -1,0 +1,103 @@
+"""The Foreman as programs use it: which node is best, put a task there, how is the cluster; and the watchdog, on request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hive.broker import steps
+from hive.broker.client import broker_errors
+from hive.broker.message_broker import MessageBroker
+from hive.broker.nodes import Node
+from hive.errors import UnknownTaskError
+from hive.foreman.cluster import cluster_status, select_best_node
+from hive.foreman.requirements import Requirements
+from hive.foreman.watchdog_thread import WatchdogThread
+
+
+class Foreman:
+    """Answers questions about the cluster, and runs the watchdog between `start` and `stop`.
+
+    Every nexus runs a watchdog; one of them acts, the one that holds the lease. `start` is for clusters without a nexus.
+
+    on_restored: called with the publish ids of what a dead node held, after it is back in its queues.
+    """
+
+    def __init__(self, broker: MessageBroker, *, on_restored: Callable[[list[str]], None] | None = None) -> None:
+        self._broker = broker
+        self._on_restored = on_restored
+        self._watchdog: WatchdogThread | None = None
+
+    async def start(self) -> None:
+        """Run the watchdog in a thread of this process. Starting twice changes nothing."""
+        if self._watchdog is None:
+            self._watchdog = WatchdogThread(self._broker.client, self._broker.app, self._on_restored)
+            self._watchdog.start()
+
+    async def stop(self) -> None:
+        """End the watchdog, which gives its lease up; returns when it has ended."""
+        watchdog, self._watchdog = self._watchdog, None
+        if watchdog is not None:
+            await asyncio.to_thread(watchdog.stop)
+
+    def select_best_node(self, task_requirements: Mapping[str, Any] | None = None) -> str | None:
+        """The node with the lowest load score of those online, not draining, with a free slot, that satisfy the requirements.
+
+        task_requirements: as for `apply_async(requirements=…)`.
+
+        Returns: its id, or None when there is none. Blocks for one round trip.
+        Raises: InvalidInputError for unknown requirements, BrokerUnreachableError.
+        """
+        return select_best_node(self._nodes(), Requirements.parse(task_requirements), self._broker.settings)
+
+    async def assign_task(self, task_id: str, task_requirements: Mapping[str, Any] | None = None) -> str | None:
+        """Move a waiting task to the best node, and pin it there while that node lives.
+
+        task_requirements: what the node must have besides the task's own requirements.
+
+        Returns: the node that has the task now; the one that took it or ran it when it had already left its queue; None when no
+            node is free for it, or it is not due yet.
+        Raises: UnknownTaskError, InvalidInputError for unknown requirements, BrokerUnreachableError.
+        """
+        return await asyncio.to_thread(self._assign, task_id, Requirements.parse(task_requirements))
+
+    def get_cluster_status(self) -> dict[str, Any]:
+        """How the cluster is: the numbers of nodes, averages in percent, and every node (docs: `hive status --json`).
+
+        Blocks for one round trip. Raises: BrokerUnreachableError.
+        """
+        return cluster_status(self._nodes(), self._broker.settings)
+
+    def _nodes(self) -> dict[str, Node]:
+        with broker_errors():
+            return self._broker.nodes.read()
+
+    def _assign(self, task_id: str, wanted: Requirements | None) -> str | None:
+        nodes = self._nodes()
+        with broker_errors():
+            place = self._broker.records.locate(task_id)
+        if place is None:
+            return self._where_it_ran(task_id)
+        if place.name == "reserved":
+            return place.node
+        own = Requirements.parse((place.entry.headers.get("hive") or {}).get("req"))
+        able = {node_id: node for node_id, node in nodes.items() if own is None or own.fits(node)}
+        while (best := select_best_node(able, wanted, self._broker.settings)) is not None:
+            with broker_errors():
+                status, *node = self._broker.client.run(steps.ASSIGN, (), (self._broker.client.prefix, task_id, best, *nodes))
+            if status in (b"moved", b"running"):
+                return str(node[0].decode())
+            if status == b"unknown":
+                return self._where_it_ran(task_id)
+            if status != b"offline":
+                return None
+            del able[best]  # it died since the node table was read
+        return None
+
+    def _where_it_ran(self, task_id: str) -> str | None:
+        with broker_errors():
+            known = self._broker.records.read(task_id)
+        if known is None:
+            raise UnknownTaskError(f"No task has the id {task_id!r}, or its record has expired.")
+        return known.assigned_node

@@ -1,0 +1,129 @@
+"""This process's view of the node table: refreshed in the background while tasks are being routed, and only then."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+
+import redis
+
+from hive.broker.client import BrokerClient
+from hive.broker.nodes import NodeTable
+from hive.errors import NoEligibleNodeError
+from hive.foreman.ranking import Candidate, Rankings
+from hive.foreman.requirements import Requirements
+from hive.foreman.score import Weights
+from hive.logs import get_logger
+
+log = get_logger(__name__)
+
+REFRESH_EVERY = 0.25
+IDLE_AFTER = 10.0
+READ_TIMEOUT = 0.5
+
+
+class Snapshot:
+    """Rankings over a node table at most 250 ms old; safe to share between threads and across forks.
+
+    The first use, in each process and after each pause of 10 s, reads the table in line and starts the refresher; every
+    other use costs no round trip. While the broker cannot be read the table counts as empty.
+    """
+
+    def __init__(self, client: BrokerClient) -> None:
+        self._client = client
+        self._refresher = _Refresher(client)
+
+    def decide(self, queue: str | None, requirements: Requirements | None = None, affinity: str | None = None) -> list[Candidate]:
+        """At most five candidates `[node id, slots, score]` for a task of `queue`, the best first; none without a queue.
+
+        Raises: NoEligibleNodeError when no known node can ever satisfy the requirements. The table is read once more before.
+        """
+        refresher = self._refresher
+        if refresher.pid != os.getpid():  # a fork takes neither threads nor connections along, and may copy a held lock
+            refresher = self._refresher = _Refresher(self._client)
+        try:
+            return refresher.rankings().decide(queue, requirements, affinity)
+        except NoEligibleNodeError:
+            refresher.refresh()  # the node that can may have come a moment ago
+            return refresher.rankings().decide(queue, requirements, affinity)
+
+    def close(self) -> None:
+        """End the refresher and its connection; a later use starts them again."""
+        self._refresher.close()
+
+
+class _Refresher:
+    """The thread of one process, its connection and what it read last."""
+
+    def __init__(self, client: BrokerClient) -> None:
+        self.pid = os.getpid()
+        self._weights = Weights.of(client.settings)
+        self._client = client.with_timeout(READ_TIMEOUT)
+        self._table = NodeTable(self._client)
+        self._rankings = Rankings({}, self._weights)
+        self._readable = True
+        self._used_at = 0.0
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._waking = threading.Lock()
+        self._reading = threading.Lock()
+        # hiredis may fail while the interpreter is being taken apart, so the connection is closed before.
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def rankings(self) -> Rankings:
+        """What is known now; wakes the refresher where it sleeps."""
+        self._used_at = time.monotonic()
+        if self._thread is None:
+            self._wake()
+        return self._rankings
+
+    def refresh(self) -> None:
+        """Read what changed, and swap the new rankings in."""
+        with self._reading:
+            try:
+                nodes = self._table.read()
+            except (redis.exceptions.RedisError, OSError) as error:
+                if self._readable:
+                    log.warning("node_table_unreadable", error=str(error))
+                self._readable = False
+                nodes = {}
+            else:
+                self._readable = True
+            self._rankings = self._rankings.following(nodes)
+
+    def close(self) -> None:
+        with self._waking:
+            thread, self._thread = self._thread, None
+            self._stop.set()
+        if thread is not None:
+            thread.join(3 * READ_TIMEOUT)
+        self._client.close()
+
+    def _wake(self) -> None:
+        with self._waking:
+            if self._thread is not None:
+                return
+            self.refresh()
+            self._stop = threading.Event()
+            self._thread = threading.Thread(target=self._run, args=(self._stop,), name="hive-node-table", daemon=True)
+            self._thread.start()
+
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.wait(REFRESH_EVERY):
+            with self._waking:
+                if stop.is_set():
+                    return
+                if time.monotonic() - self._used_at > IDLE_AFTER:
+                    self._thread = None
+                    self._client.close()
+                    return
+            self.refresh()
+
+
+def _close_at_exit(reference: weakref.ref[_Refresher]) -> None:
+    refresher = reference()
+    if refresher is not None and refresher.pid == os.getpid():
+        refresher.close()

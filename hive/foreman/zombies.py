@@ -1,0 +1,105 @@
+"""Finding zombies: tasks that a live incarnation has reserved but does not know of, or that have run far beyond their limit."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+from hive.broker.client import BrokerClient
+from hive.broker.entries import Entry
+
+GRACE_SECONDS = 30.0
+REMEMBERED_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Zombie:
+    """A reservation to be given back, and why."""
+
+    publish_id: str
+    task_id: str
+    node_id: str
+    incarnation: str
+    reason: str
+
+
+class ZombieFinder:
+    """Compares reservations with what each incarnation's heartbeats say it holds.
+
+    A reservation counts as unknown after it was missing from two successive beats. A run counts as too long after the larger of
+    HIVE_ZOMBIE_TASK_TIMEOUT and the task's own hard limit plus 30 s; one whose limit was lifted explicitly never does.
+    """
+
+    def __init__(self, client: BrokerClient) -> None:
+        self._client = client
+        self._missing: dict[str, float] = {}
+
+    def find(self) -> list[Zombie]:
+        """Zombies of all nodes at this moment; also written to `venom:zombies` for people to see. Raises redis errors."""
+        client = self._client
+        beats = {name.decode(): score for name, score in client.redis.zrange(client.key("beats"), 0, -1, withscores=True)}
+        held = {name.decode(): _limits(line.decode()) for name, line in client.redis.hgetall(client.key("held")).items()}
+        seconds, microseconds = client.redis.time()
+        now = int(seconds) * 1000 + int(microseconds) // 1000
+        found, missing = [], {}
+        for node_id in {incarnation.rpartition("/")[0] for incarnation in beats}:
+            for raw, value in client.redis.hgetall(client.key("reserved", node_id)).items():
+                publish_id = raw.decode()
+                incarnation, _, stamp = value.decode().partition("|")
+                reserved_at = int(stamp.partition("|")[0])
+                beat = beats.get(incarnation)
+                if beat is None or incarnation not in held:
+                    continue
+                unknown = publish_id not in held[incarnation] and beat > reserved_at
+                if unknown:
+                    first = self._missing.get(publish_id, beat)
+                    missing[publish_id] = first
+                lost = unknown and beat > missing[publish_id]
+                reason = (
+                    "its node does not know it" if lost else self._overdue(publish_id, now - reserved_at, held[incarnation].get(publish_id))
+                )
+                if reason:
+                    found.append(Zombie(publish_id, self._task_id(publish_id), node_id, incarnation, reason))
+        self._missing = missing
+        self._record(found)
+        return found
+
+    def _overdue(self, publish_id: str, running_ms: int, told: float | None) -> str:
+        settings = self._client.settings
+        if running_ms < settings.hive_zombie_task_timeout * 1000:
+            return ""
+        entry = self._entry(publish_id)
+        if entry is None:
+            return ""
+        hard, _ = entry.headers.get("timelimit") or (None, None)
+        hard = told if hard is None else hard
+        if hard is not None and float(hard) <= 0:
+            return ""
+        limit = max(settings.hive_zombie_task_timeout, float(hard or settings.hive_task_timeout) + GRACE_SECONDS)
+        return f"it ran longer than {limit:g} s" if running_ms > limit * 1000 else ""
+
+    def _entry(self, publish_id: str) -> Entry | None:
+        packed = self._client.redis.hget(self._client.key("entries"), publish_id)
+        try:
+            return Entry.unpack(publish_id, packed) if packed is not None else None
+        except ValueError:  # what cannot be read never starts, and must not stop the watchdog
+            return None
+
+    def _task_id(self, publish_id: str) -> str:
+        entry = self._entry(publish_id)
+        return entry.task_id if entry is not None else ""
+
+    def _record(self, found: list[Zombie]) -> None:
+        if not found:
+            return
+        key = self._client.key("zombies")
+        values = {zombie.task_id: json.dumps({"node": zombie.node_id, "reason": zombie.reason, "at": time.time()}) for zombie in found}
+        self._client.redis.hset(key, mapping=values)
+        self._client.redis.expire(key, REMEMBERED_SECONDS)
+
+
+def _limits(line: str) -> dict[str, float | None]:
+    """The publish ids of a heartbeat, with the hard limit that only the worker knows (Incarnation.held_line)."""
+    parts = (part.partition(":") for part in line.split())
+    return {publish_id: float(limit) if limit else None for publish_id, _, limit in parts}

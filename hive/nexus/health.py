@@ -1,0 +1,74 @@
+"""`/health`: whether this nexus and its cluster do their work, for people and for monitoring."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import Literal
+
+import redis
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from hive.broker.client import BrokerClient
+from hive.broker.nodes import NodeTable
+from hive.foreman.watchdog_thread import WatchdogThread
+
+BROKER_TIMEOUT = 2.0
+TICK_OVERDUE = 10.0
+VERSION = version("venom-hive")
+
+
+class Health(BaseModel):
+    """The answer of `/health`; what the broker would have to tell is None while it does not answer. Times are unix seconds."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    broker_reachable: bool
+    nodes_online: int | None = None
+    nodes_total: int | None = None
+    lease_holder: str | None = None
+    watchdog_last_tick: float | None = None
+
+
+def health_application(client: BrokerClient, watchdog: WatchdogThread) -> Starlette:
+    """The ASGI application of the nexus. `/health` answers 200, or 503 while the broker or the watchdog is away."""
+    # A connection with a short timeout: the page must answer while the broker does not.
+    probe = client.with_timeout(BROKER_TIMEOUT)
+    table = NodeTable(probe)
+
+    async def health(_: Request) -> JSONResponse:
+        found = await run_in_threadpool(_examine, probe, table, watchdog)
+        return JSONResponse(found.model_dump(), status_code=200 if found.status == "ok" else 503, headers={"Cache-Control": "no-store"})
+
+    return Starlette(routes=[Route("/health", health)])
+
+
+def _examine(probe: BrokerClient, table: NodeTable, watchdog: WatchdogThread) -> Health:
+    tick = watchdog.last_tick
+    ticking = tick is not None and time.time() - tick < TICK_OVERDUE
+    try:
+        nodes = table.read().values()
+        holder = _lease_holder(probe)
+    except redis.exceptions.RedisError:
+        return Health(status="degraded", version=VERSION, broker_reachable=False, watchdog_last_tick=tick)
+    return Health(
+        status="ok" if ticking else "degraded",
+        version=VERSION,
+        broker_reachable=True,
+        nodes_online=sum(node.online for node in nodes),
+        nodes_total=len(nodes),
+        lease_holder=holder,
+        watchdog_last_tick=tick,
+    )
+
+
+def _lease_holder(probe: BrokerClient) -> str | None:
+    """Who leads the watchdogs now; None when nobody does."""
+    seconds, _ = probe.redis.time()
+    holder, until = probe.redis.hmget(probe.key("lease", "foreman"), "holder", "until")
+    return holder.decode() if holder and int(until or 0) / 1000 > int(seconds) else None

@@ -1,0 +1,131 @@
+"""The nexus: answers `/health` over HTTP and runs the Foreman's watchdog, in one process."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from celery import Celery
+
+from hive.broker.client import broker_errors, client_of
+from hive.errors import PortInUseError, SettingsError
+from hive.foreman.watchdog_thread import WatchdogThread
+from hive.logs import get_logger
+from hive.nexus.health import health_application
+from hive.parallel.recovery import return_leases
+from hive.settings import Settings
+from hive.spore.lifeline import supervisor_fd, watch_supervisor
+
+PORT_FILE = "HIVE_NEXUS_PORT_FILE"
+STOP_WITHIN = 3
+
+log = get_logger(__name__)
+
+
+def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None]) -> None:
+    """Listen on NEXUS_HOST:NEXUS_PORT and watch over the cluster until SIGTERM, SIGINT or the end of the supervisor.
+
+    announce: called with the host and the port once it listens.
+
+    Port 0 picks a free one. The chosen port is written to the file that HIVE_NEXUS_PORT_FILE names. The supervisor is the other
+    end of the pipe that HIVE_SUPERVISOR_FD names. Blocks; call it from the main thread.
+
+    Raises: SettingsError for an address that is not loopback, PortInUseError, BrokerUnreachableError or BrokerAuthError when the
+    broker cannot be used at the start; one that is lost later is waited for.
+    """
+    client = client_of(app)
+    with broker_errors(client.address):
+        client.redis.ping()
+    with _listen(settings.nexus_host, settings.nexus_port) as listener:
+        port = int(listener.getsockname()[1])
+        watchdog = WatchdogThread(client, app, on_restored=partial(return_leases, client))
+        page = health_application(client, watchdog)
+        server = _Server(
+            uvicorn.Config(
+                page, log_config=None, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_WITHIN
+            )
+        )
+        _stop_on_signals(server)
+        _stop_with_supervisor(server)
+        _publish_port(port)
+        log.info("nexus_listening", host=settings.nexus_host, port=port)
+        announce(settings.nexus_host, port)
+        watchdog.start()
+        try:
+            server.run(sockets=[listener])
+        finally:
+            watchdog.stop(STOP_WITHIN)  # its lease ends by itself when this process does
+            log.info("nexus_stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: those raise the signal again, so that the process would not end with 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _stop_on_signals(server: uvicorn.Server) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def _stop_with_supervisor(server: uvicorn.Server) -> None:
+    fd = supervisor_fd()
+    if fd is None:
+        return
+
+    def stop() -> None:
+        server.should_exit = True
+
+    watch_supervisor(fd, stop)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket on a loopback address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise SettingsError(f"NEXUS_HOST cannot be {host!r}: {error.strerror}. Example: NEXUS_HOST=127.0.0.1") from None
+    if not ipaddress.ip_address(str(address[0])).is_loopback:
+        raise SettingsError(
+            f"NEXUS_HOST cannot be {host!r}: without a NEXUS_SHARED_TOKEN Hive listens on loopback addresses only. "
+            "Example: NEXUS_HOST=127.0.0.1"
+        )
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"Port {port} of {host} is taken by another program; choose another NEXUS_PORT (0 picks a free one)."
+            ) from None
+        raise SettingsError(
+            f"The nexus cannot listen on {host}:{port}: {error.strerror}. Choose another NEXUS_HOST or NEXUS_PORT."
+        ) from None
+    return listener
+
+
+def _publish_port(port: int) -> None:
+    """Whole or not at all: who waits for the file never reads half a number."""
+    named = os.environ.get(PORT_FILE)
+    if named:
+        draft = Path(f"{named}.{os.getpid()}")
+        draft.write_text(f"{port}\n", "ascii")
+        draft.replace(named)

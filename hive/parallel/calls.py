@@ -1,0 +1,125 @@
+"""Calling a skill for each item of a lease: the task's context is pushed once, then each item costs little more than its own run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from celery import Celery
+from celery._state import _task_stack  # type: ignore[attr-defined]  # as Task.__call__ does
+from celery.app.task import Context
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+
+from hive.parallel.lease_size import OVERDUE
+from hive.parallel.leases import Lease
+from hive.parallel.outcomes import Status, error_text
+from hive.parallel.time_limit import ItemInterrupted, TimeLimit
+from hive.skills import find_skill
+
+
+class SkillCalls:
+    """Runs a skill's task for items, as `Task.__call__` would for one. A context manager.
+
+    The task's own `__call__`, and its on_success and on_failure hooks, are not called for an item.
+    """
+
+    def __init__(self, app: Celery, task_name: str, job_id: str, node: str, limit: TimeLimit, *, delivery: Mapping[str, Any]) -> None:
+        """delivery: the header `hive` of the puller's message, which the items run under.
+
+        Raises: KeyError when this process does not know the task.
+        """
+        self._skill = find_skill(app.tasks[task_name])
+        self._task: Any = app.tasks[task_name]
+        self._job_id = job_id
+        self._node = node
+        self._limit = limit
+        self._delivery = delivery
+
+    def __enter__(self) -> SkillCalls:
+        _task_stack.push(self._task)
+        # called_directly (the default) makes `self.retry` raise the item's own error: an item is no message that could be sent again.
+        self._task.push_request(id=self._job_id, hostname=self._node, group=None, chord=None, hive=self._delivery)
+        self._context: Context = self._task.request_stack.top
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._task.pop_request()
+        _task_stack.pop()
+
+    def work(self, lease: Lease, *, whole: bool) -> None:
+        """Run the lease's items until all are done, the lease is cut, or (unless `whole`) it is overdue.
+
+        Returns: nothing; `lease.results` has what was done.
+        """
+        call = self._call
+        values, micros = lease.results.values, lease.results.micros
+        limit, clock = self._limit, time.perf_counter
+        overdue = lease.started + OVERDUE
+        last = clock()
+        for offset, item in enumerate(lease.items):
+            if lease.cut or limit.over:
+                return
+            try:
+                limit.started = last
+                try:
+                    value = call(item, lease.first + offset)
+                finally:
+                    limit.started = None
+            except BaseException as error:  # noqa: BLE001 one item never sinks the rest; what stops the process is raised again
+                value = None
+                lease.results.errors[offset] = _failure(error)
+            now = clock()
+            values.append(value)
+            micros.append(int((now - last) * 1e6))
+            last = now
+            if now > overdue and not whole:
+                return
+
+    @property
+    def _call(self) -> Callable[[Any, int], Any]:
+        run, context, job_id = self._task.run, self._context, self._job_id
+        arguments = self._skill.arguments
+
+        def call_plain(item: Any, index: int) -> Any:
+            context.id = f"{job_id}:{index}"
+            context.args = (item,)
+            return run(item)
+
+        def call_with_fields(item: Any, index: int) -> Any:
+            context.id = f"{job_id}:{index}"
+            context.args, context.kwargs = arguments(item)
+            return run(*context.args, **context.kwargs)
+
+        return call_plain if self._skill.input is None else call_with_fields
+
+
+def run_reduce(app: Celery, task_name: str, values: list[Any]) -> Any:
+    """Call a user's reduce task with the ordered values, in this process.
+
+    Raises: KeyError when the task is not known here, and whatever it raises.
+    """
+    task: Any = app.tasks[task_name]
+    return task(values)
+
+
+def _failure(error: BaseException) -> tuple[Status, str]:
+    """An item's error as its outcome.
+
+    Raises: the error itself when it is the pool's way of ending the process.
+    """
+    if isinstance(error, KeyboardInterrupt | GeneratorExit) or (isinstance(error, SystemExit) and _of_the_pool(error)):
+        raise error
+    if isinstance(error, ItemInterrupted):
+        return error.status, error.why
+    if isinstance(error, SoftTimeLimitExceeded):
+        return "timeout", error_text(error)
+    if isinstance(error, Retry | Ignore | Reject):
+        return "failed", f"{type(error).__name__}: an item of a job cannot be retried, ignored or rejected as a message"
+    return "failed", error_text(error)
+
+
+def _of_the_pool(error: SystemExit) -> bool:
+    """Whether the process was told to end: billiard exits with a negative number, Celery by a subclass. Else a skill called sys.exit."""
+    return type(error) is not SystemExit or (isinstance(error.code, int) and error.code < 0)

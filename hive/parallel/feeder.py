@@ -1,0 +1,205 @@
+"""Feeding a job from an iterator: a thread takes the items, a timer sees that a slow input's items do not wait for a full block."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from hive.broker.client import client_of
+from hive.broker.scripts import Script
+from hive.errors import HiveError
+from hive.logs import get_logger
+from hive.parallel import steps
+from hive.parallel.blocks import BLOCK_BYTES, Block, BlockBuilder, growing_sizes
+from hive.parallel.finishing import conclude, launch
+from hive.parallel.outcomes import error_text
+from hive.parallel.plan import Plan
+from hive.settings import Settings
+
+log = get_logger(__name__)
+
+_FLUSH = 0.02
+_WINDOW_ITEMS = 20_000
+_WINDOW_BYTES = 16 << 20
+_WINDOW_SECONDS = 2.0
+_OUTAGE = 60.0
+
+
+def caller_ms(settings: Settings) -> int:
+    """Milliseconds without a sign after which a job's caller counts as gone: ten heartbeat intervals."""
+    return int(settings.hive_heartbeat_interval * 10_000)
+
+
+def window(slots: int, done: int, micros: int) -> int:
+    """Items that may be sent and not done: two seconds' work, so that a slow skill does not drain its input far ahead.
+
+    done, micros: items that have their outcomes, and how long they ran in all.
+    """
+    least = 4 * slots
+    if not done:
+        return least
+    return int(min(_WINDOW_ITEMS, max(least, slots * _WINDOW_SECONDS / max(micros / done / 1e6, 1e-9))))
+
+
+class Feeder:
+    """Takes items from an iterator and sends them, as long as its process lives and the job is not stopped."""
+
+    def __init__(self, app: Celery, job_id: str, plan: Plan, items: Iterator[Any]) -> None:
+        self._app = app
+        self._client = client_of(app)
+        self._job_id = job_id
+        self._plan = plan
+        self._items = items
+        self._sizes = growing_sizes(plan.slots, plan.chunk)
+        self._size = next(self._sizes)
+        self._block = BlockBuilder()
+        self._since = 0.0
+        self._pushed = self._done = self._bytes = 0
+        self._window = window(plan.slots, 0, 0)
+        self._sent = False
+        self._stopped = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._caller_ms = caller_ms(self._client.settings)
+
+    def start(self) -> None:
+        """Feed in two daemon threads: an input that never ends must not keep its program from ending."""
+        for name, target in (("feeder", self._feed), ("flusher", self._flush_in_time)):
+            threading.Thread(target=target, name=f"hive-{name}-{self._job_id[:8]}", daemon=True).start()
+
+    # -- the feeding thread
+
+    def _feed(self) -> None:
+        try:
+            error = self._take_items()
+            with self._lock:
+                self._push(last=True, error=error)
+        except (redis.exceptions.RedisError, OperationalError, HiveError) as fault:
+            self._give_up(fault)
+        finally:
+            self._over.set()
+            close = getattr(self._items, "close", None)
+            if close is not None:
+                close()
+
+    def _take_items(self) -> str:
+        """Take items until the end; returns what was wrong with the input, or ""."""
+        index = 0
+        while not self._stopped.is_set():
+            try:
+                item = next(self._items)
+            except StopIteration:
+                return ""
+            except Exception as fault:  # noqa: BLE001 the caller's generator may raise anything
+                return f"The input ended with an error after {index} items: {error_text(fault)}"
+            with self._lock:
+                if self._stopped.is_set():
+                    return ""
+                try:
+                    self._block.add(item, index)
+                except HiveError as fault:
+                    return f"The input ended early. {fault.message}"
+                index += 1
+                if self._block.n == 1:
+                    self._since = time.monotonic()
+                if self._block.n >= min(self._size, max(1, self._plan.chunk, self._window // 4)) or self._block.bytes >= BLOCK_BYTES:
+                    self._push()
+        return ""
+
+    # -- the flushing thread
+
+    def _flush_in_time(self) -> None:
+        alive = time.monotonic()
+        while not self._over.wait(_FLUSH):
+            now = time.monotonic()
+            try:
+                if now - alive > self._caller_ms / 4000:
+                    alive = now
+                    self._note(self._run(steps.TOUCH, 1, self._caller_ms))
+                if self._block.n and now - self._since >= _FLUSH:
+                    self._flush()
+            except (redis.exceptions.RedisError, OperationalError, HiveError) as fault:
+                self._give_up(fault)
+                return
+
+    def _flush(self) -> None:
+        """Send what a slow input left unsent, and the pullers with it; nothing while the feeding thread is at it."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._block.n:
+                self._push()
+                self._send_pullers(complete=False)
+        finally:
+            self._lock.release()
+
+    # -- both, holding the lock
+
+    def _push(self, *, last: bool = False, error: str = "") -> None:
+        """Send what is gathered, once the window has room for it."""
+        block = self._block.take() if self._block.n else None
+        if block is not None:
+            self._size = next(self._sizes)
+            self._wait_for_room(block)
+        if self._stopped.is_set() or (block is None and not last):
+            return
+        self._note(self._run(steps.PUSH, int(last), error, self._caller_ms, self._pushed, *(block or ())))
+        if self._stopped.is_set():
+            return
+        self._pushed += block.n if block else 0
+        if last or self._pushed >= 2 * self._plan.slots:
+            self._send_pullers(complete=last)
+
+    def _wait_for_room(self, block: Block) -> None:
+        pause = 0.002
+        while self._pushed and not self._stopped.is_set():
+            if self._pushed + block.n - self._done <= self._window and self._bytes < _WINDOW_BYTES:
+                return
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+            self._note(self._run(steps.TOUCH, 1, self._caller_ms))
+
+    def _send_pullers(self, *, complete: bool) -> None:
+        if not self._sent and not self._stopped.is_set():
+            launch(self._app, self._job_id, self._plan, self._pushed, complete=complete)
+            self._sent = True
+
+    def _note(self, reply: list[Any]) -> None:
+        """Take over what the broker says about the job."""
+        stopped, self._done, micros, self._bytes = reply
+        if stopped:
+            self._stopped.set()
+        self._window = window(self._plan.slots, self._done, micros)
+
+    def _run(self, script: Script, *args: Any) -> list[Any]:
+        """Run a script, through a broker's restart if need be. Raises: redis errors when it does not answer for a minute."""
+        ends = time.monotonic() + _OUTAGE
+        while True:
+            try:
+                reply: list[Any] = steps.run(self._client, script, self._job_id, *args)
+                return reply
+            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+                if time.monotonic() > ends:
+                    raise
+                log.warning("feeder_waits_for_broker", job_id=self._job_id, error=str(error))
+                time.sleep(0.25)
+
+    def _give_up(self, fault: Exception) -> None:
+        """The job cannot be fed on: it ends with what was sent. Where even that cannot be said, the lapse of the caller's key says it."""
+        log.error("feeder_failed", job_id=self._job_id, error=str(fault))
+        self._stopped.set()
+        said = f"The items could not be sent: {fault.message if isinstance(fault, HiveError) else error_text(fault)}"
+        try:
+            if self._sent:
+                steps.run(self._client, steps.PUSH, self._job_id, 1, said, self._caller_ms, self._pushed)
+            else:
+                steps.run(self._client, steps.STOP, self._job_id, "cancelled", said, 1)
+                conclude(self._client, self._job_id, None, said)
+        except redis.exceptions.RedisError as error:
+            log.warning("feeder_could_not_say_so", job_id=self._job_id, error=str(error))

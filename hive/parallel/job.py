@@ -1,0 +1,260 @@
+"""A job as its callers see it: progress, outcomes as they complete, the result, cancel; from any process, by its id."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import redis.asyncio
+from celery import Celery
+from celery.app import app_or_default
+
+from hive.broker.client import broker_errors, client_of
+from hive.errors import InvalidInputError, UnknownJobError
+from hive.parallel import steps
+from hive.parallel.finishing import built_in_value
+from hive.parallel.outcomes import Entry, Outcome, OutcomeList, decode, from_json
+from hive.parallel.plan import Plan, stored_plan
+from hive.parallel.reduce import BUILT_IN
+from hive.parallel.stream import StreamPosition, entry_of, from_reply
+from hive.parallel.trim import KEPT_BYTES, StreamTrim
+from hive.parallel.watch import JobWatch
+
+_BLOCK = 1.0
+_OUTAGE = 15.0
+"""Seconds for which reading goes on trying to reach a broker that does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is, in items. total: None until an iterator has ended.
+
+    completed: ok. failed: failed or timed out. running: leased to a worker. pending: sent and not leased.
+    """
+
+    total: int | None
+    completed: int
+    failed: int
+    cancelled: int
+    running: int
+    pending: int
+
+    @property
+    def over(self) -> bool:
+        """Whether every item has its outcome."""
+        return self.total is not None and self.completed + self.failed + self.cancelled >= self.total
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What came of a job, all of it or, when waiting timed out, what is there so far.
+
+    outcomes: in item order. value: what the reduce made of the successful items' values; before the end a built-in reduce's value so
+    far, None for a reduce task's. error: what went wrong with the job as a whole (its input ended early, its reduce failed), else None.
+    complete: whether the job has ended.
+    """
+
+    outcomes: OutcomeList
+    value: Any
+    error: str | None
+    complete: bool
+
+
+class Job:
+    """One map-reduce. Iterate over it for outcomes as they complete, `async for` too; `await job` is `job.result()`.
+
+    Every iteration begins with the first outcome. What is asked of the broker raises BrokerUnreachableError when it does not answer,
+    UnknownJobError when the job's results have expired.
+    """
+
+    def __init__(self, app: Celery, job_id: str, plan: Plan, *, caller: bool = False) -> None:
+        """For `map` and `job`; `caller`: this is the job as its maker holds it, whose reading may drop what an endless input made."""
+        self.id = job_id
+        self._app = app
+        self._client = client_of(app)
+        self._plan = plan
+        self._caller = caller
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self._plan.task}>"
+
+    def progress(self) -> Progress:
+        """How far the job is: one round trip."""
+        with broker_errors():
+            raw = self._client.redis.hmget(self._state, "pushed", "done", "ok", "failed", "timeout", "cancelled", "waiting", "eof")
+        if raw[0] is None:
+            raise self._unknown()
+        pushed, done, ok, failed, timeout, cancelled, waiting, eof = (int(field or 0) for field in raw)
+        return Progress(pushed if eof else None, ok, failed + timeout, cancelled, pushed - done - waiting, waiting)
+
+    def cancel(self) -> None:
+        """Run nothing more of the job: items that wait become `cancelled`, and so do those that run where they can be interrupted.
+
+        A job that has ended stays as it is.
+        """
+        with broker_errors():
+            steps.run(self._client, steps.STOP, self.id, "cancelled", "the job was cancelled before it ran", 0)
+
+    def result(self, timeout: float | None = None) -> JobResult:
+        """Wait for the job to end.
+
+        timeout: seconds to wait (None: until it ends); then the result has what is there so far. The job goes on either way.
+        """
+        outcomes = OutcomeList(self._fetch)
+        position = StreamPosition()
+        for batch in self._batches(position, timeout):
+            outcomes.add(batch)
+        with broker_errors():
+            return self._result(outcomes, complete=position.ended)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        position = StreamPosition()
+        trim = StreamTrim(self._client, self.id, KEPT_BYTES) if self._caller and self._plan.trims else None
+        for batch in self._batches(position, None):
+            for entry in batch:
+                yield from decode(entry)
+            if trim is not None:
+                trim.passed(position)
+            if self._all_seen(position):
+                return
+
+    def __await__(self) -> Generator[Any, None, JobResult]:
+        return self._result_async().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Outcome]:
+        position = StreamPosition()
+        async with aclosing(self._batches_async(position)) as batches:
+            async for batch in batches:
+                for entry in batch:
+                    for outcome in decode(entry):
+                        yield outcome
+                if self._all_seen(position):
+                    return
+
+    # -- reading the stream
+
+    @property
+    def _state(self) -> str:
+        return steps.job_key(self._client, self.id, "state")
+
+    def _batches(self, position: StreamPosition, timeout: float | None) -> Iterator[list[Entry]]:
+        """The stream's entries as they come, until its end or the timeout."""
+        key = steps.job_key(self._client, self.id, "outcomes")
+        watch = JobWatch(self._app, self.id, self._plan)
+        until = None if timeout is None else time.monotonic() + max(timeout, 0.0)
+        outage = _Outage()
+        while not position.ended:
+            left = _BLOCK if until is None else min(_BLOCK, until - time.monotonic())
+            block = max(1, int(left * 1000)) if left > 0 else None
+            try:
+                raw = from_reply(self._client.redis.xread({key: position.last}, count=position.batch, block=block))
+                if not raw:
+                    watch.look()
+            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+                outage.came(error)
+                time.sleep(min(0.25, max(left, 0.0)))
+                raw = []
+            else:
+                outage.over()
+            if raw:
+                yield position.take(raw)
+            elif until is not None and time.monotonic() >= until:
+                return
+
+    async def _batches_async(self, position: StreamPosition) -> AsyncGenerator[list[Entry], None]:
+        key = steps.job_key(self._client, self.id, "outcomes")
+        watch = JobWatch(self._app, self.id, self._plan)
+        outage = _Outage()
+        async with self._client.asyncio_redis() as client:
+            while not position.ended:
+                try:
+                    raw = from_reply(await client.xread({key: position.last}, count=position.batch, block=int(_BLOCK * 1000)))
+                    if not raw:
+                        await asyncio.to_thread(watch.look)
+                except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+                    outage.came(error)
+                    await asyncio.sleep(0.25)
+                else:
+                    outage.over()
+                    if raw:
+                        yield position.take(raw)
+
+    def _all_seen(self, position: StreamPosition) -> bool:
+        """Whether the reader of a job whose number of items is known has them all: it need not wait for the reduce."""
+        return self._plan.total is not None and position.items >= self._plan.total
+
+    def _fetch(self, entry_id: bytes) -> Entry:
+        with broker_errors():
+            found: Any = self._client.redis.xrange(steps.job_key(self._client, self.id, "outcomes"), entry_id, entry_id)
+        if not found:
+            raise UnknownJobError(f"The outcomes of job {self.id} have expired.")
+        return entry_of(*found[0])
+
+    async def _result_async(self) -> JobResult:
+        outcomes = OutcomeList(self._fetch)
+        position = StreamPosition()
+        async for batch in self._batches_async(position):
+            outcomes.add(batch)
+        return await asyncio.to_thread(self._result, outcomes, complete=position.ended)
+
+    def _result(self, outcomes: OutcomeList, *, complete: bool) -> JobResult:
+        outcomes.arrange()
+        error, trimmed = self._client.redis.hmget(self._state, "error", "trimmed")
+        faults = [steps.text(error)] if error else []
+        if trimmed:
+            faults.append(f"The first {int(trimmed)} outcomes were dropped after the job's caller had read them, to bound their memory.")
+        value = self._value(complete=complete)
+        return JobResult(outcomes, value, " ".join(faults) or None, complete)
+
+    def _value(self, *, complete: bool) -> Any:
+        if complete:
+            raw = self._client.redis.get(steps.job_key(self._client, self.id, "value"))
+            return from_json(raw) if isinstance(raw, (bytes, str)) else None
+        if self._plan.reduce in BUILT_IN:
+            try:
+                return built_in_value(self._client, self.id, self._plan.reduce)
+            except InvalidInputError:
+                return None
+        return None
+
+    def _unknown(self) -> UnknownJobError:
+        return UnknownJobError(f"No job has the id {self.id!r}, or its results have expired.")
+
+
+class _Outage:
+    """Rides out a broker that does not answer for a while."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def came(self, error: redis.exceptions.RedisError) -> None:
+        """Raises: BrokerUnreachableError or BrokerAuthError when it has lasted too long, or waiting will not mend it."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since > _OUTAGE or isinstance(error, redis.exceptions.AuthenticationError):
+            with broker_errors():
+                raise error
+
+    def over(self) -> None:
+        self._since = None
+
+
+def job(job_id: str, *, app: Celery | None = None) -> Job:
+    """Open a job by its id, from any process, also after its caller died.
+
+    app: the Celery application that Hive is installed in; the current one by default.
+
+    Raises: UnknownJobError when no such job is known (any more), BrokerUnreachableError.
+    """
+    application = app_or_default(app)
+    client = client_of(application)
+    with broker_errors():
+        plan = stored_plan(client, job_id)
+    if plan is None:
+        raise UnknownJobError(f"No job has the id {job_id!r}, or its results have expired.")
+    return Job(application, job_id, plan)

@@ -1,0 +1,81 @@
+"""One lease of a puller: the items that it took, and what became of them so far."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from hive.errors import InvalidInputError
+from hive.parallel.outcomes import Results, error_text, to_json
+from hive.parallel.reduce import FOLDED, reduce_values
+
+
+@dataclass(slots=True)
+class Lease:
+    """Items `first` to `first + len(items)`, leased to one puller.
+
+    The puller alone appends to `results` (micros last, so that its length counts complete items); `cut` asks it to start no
+    further item. `committed` items, and only these, were committed by the keeper, under `lock`, before `closed`.
+    """
+
+    id: bytes
+    first: int
+    attempt: int
+    items: list[Any]
+    results: Results = field(default_factory=lambda: Results([], [], {}))
+    started: float = field(default_factory=time.perf_counter)
+    cut: bool = False
+    committed: int = 0
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def close(self) -> None:
+        """From here on the keeper leaves the lease alone."""
+        with self.lock:
+            self.closed = True
+
+    @property
+    def cost(self) -> float:
+        """Mean seconds an item took; 0 when none has ended."""
+        micros = self.results.micros
+        return sum(micros) / len(micros) / 1e6 if micros else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a script needs to write some of a lease's outcomes."""
+
+    first: int
+    n: int
+    entry: str
+    counts: list[int]
+    micros: int
+    partial: str
+
+    def arguments(self) -> tuple[int | str, ...]:
+        return (self.first, self.n, self.entry, *self.counts, self.micros, self.partial)
+
+
+def commit_of(lease: Lease, start: int, stop: int, node: str, reduce: str | None) -> Commit:
+    """The outcomes from offset `start` to before `stop` of a lease, with their share of a built-in reduce.
+
+    `encode` comes first: it turns what JSON cannot hold into failed items, which no reduce sees.
+    """
+    part = lease.results.part(start, stop)
+    entry = part.encode(node, lease.attempt)
+    first = lease.first + start
+    return Commit(first, stop - start, entry, part.counts(), sum(part.micros), _partial(first, part, reduce))
+
+
+def _partial(first: int, part: Results, reduce: str | None) -> str:
+    values = part.successful() if reduce in FOLDED else []
+    if reduce is None or not values:
+        return ""
+    try:
+        return to_json([first, reduce_values(reduce, values), None])
+    except InvalidInputError as error:
+        return to_json([first, None, error.message])
+    except Exception as error:  # noqa: BLE001 values are foreign: their addition may raise anything
+        return to_json([first, None, error_text(error)])

@@ -1,0 +1,97 @@
+-- A puller's one round trip: commit the lease that it finished and take the next.
+-- KEYS lists of queues: the first ARGV[10] are more urgent than the puller's, the others are those that its node serves too
+-- ARGV 1 prefix  2 job  3 owner  4 node
+--      5 '' | 'begin': leases of this owner are of a run that died | 'recover': a reply was lost, and a lease with it
+--      6 '0' lease nothing more  7 items wanted  8 number of the block that the puller still has, or ''
+--      9 runs that an item may have  10 number of urgent lists
+--      11 lease to commit or ''  12 first  13 n  14 entry  15-18 ok, failed, timeout, cancelled  19 us  20 partial or ''
+-- Reply {'run', lease, block, base, first, length, attempt, block's items or '', us, done, ms to the deadline or -1, plan when asked to begin}
+--       {'moved', first} the keeper has committed up to there: commit the rest
+--       {'yield'} there is work, but not for this run   {'wait', others wait 0|1} no item is there yet
+--       {'linger', others wait 0|1} others hold more than they run   {'end'}
+-- Keeps: an item has one outcome; a commit without its lease changes nothing.
+local owner, mode, urgent = ARGV[3], ARGV[5], tonumber(ARGV[10])
+if redis.call('EXISTS', STATE) == 0 then return {'end'} end
+if ARGV[11] ~= '' then
+  local lease = read_lease(ARGV[11])
+  if lease and lease.first ~= tonumber(ARGV[12]) then return {'moved', lease.first} end
+  if lease then
+    local n = tonumber(ARGV[13])
+    redis.call('HDEL', LEASES, lease.id)
+    if n > 0 then write_outcomes(lease, lease.first, n, ARGV[14], {ARGV[15], ARGV[16], ARGV[17], ARGV[18]}, ARGV[19], ARGV[20]) end
+    if n < lease.length then give_back(lease.block, lease.base, lease.first + n, lease.length - n, lease.attempt, lease.attempt - 1) end
+  end
+end
+if mode == 'begin' then
+  redis.call('HSET', PULLERS, owner, ARGV[2])
+  redis.call('EXPIRE', PULLERS, 604800)
+  reclaim_all_of(owner, '', 1, tonumber(ARGV[9]))
+elseif mode == 'recover' then
+  reclaim_all_of(owner, '', 0, tonumber(ARGV[9]))
+end
+check_caller()
+local ms_left = check_deadline()
+local s = redis.call('HMGET', STATE, 'stop', 'eof', 'waiting', 'us', 'done', 'slots', 'chunk', 'pushed')
+local waiting = tonumber(s[3])
+
+local function leave(reply)
+  redis.call('HDEL', PULLERS, owner)
+  keep_alive()
+  return reply
+end
+
+local function others_wait()
+  if #KEYS > 0 and redis.call('EXISTS', unpack(KEYS)) > 0 then return 1 end
+  return 0
+end
+
+if s[1] then return leave({'end'}) end
+local preempted = mode ~= 'begin' and urgent > 0 and redis.call('EXISTS', unpack(KEYS, 1, urgent)) > 0
+if ARGV[6] == '0' or preempted then
+  if waiting > 0 or not s[2] then return leave({'yield'}) end
+  return leave({'end'})
+end
+if waiting == 0 then
+  keep_alive()
+  if not s[2] then return {'wait', others_wait()} end
+  local held = tonumber(s[8]) - tonumber(s[5])
+  if held > redis.call('HLEN', LEASES) then return {'linger', others_wait()} end
+  -- Whoever lingers need not: a wait's own timeout is only as fine as the server's clock tick, 100 ms.
+  wake(1000)
+  return leave({'end'})
+end
+
+local want, chunk = tonumber(ARGV[7]), tonumber(s[7])
+if chunk > 0 then
+  want = chunk
+elseif s[2] then
+  want = math.min(want, math.ceil(waiting / (2 * tonumber(s[6]))))
+end
+local list, attempt = BACK, 1
+local range = redis.call('LINDEX', BACK, 0)
+if not range then
+  list = QUEUE
+  range = redis.call('LINDEX', QUEUE, 0)
+end
+local block, base, first, length, tried = string.match(range, '^(%d+):(%d+):(%d+):(%d+):?(%d*)$')
+first, length, attempt = tonumber(first), tonumber(length), tonumber(tried) or 1
+-- What died once runs item by item, so that the one that kills is found and nothing else is lost with it.
+if attempt > 1 then want = 1 end
+want = math.min(want, length)
+if want < length then
+  local rest = block .. ':' .. base .. ':' .. (first + want) .. ':' .. (length - want)
+  if tried ~= '' then rest = rest .. ':' .. tried end
+  redis.call('LSET', list, 0, rest)
+else
+  redis.call('LPOP', list)
+end
+bump('waiting', -want)
+local lease = bump('seq', 1)
+redis.call('HSET', LEASES, lease,
+  table.concat({block, base, first, want, attempt, owner, ARGV[4]}, ':'))
+keep_alive()
+local body = ''
+if block ~= ARGV[8] then body = redis.call('HGET', BLOCKS, block) end
+local plan = ''
+if mode == 'begin' then plan = redis.call('HGET', STATE, 'plan') end
+return {'run', lease, block, tonumber(base), first, want, attempt, body, tonumber(s[4] or 0), tonumber(s[5]), ms_left, plan}

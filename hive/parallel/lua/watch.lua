@@ -1,0 +1,13 @@
+-- What someone who waits for the job must know when nothing came for a while.
+-- ARGV 1 prefix  2 job
+-- Reply {'expired'} | {'ended'} | {'orphan'} nobody will ever run it | {'overdue', ms} the deadline passed so long ago and nothing ended the job
+--       | {'done'} every item has its outcome | {'running'}
+local s = redis.call('HMGET', STATE, 'ttl', 'ended', 'sent', 'deadline', 'reducer', 'eof', 'pushed', 'done')
+if not s[1] then return {'expired'} end
+if s[2] then return {'ended'} end
+if not s[3] and redis.call('EXISTS', CALLER) == 0 then return {'orphan'} end
+if s[5] and is_alive(s[5]) then return {'running'} end
+local deadline = tonumber(s[4] or 0)
+if deadline > 0 and now() > deadline then return {'overdue', now() - deadline} end
+if s[6] and s[7] == s[8] then return {'done'} end
+return {'running'}

@@ -1,0 +1,137 @@
+"""`hive.map`: a skill over many items, on all nodes at once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sized
+from typing import Any, Literal
+
+from celery import Celery, Task
+from celery.app import app_or_default
+
+from hive.broker.application import skill_of
+from hive.broker.client import BrokerClient, broker_errors, client_of
+from hive.broker.priorities import queue_of
+from hive.errors import InvalidInputError
+from hive.parallel import steps
+from hive.parallel.blocks import Block, encode_all
+from hive.parallel.feeder import Feeder, caller_ms
+from hive.parallel.finishing import launch
+from hive.parallel.job import Job
+from hive.parallel.plan import Plan, time_to_live
+from hive.parallel.reduce import BUILT_IN
+from hive.parallel.slots import eligible_slots
+from hive.settings import Settings
+from hive.skills import Skill
+
+Reduce = Task[Any, Any] | Literal["sum", "list", "count", "concat", "merge"]
+_PUSH_BYTES = 1 << 20
+
+
+def map(  # noqa: A001 the name is the public contract's
+    skill: str | Task[Any, Any] | Skill,
+    items: Iterable[Any],
+    reduce: Reduce | None = None,
+    *,
+    priority: str | int = "background",
+    requirements: dict[str, Any] | None = None,
+    timeout: float | None = None,
+    chunk: int | Literal["auto"] = "auto",
+    app: Celery | None = None,
+) -> Job:
+    """Call a skill for each item, on all nodes that can, and reduce the results.
+
+    skill: a task, or a skill's name. items: any iterable of what JSON can hold; an item is the skill's one argument, and for a skill
+        with an input model a dict is its fields. What has a length is stored whole before this returns (an empty one is a job
+        that has ended); any other iterable is fed by a thread of this process while the job runs.
+    reduce: a task that gets the list of the successful values in item order, once, or "sum", "list", "count", "concat" or "merge".
+    priority: "background", "high_priority", or 0..10 (10 the most urgent) within the background queue.
+    requirements: what a node must have, as for `apply_async`. timeout: the job's deadline in seconds; what is not done then has the
+        outcome "timeout". One item may run as long as its task's own limit, HIVE_TASK_TIMEOUT if it has none.
+    chunk: items that a worker takes at once; "auto" sizes it so that outcomes flow.
+    app: the Celery application that Hive is installed in; the current one by default.
+
+    Returns: the job, running. One item's failure is its outcome and never sinks the rest.
+    Raises: InvalidInputError, UnknownSkillError, NoEligibleNodeError when no known node can ever do it, BrokerUnreachableError.
+    """
+    application = app_or_default(app)
+    client = client_of(application)
+    found = skill_of(application, skill)
+    _check(items, timeout, chunk)
+    with broker_errors():
+        slots = eligible_slots(client, requirements)
+    queue, number = queue_of(priority, client.settings)
+    plan = Plan(
+        task=found.task.name,
+        reduce=_reduce_name(reduce),
+        reduce_task=None if reduce is None or isinstance(reduce, str) else reduce.name,
+        item_limit=_item_limit(found.task, client.settings),
+        slots=slots,
+        chunk=0 if chunk == "auto" else chunk,
+        queue=queue,
+        priority=number,
+        requirements=requirements,
+        total=len(items) if isinstance(items, Sized) else None,
+    )
+    blocks = encode_all(items, slots, plan.chunk) if isinstance(items, Sized) else None
+    job_id = uuid.uuid4().hex
+    with broker_errors():
+        _create(application, client, job_id, plan, timeout)
+        if blocks is None:
+            Feeder(application, job_id, plan, iter(items)).start()
+        else:
+            _store(application, client, job_id, plan, blocks)
+    return Job(application, job_id, plan, caller=True)
+
+
+def _check(items: object, timeout: float | None, chunk: int | str) -> None:
+    if isinstance(items, str | bytes | bytearray | Mapping):
+        kind = type(items).__name__
+        raise InvalidInputError(f"The items of a map are a list or another iterable, not a {kind}; for one item write [item].")
+    if not isinstance(items, Iterable):
+        raise InvalidInputError(f"The items of a map are a list or another iterable, not {type(items).__name__}.")
+    if timeout is not None and not timeout > 0:
+        raise InvalidInputError(f"A job's timeout is a number of seconds above 0, or None; it cannot be {timeout!r}.")
+    if chunk != "auto" and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
+        raise InvalidInputError(f'chunk is "auto" or a number of items from 1 on; it cannot be {chunk!r}.')
+
+
+def _reduce_name(reduce: object) -> str | None:
+    """The plan's word for a reduce. Raises: InvalidInputError for what is none."""
+    if reduce is None or (isinstance(reduce, str) and reduce in BUILT_IN):
+        return reduce
+    if not isinstance(reduce, str) and isinstance(getattr(reduce, "name", None), str) and callable(getattr(reduce, "apply_async", None)):
+        return "task"
+    raise InvalidInputError(f"reduce is a task or one of {', '.join(BUILT_IN)}; it cannot be {reduce!r}.")
+
+
+def _item_limit(task: Task[Any, Any], settings: Settings) -> float:
+    """Seconds that one item may run: the task's own limit, else HIVE_TASK_TIMEOUT."""
+    own = getattr(task, "soft_time_limit", None) or getattr(task, "time_limit", None)
+    return float(own or settings.hive_task_timeout)
+
+
+def _create(app: Celery, client: BrokerClient, job_id: str, plan: Plan, timeout: float | None) -> None:
+    ttl = time_to_live(app, plan.item_limit, timeout)
+    deadline_ms = 0 if timeout is None else max(1, int(timeout * 1000))
+    facts = (plan.model_dump_json(), ttl, plan.slots, plan.chunk, deadline_ms, caller_ms(client.settings))
+    steps.run(client, steps.CREATE, job_id, *facts)
+
+
+def _store(app: Celery, client: BrokerClient, job_id: str, plan: Plan, blocks: list[Block]) -> None:
+    """Store all of a list's items and send its pullers."""
+    pushed = 0
+    batch: list[Block] = []
+    for block in blocks:
+        batch.append(block)
+        if sum(len(text) for text, _ in batch) >= _PUSH_BYTES:
+            pushed += _push(client, job_id, batch, pushed, last=False)
+            batch = []
+    pushed += _push(client, job_id, batch, pushed, last=True)
+    launch(app, job_id, plan, pushed, complete=True)
+
+
+def _push(client: BrokerClient, job_id: str, blocks: list[Block], pushed: int, *, last: bool) -> int:
+    fields = [field for block in blocks for field in block]
+    steps.run(client, steps.PUSH, job_id, int(last), "", caller_ms(client.settings), pushed, *fields)
+    return sum(block.n for block in blocks)

@@ -1,0 +1,55 @@
+"""What a job is asked to do: written by its caller, read by the pullers and by whoever opens the job later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from pydantic import BaseModel, ConfigDict, Field
+
+from hive.broker.client import BrokerClient
+from hive.parallel import steps
+from hive.parallel.reduce import FOLDED
+
+MARGIN = 5.0
+"""Seconds that a puller's own soft limit lies above the limit of an item; the hard one lies as far above the soft one."""
+
+
+class Plan(BaseModel):
+    """One job's unchanging facts, stored as JSON in its state.
+
+    task: the skill's Celery task by name. reduce: a built-in reduce's name, or "task" where `reduce_task` names one.
+    item_limit: seconds that one item may run. slots: how many pullers are sent. chunk: items of a lease, 0 for sized as they run.
+    queue, priority: where the pullers wait. total: number of items, None where they come while the job runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    task: str
+    reduce: str | None = None
+    reduce_task: str | None = None
+    item_limit: float = Field(gt=0)
+    slots: int = Field(ge=1)
+    chunk: int = Field(0, ge=0)
+    queue: str
+    priority: int | None = Field(None, ge=0, le=10)
+    requirements: dict[str, Any] | None = None
+    total: int | None = Field(None, ge=0)
+
+    @property
+    def trims(self) -> bool:
+        """Whether outcomes that the caller has read may be dropped: the input may be endless, and no reduce needs the values again."""
+        return self.total is None and (self.reduce is None or self.reduce == "count" or self.reduce in FOLDED)
+
+
+def time_to_live(app: Celery, item_limit: float, timeout: float | None) -> int:
+    """Seconds for which a job is kept after its last step: Celery's result_expires, and never less than a step may take."""
+    configured = app.conf.result_expires
+    seconds = configured.total_seconds() if hasattr(configured, "total_seconds") else configured
+    return int(max(seconds or 86_400, 2 * item_limit + 60, (timeout or 0) + 600))
+
+
+def stored_plan(client: BrokerClient, job_id: str) -> Plan | None:
+    """The plan of a job, or None when no such job is known (any more)."""
+    raw = client.redis.hget(steps.job_key(client, job_id, "state"), "plan")
+    return Plan.model_validate_json(raw) if isinstance(raw, (bytes, str)) else None

@@ -1,0 +1,39 @@
+"""The scripts of a job, and how its keys are named (lua/lib.lua lists them)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hive.broker.client import BrokerClient
+from hive.broker.scripts import Script
+
+
+def _step(name: str) -> Script:
+    return Script("hive.parallel", name, include=("lib",))
+
+
+CREATE = _step("create")
+PUSH = _step("push")
+STEP = _step("step")
+SPLIT = _step("split")
+RECLAIM = _step("reclaim")
+TOUCH = _step("touch")
+STOP = _step("stop")
+SETTLE = _step("settle")
+FINISH = _step("finish")
+WATCH = _step("watch")
+
+
+def job_key(client: BrokerClient, job_id: str, part: str) -> str:
+    """`job_key(client, id, "state")` is the full name of `venom:job:<id>:state`."""
+    return client.key("job", job_id, part)
+
+
+def run(client: BrokerClient, script: Script, job_id: str, *args: Any, keys: tuple[str, ...] = ()) -> Any:
+    """Run a script of a job; every one takes the key prefix and the job first."""
+    return client.run(script, keys, (client.prefix, job_id, *args))
+
+
+def text(value: bytes | str | None) -> str:
+    """A reply of the broker as text; nothing is ""."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""

@@ -1,0 +1,40 @@
+"""Bounding the outcomes of an endless input: what its caller has read is dropped from the stream, far behind the reader."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hive.broker.client import BrokerClient
+from hive.parallel import steps
+from hive.parallel.stream import StreamPosition
+
+KEPT_BYTES = 64 << 20
+_MARK_BYTES = 1 << 20
+
+
+class StreamTrim:
+    """Follows the reader of a caller's own iteration, and keeps the last 64 MiB that it read."""
+
+    def __init__(self, client: BrokerClient, job_id: str, kept_bytes: int) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._kept_bytes = kept_bytes
+        self._marks: deque[tuple[int, bytes, int]] = deque()
+        self._marked = 0
+
+    def passed(self, position: StreamPosition) -> None:
+        """The reader has handed out everything up to `position`."""
+        if position.bytes - self._marked < min(_MARK_BYTES, self._kept_bytes):
+            return
+        self._marked = position.bytes
+        milliseconds, _, sequence = position.last.partition(b"-")
+        self._marks.append((position.bytes, b"%s-%d" % (milliseconds, int(sequence) + 1), position.items))
+        behind = None
+        while self._marks and position.bytes - self._marks[0][0] >= self._kept_bytes:
+            behind = self._marks.popleft()
+        if behind is not None:
+            _, entry_id, items = behind
+            with self._client.redis.pipeline(transaction=True) as pipe:
+                pipe.xtrim(steps.job_key(self._client, self._job_id, "outcomes"), minid=entry_id, approximate=False)
+                pipe.hset(steps.job_key(self._client, self._job_id, "state"), "trimmed", str(items))
+                pipe.execute()

@@ -1,0 +1,31 @@
+"""What Hive sets on every task of an application, beside the application's own annotations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.app.annotations import prepare, resolve_all
+
+from hive.broker.time_limits import fitting
+from hive.spore.request import NAME as REQUEST
+
+
+class Annotation:
+    """For Celery's setting `task_annotations`.
+
+    own: the application's own value of it. Celery asks each kind of question only until one annotation of a list answers, so an
+        own "*" would hide Hive's; therefore this one asks for both.
+    """
+
+    def __init__(self, own: Any) -> None:
+        self._own = prepare(own)
+
+    def annotate(self, task: Any) -> dict[str, Any]:
+        """The attributes to set on a task, as Celery calls it."""
+        attributes: dict[str, Any] = {}
+        answers: Any = resolve_all(self._own, task)
+        for answer in answers:
+            attributes |= answer
+        hard = attributes.get("time_limit", task.time_limit)
+        hard, soft = fitting(hard, attributes.get("soft_time_limit", task.soft_time_limit), task.app.conf)
+        return attributes | {"Request": REQUEST, "time_limit": hard, "soft_time_limit": soft}

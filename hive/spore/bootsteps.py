@@ -1,0 +1,153 @@
+"""What makes a Celery worker a spore: its incarnation, its heartbeat, its goodbye.
+
+Two steps, since Celery builds a worker from two blueprints: `SporeStep` lives as long as the process, `SporeConsumerStep` is started
+anew with each connection to the broker.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import redis
+from celery import bootsteps, signals
+from celery.concurrency.prefork import TaskPool as ProcessPool
+
+from hive.broker import incarnation as incarnations
+from hive.broker.client import client_of
+from hive.broker.encrypted import refuse_plain_broker
+from hive.errors import SettingsError
+from hive.foreman.watchdog import STAND_IN_TICK, Watchdog
+from hive.logs import get_logger
+from hive.spore.grace import Grace
+from hive.spore.heartbeat import Heartbeat
+from hive.spore.lifeline import supervisor_fd, watch_supervisor
+from hive.spore.request import acknowledge_late
+from hive.spore.wakeup import Wakeup
+
+log = get_logger(__name__)
+
+# Celery looks after dead pool processes when their pipes close, which is before they can be waited for, and then every 5 s.
+POOL_CHECK_SECONDS = 0.5
+
+
+class SporeStep(bootsteps.StartStopStep):
+    """Starts the incarnation and its heartbeat once the pool's processes are there.
+
+    `stop` only ends the taking of work: what runs is still finished and acknowledged, under a living heartbeat. The goodbye is
+    said at `worker_shutdown`.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.heartbeat: Heartbeat | None = None
+        self._stopping = threading.Event()
+
+    def start(self, worker: Any) -> None:
+        app = worker.app
+        try:
+            refuse_plain_broker(client_of(app))
+        except SettingsError as error:
+            log.error("worker_cannot_start", reason=error.message)
+            raise SystemExit(error.exit_code) from None
+        acknowledge_late(app.tasks.values())  # before the consumer builds its strategies
+        incarnation = incarnations.begin(client_of(app), worker.hostname, slots_of(worker))
+        self.heartbeat = Heartbeat(app, incarnation, lambda: slots_of(worker))
+        self.heartbeat.prepare()
+        self.heartbeat.start()
+        threading.Thread(target=self._watch, args=(app,), name="hive-stand-in", daemon=True).start()
+        Grace(client_of(app).settings.hive_drain_timeout, _take_no_more, lambda: self._give_back(worker)).start()
+        signals.worker_shutdown.connect(self._leave, weak=False, dispatch_uid="hive.spore")
+        lifeline = supervisor_fd()
+        if lifeline is not None:
+            watch_supervisor(lifeline, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def _watch(self, app: Any) -> None:
+        """Without any nexus the spores themselves bring back what the dead held, a little later."""
+        while not self._stopping.is_set():
+            try:
+                Watchdog.stand_in(client_of(app), app).run(self._stopping)
+            except Exception:
+                log.exception("stand_in_broke")
+                self._stopping.wait(STAND_IN_TICK)
+
+    def stop(self, worker: Any) -> None:
+        self._stopping.set()
+        incarnation = incarnations.current()
+        if incarnation is not None:
+            incarnation.stop()
+
+    def terminate(self, worker: Any) -> None:
+        """Celery's cold shutdown out of the event loop: it sends no `worker_shutdown`."""
+        self.stop(worker)
+        worker.pool.terminate()  # nothing may run on here once it has gone home
+        self._leave()
+
+    def _give_back(self, worker: Any) -> None:
+        """End what runs, give it back uncounted, end the process."""
+        if isinstance(worker.pool, ProcessPool):
+            os.kill(os.getpid(), signal.SIGQUIT)  # Celery's cold shutdown
+            return
+        # Celery cannot end a thread, and would wait for it; a thread ends with its process.
+        self._leave()
+        os._exit(1)
+
+    def _leave(self, **_: Any) -> None:
+        incarnation = incarnations.current()
+        heartbeat, self.heartbeat = self.heartbeat, None
+        if heartbeat is None or incarnation is None:
+            return
+        heartbeat.end()
+        try:
+            heartbeat.goodbye()
+            incarnation.leave()
+        except redis.exceptions.RedisError as error:
+            # The watchdog does it once the heartbeats have been missed.
+            log.warning("goodbye_failed", incarnation=incarnation.id, error=str(error))
+        incarnation.client.close()
+
+
+def _take_no_more() -> None:
+    """At once: the event loop looks for a stop only when it wakes, and takes what comes until then."""
+    incarnation = incarnations.current()
+    if incarnation is not None:
+        incarnation.draining = True
+        incarnation.nudge()
+
+
+class SporeConsumerStep(bootsteps.StartStopStep):
+    """Gives each new connection's event loop a wake-up, and a look after killed pool processes."""
+
+    requires = ("celery.worker.consumer.mingle:Mingle",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self.wakeup: Wakeup | None = None
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        hub.call_repeatedly(POOL_CHECK_SECONDS, consumer.pool.maintain_pool)
+        incarnation = incarnations.current()
+        if incarnation is None:
+            return
+        if self.wakeup is None:
+            self.wakeup = Wakeup(threading.get_ident())
+        hub.add_reader(self.wakeup.reader, self.wakeup.clear)
+        incarnation.nudge = self.wakeup
+
+    def shutdown(self, _consumer: Any) -> None:
+        incarnation = incarnations.current()
+        if incarnation is not None:
+            incarnation.nudge = lambda: None
+        if self.wakeup is not None:
+            self.wakeup.close()
+            self.wakeup = None
+
+
+def slots_of(worker: Any) -> int:
+    """How many tasks the worker's pool runs at once; with --autoscale, once it has grown: it grows by what it is given."""
+    most = getattr(getattr(worker, "autoscaler", None), "max_concurrency", None) or worker.max_concurrency
+    return int(most or getattr(worker.pool, "num_processes", None) or worker.concurrency or 1)

@@ -1,0 +1,25 @@
+"""Remote control, with revocations that are remembered by the broker and not only by the workers that were online."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery.app.control import Control as CeleryControl
+from celery.worker.state import REVOKE_EXPIRES
+
+from hive.broker import steps
+from hive.broker.client import client_of
+
+NAME = "hive.spore.control:Control"
+
+
+class Control(CeleryControl):
+    """Named in the application's `control_cls`."""
+
+    def revoke(self, task_id: str | Sequence[str], *args: Any, **kwargs: Any) -> Any:
+        """As Celery's revoke; a task that waits anywhere is never run, whichever node meets it."""
+        client = client_of(self.app)
+        ids = [task_id] if isinstance(task_id, str) else list(task_id)
+        client.run(steps.REVOKE, (), (client.prefix, int(REVOKE_EXPIRES), *ids))
+        return super().revoke(task_id, *args, **kwargs)

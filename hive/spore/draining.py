@@ -1,0 +1,60 @@
+"""The commands DRAIN and RESUME. A draining node finishes what runs, gives back the rest and takes nothing, until it resumes or ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from celery.worker import state as worker_state
+
+from hive.broker.incarnation import Incarnation, current
+from hive.errors import HiveError
+from hive.foreman.draining import DRAIN, RESUME
+from hive.logs import get_logger
+from hive.spore.commands import command
+
+log = get_logger(__name__)
+
+
+@command(DRAIN)
+def drain(state: Any, _arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take nothing more, and give back what has not started here; the heartbeat gives back what is only bound to the node."""
+    incarnation = _incarnation()
+    incarnation.draining = True
+    waiting = [str(request.message.delivery_tag) for request in _take_waiting(state.consumer)]
+    incarnation.give_back(waiting, deaths=0, reason="its node drains")
+    log.info("node_draining", node_id=incarnation.node_id, running=incarnation.held_count, given_back=len(waiting))
+    return {"ok": {"running": incarnation.held_count, "given_back": len(waiting)}}
+
+
+@command(RESUME)
+def resume(_state: Any, _arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take work again."""
+    incarnation = _incarnation()
+    incarnation.draining = False
+    log.info("node_resumed", node_id=incarnation.node_id)
+    return {"ok": {"running": incarnation.held_count}}
+
+
+def _incarnation() -> Incarnation:
+    incarnation = current()
+    if incarnation is None:
+        raise HiveError("This worker is still starting; say it again.")
+    return incarnation
+
+
+def _take_waiting(consumer: Any) -> Iterator[Any]:
+    """The requests that Celery holds without having started them: those over a rate limit, and a plain producer's that are not due."""
+    for bucket in consumer.task_buckets.values():
+        while bucket and bucket.contents:
+            try:
+                yield bucket.contents.popleft()[0]
+            except IndexError:  # the timer's thread was faster
+                break
+    scheduled: Any = worker_state.scheduled_requests  # type: ignore[attr-defined] # newer than celery-types
+    for request in tuple(scheduled):
+        consumer.timer.cancel(request._eta_timer_entry)
+        if request not in worker_state.reserved_requests and request not in worker_state.active_requests:
+            scheduled.discard(request)
+            worker_state.requests.pop(request.id, None)
+            yield request

@@ -1,0 +1,159 @@
+"""The heartbeat: one script call a beat, from a thread and a connection of its own, so that a busy worker still beats."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, cast
+
+import redis
+from celery import Celery
+from celery.worker import state
+from pydantic import TypeAdapter
+
+from hive.broker import steps
+from hive.broker.client import SPACE, client_of
+from hive.broker.incarnation import Incarnation, boottime
+from hive.broker.nodes import Gpu, NodeFacts, NodeLoad, NodeTable
+from hive.foreman.requirements import Requirements
+from hive.logs import get_logger
+from hive.skills import registered
+from hive.spore.gpu import Gpus
+from hive.spore.telemetry import Sampler
+
+log = get_logger(__name__)
+
+_requirements: TypeAdapter[Requirements] = TypeAdapter(Requirements)
+
+
+def _software_info() -> dict[str, Any]:
+    """What Celery puts on every worker event. Never top-level names: an extra field `id` crashed event consumers."""
+    return cast("dict[str, Any]", state.SOFTWARE_INFO)
+
+
+class Heartbeat(threading.Thread):
+    """Tells the node table, every HIVE_HEARTBEAT_INTERVAL seconds, what the node is and how busy; learns which requirements it meets."""
+
+    def __init__(self, app: Celery, incarnation: Incarnation, slots: Callable[[], int]) -> None:
+        super().__init__(name="hive-heartbeat", daemon=True)
+        settings = client_of(app).settings
+        self.app = app
+        self.incarnation = incarnation
+        self.slots = slots
+        self.interval = settings.hive_heartbeat_interval
+        # No retry, and no longer than a beat: a late beat is worth less than the next one.
+        self.client = client_of(app).with_timeout(max(0.5, self.interval))
+        self.table = NodeTable(self.client)
+        self.sampler = Sampler()
+        self.gpus = Gpus()
+        self.installed_gpus = [Gpu(name=gpu.name, memory_mb=gpu.memory_mb) for gpu in self.gpus.read()]
+        self.started_at = time.time()
+        self._ended = threading.Event()
+        self._known_requirements = -1
+        self._facts_known: NodeFacts | None = None
+
+    def prepare(self) -> None:
+        """Called before Celery's own heartbeat starts, so that its event's fields never change while they are read."""
+        _software_info()["hive"] = {}
+
+    def run(self) -> None:
+        next_beat = time.monotonic()
+        while not self._ended.wait(max(0.0, next_beat - time.monotonic())):
+            next_beat = time.monotonic() + (self.interval if self.incarnation.attached else 0.05)
+            try:
+                if self.incarnation.attached:
+                    self.beat()
+                if self.incarnation.has_unconfirmed:
+                    self.incarnation.flush()
+            except redis.exceptions.RedisError as error:
+                log.warning("heartbeat_missed", node_id=self.incarnation.node_id, error=str(error))
+                next_beat = time.monotonic() + min(self.interval, 0.5)
+            except Exception:
+                # A beat that cannot be made must not end all beats: the node would be declared dead while it works.
+                log.exception("heartbeat_failed", node_id=self.incarnation.node_id)
+
+    def beat(self) -> None:
+        incarnation = self.incarnation
+        incarnation.slots = self.slots()
+        identity, sent_at, load = incarnation.id, boottime(), self.load()
+        facts = self.facts()
+        unchanged = facts == self._facts_known
+        reply = self.table.beat(identity, load, None if unchanged else facts, held=incarnation.held_line())
+        if reply.status == "fenced":
+            incarnation.fence(identity)
+            return
+        incarnation.confirmed_beat = sent_at
+        if incarnation.draining:
+            # Also what was bound to it since: routers and the Foreman learn of the draining a little later.
+            self.client.run(steps.RELEASE, (), (self.client.prefix, incarnation.node_id))
+        self._facts_known = None if reply.need_facts else facts
+        if reply.requirements != self._known_requirements or not unchanged:
+            self.read_requirements(facts, reply.requirements)
+        _software_info()["hive"] = {**facts.model_dump(mode="json"), **asdict(load)}
+
+    def read_requirements(self, facts: NodeFacts, count: int) -> None:
+        """Which requirement queues this node may serve."""
+        queues = []
+        known: dict[Any, Any] = self.client.redis.hgetall(self.client.key("requirements"))
+        for field, text in known.items():
+            name = field.decode()
+            if name.partition(":")[2] in facts.queues and not _requirements.validate_json(text).missing(facts):
+                queues.append(f"{SPACE}req:{name}")
+        self.incarnation.requirement_queues = tuple(sorted(queues))
+        self._known_requirements = count
+
+    def facts(self) -> NodeFacts:
+        """What does not change while the worker runs."""
+        node_id = self.incarnation.node_id
+        settings = self.client.settings
+        tasks = self.app.tasks
+        return NodeFacts(
+            node_id=node_id,
+            node_name=node_id.partition("@")[0],
+            host=socket.gethostname(),
+            pid=self.incarnation.pid,
+            incarnation=self.incarnation.id,
+            slots=self.incarnation.slots,
+            cpus=self.sampler.limits.cpus,
+            memory_mb=self.sampler.limits.memory_mb,
+            gpus=self.installed_gpus,
+            labels=settings.hive_node_labels,
+            capabilities=[name for name, skill in registered().items() if skill.task.name in tasks],
+            queues=list(self.app.amqp.queues.consume_from),
+            versions={
+                "hive": version("venom-hive"),
+                "celery": version("celery"),
+                "python": platform.python_version(),
+                "release": version("venom-hive"),
+            },
+            started_at=self.started_at,
+        )
+
+    def load(self) -> NodeLoad:
+        sample = self.sampler.sample()
+        return NodeLoad(
+            cpu=sample.cpu,
+            memory=sample.memory,
+            memory_free_mb=sample.memory_free_mb,
+            load1=sample.load1,
+            active=len(state.active_requests),
+            processed=int(state.all_total_count[0]),
+            draining=self.incarnation.draining or self.incarnation.stopping,
+            gpu=self.gpus.utilisation(),
+        )
+
+    def end(self) -> None:
+        """Stop beating; returns when the beat under way is over."""
+        self._ended.set()
+        if self.is_alive():
+            self.join(2 * self.interval + 1)
+
+    def goodbye(self) -> None:
+        """Mark the node offline at once. Raises redis errors."""
+        self.table.leave(self.incarnation.node_id, self.incarnation.id)
+        self.client.close()

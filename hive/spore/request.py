@@ -1,0 +1,88 @@
+"""How a spore's worker finishes a message: the outcome is counted, and a finished slot asks for work at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker.request import Request as CeleryRequest
+
+from hive.broker.incarnation import Incarnation, Outcome, current
+
+NAME = "hive.spore.request:Request"
+
+
+class Request(CeleryRequest):
+    """Celery's request, named to it by the task attribute `Request`."""
+
+    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(message, *args, **kwargs)
+        incarnation = current()
+        if incarnation is not None and self.time_limits[0] is None:  # sent by its name
+            incarnation.note_limit(message.delivery_tag, self.task.time_limit or 0)
+
+    def _note(self, outcome: Outcome | None) -> Incarnation | None:
+        incarnation = current()
+        if incarnation is not None:
+            incarnation.note_outcome(self.message.delivery_tag, outcome)
+        return incarnation
+
+    def acknowledge(self) -> None:
+        super().acknowledge()
+        incarnation = current()
+        if incarnation is not None:
+            incarnation.nudge()
+
+    def reject(self, requeue: bool = False) -> None:
+        super().reject(requeue=requeue)
+        incarnation = current()
+        if incarnation is not None:
+            incarnation.nudge()
+
+    def on_accepted(self, pid: Any, time_accepted: float) -> None:
+        super().on_accepted(pid, time_accepted)
+        incarnation = current()
+        if incarnation is not None and getattr(self.task, "hive_acks_early", False):
+            incarnation.mark_early(self.message.delivery_tag)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        error = exc_info.exception
+        if not isinstance(getattr(error, "exc", error), Retry | Ignore | Reject):
+            self._note("failed")
+        super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def on_retry(self, exc_info: Any) -> None:
+        self._note("retried")
+        super().on_retry(exc_info)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        if not soft:
+            self._note("failed")
+        super().on_timeout(soft, timeout)
+
+    def _success_was_stored(self) -> Any:
+        """Celery acknowledges a task whose process was lost after its success was stored; a chord's member is delivered again.
+
+        It may have been killed before it published the chord's body.
+        """
+        return False if self._context.chord else super()._success_was_stored()  # type: ignore[misc,attr-defined]
+
+    def revoked(self) -> bool:
+        self._note("revoked")
+        answer = bool(super().revoked())
+        if not answer:
+            self._note(None)
+        return answer
+
+
+def acknowledge_late(tasks: Any) -> None:
+    """Let tasks that declare early acknowledgement keep their slot until they are done.
+
+    With a real early acknowledgement a node of 2 slots took 4. Such a task is marked as started instead, and a death of its
+    process drops it, which is what it asked for.
+    """
+    for task in tasks:
+        if not task.acks_late:
+            task.hive_acks_early = True
+            task.acks_late = True
+            task.reject_on_worker_lost = False

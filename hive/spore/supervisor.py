@@ -1,0 +1,138 @@
+"""`hive spore`: the process that keeps one Celery worker running, and ends with it in good order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+
+from hive.logs import get_logger
+from hive.settings import Settings
+from hive.spore.child import Child, Respawning
+from hive.spore.lifeline import supervisor_fd
+from hive.spore.limits import read_limits
+from hive.spore.signals import Signals, at_end
+
+log = get_logger(__name__)
+
+# What Celery's command line answers to a wrong option or an application that cannot be loaded.
+WRONG_SETTINGS = 2
+# Seconds that a worker has to give its tasks back after it was told to stop at once.
+FORCED_GRACE = 3.0
+
+
+class Supervisor:
+    """Runs `celery worker` as a child and starts it anew when it ends, whatever its exit code, until it is told to stop.
+
+    The first SIGTERM, SIGINT or SIGHUP lets the worker finish its tasks, which takes HIVE_DRAIN_TIMEOUT at most; the second makes it
+    give them back and end; a third kills it. A worker that ends with exit code 2 (wrong settings, no such application) is not started
+    again.
+    """
+
+    def __init__(
+        self,
+        app_name: str = "hive",
+        settings: Settings | None = None,
+        *,
+        node_name: str | None = None,
+        concurrency: int | None = None,
+    ) -> None:
+        """app_name: the application as `celery -A` takes it, `module` or `module:app`.
+
+        node_name: the node's name, with or without "@host"; HIVE_NODE_NAME or "spore" when None.
+        concurrency: slots; HIVE_CONCURRENCY, or the number of CPUs this process may use, when None.
+        """
+        settings = settings or Settings.load()
+        self.app_name = app_name
+        self.node_name = node_name or settings.hive_node_name or "spore"
+        self.concurrency = concurrency or settings.hive_concurrency or max(1, int(read_limits().cpus))
+        self._drain_timeout = settings.hive_drain_timeout
+        self._worker = Respawning(self._start)
+        self._parent: int | None = None
+        # How many times it was told to stop, and when (monotonic seconds) the next step is taken without being told.
+        self._stops = 0
+        self._force_at: float | None = None
+
+    def worker_command(self) -> list[str]:
+        """The worker's command line.
+
+        Without gossip and mingle: each worker would listen to the events of all others (traffic that grows with the square of
+        the nodes) and wait a second for their greetings at every start. What they carry, revoked tasks and who is
+        there, is in the broker for all of Hive's nodes.
+        """
+        name = self.node_name if "@" in self.node_name else f"{self.node_name}@%h"
+        worker = ["worker", "-n", name, "-c", str(self.concurrency), "-l", "info", "--without-gossip", "--without-mingle"]
+        return [sys.executable, "-m", "celery", "-A", self.app_name, *worker]
+
+    def run(self) -> int:
+        """Supervise until told to stop; must be called by the main thread.
+
+        Returns: the exit code: 0 after the worker has ended by itself, 1 when it had to be ended, 2 when its settings are wrong.
+        """
+        self._parent = supervisor_fd()
+        with Signals() as signals:
+            while True:
+                code = self._tend()
+                if code is not None:
+                    return code
+                stops, ready = signals.wait(self._next_in(), [] if self._parent is None else [self._parent])
+                for _ in range(stops):
+                    self._stop_harder()
+                if ready and at_end(ready[0]):
+                    self._orphaned()
+
+    def _tend(self) -> int | None:
+        """Do what is due. Returns: the supervisor's exit code once all is over."""
+        code = self._worker.tend(restart=not self._stops)
+        if code is not None:
+            log.log(logging.INFO if self._stops else logging.WARNING, "worker_ended", node=self.node_name, exit_code=code)
+        if self._stops:
+            if self._worker.child is None:
+                return 0 if self._stops == 1 else 1
+            if self._force_at is not None and time.monotonic() >= self._force_at:
+                self._stop_harder()
+            return None
+        if code == WRONG_SETTINGS:
+            log.error("worker_cannot_start", node=self.node_name, app=self.app_name, reason="its settings or its application are wrong")
+            return WRONG_SETTINGS
+        return None
+
+    def _start(self) -> Child:
+        child = Child(self.worker_command(), os.environ)
+        log.info("worker_started", node=self.node_name, pid=child.pid, slots=self.concurrency)
+        return child
+
+    def _stop_harder(self) -> None:
+        """Take the next step of stopping: let it drain, have it give back what it runs, kill it."""
+        self._stops += 1
+        self._force_at = None
+        child = self._worker.child
+        if child is None:
+            return
+        if self._stops == 1:
+            log.info("worker_draining", node=self.node_name, pid=child.pid)
+            child.signal(signal.SIGTERM)
+            # The worker keeps to its grace period by itself (grace.py), unless it hangs.
+            self._force_at = time.monotonic() + self._drain_timeout + FORCED_GRACE
+        elif self._stops == 2:
+            # Unlike a kill this gives the tasks back without counting a death against them.
+            log.warning("worker_stopping", node=self.node_name, pid=child.pid)
+            child.signal(signal.SIGTERM)
+            self._force_at = time.monotonic() + FORCED_GRACE
+        else:
+            child.signal_group(signal.SIGKILL)
+
+    def _orphaned(self) -> None:
+        """Whoever started this supervisor is gone; nobody is left to send a second signal."""
+        log.warning("supervisor_orphaned", node=self.node_name)
+        self._parent = None
+        if not self._stops:
+            self._stop_harder()
+
+    def _next_in(self) -> float | None:
+        """Seconds until something is due by itself."""
+        if self._stops:
+            return None if self._force_at is None else self._force_at - time.monotonic()
+        return self._worker.due_in()

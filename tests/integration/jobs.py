@@ -1,0 +1,55 @@
+"""Skills that the tests' own workers run; workers get them by `-I tests.integration.jobs`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import shared_task
+from pydantic import BaseModel, Field
+
+from hive.skills import skill
+
+
+class AddInput(BaseModel):
+    a: int
+    b: int = Field(0)
+
+
+@skill("Add two numbers", name="add_numbers", intents=("add", "add numbers"), input=AddInput)
+def add_numbers(a: int, b: int = 0) -> int:
+    return a + b
+
+
+@skill("Fail until a file is there", name="needs_file", intents=("need a file",))
+def needs_file(path: str) -> str:
+    if not Path(path).exists():
+        raise FileNotFoundError(path)
+    return "found"
+
+
+class WaitInput(BaseModel):
+    begun: str
+    go: str
+
+
+@skill("Write that it began, then wait for a file", name="wait_for", input=WaitInput)
+def wait_for(begun: str, go: str) -> str:
+    with Path(begun).open("a") as log:
+        log.write("x")
+    end = time.monotonic() + 60
+    while not Path(go).exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    return "went on"
+
+
+@skill("Kill its own process", name="poison")
+def poison() -> None:
+    os.kill(os.getpid(), 9)
+
+
+@shared_task(ignore_result=True)
+def plain(*args: Any, **kwargs: Any) -> list[Any]:
+    return [args, kwargs]

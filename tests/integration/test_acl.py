@@ -1,0 +1,31 @@
+"""A hive works as a user that may touch nothing but what a hive needs, and keeps to its key prefix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.essentials import Essentials
+from tests.integration.secured import AclServer
+
+
+@pytest.mark.parametrize("prefix", ["", "tenant:"], ids=["", "with a key prefix"])
+def test_the_documented_user_can_do_all_that_a_hive_does(tmp_path: Path, prefix: str) -> None:
+    """With a prefix every pattern of the user begins with it: the server would refuse any key and channel that does not."""
+    server = AclServer(tmp_path / "broker", prefix=prefix).start()
+    try:
+        hive = Essentials(tmp_path, {**server.environment, "ESSENTIALS_PREFIX": prefix})
+        try:
+            hive.start("a1", "a2")
+            assert hive.client.prefix == prefix
+            hive.all_work()
+            hive.a_dead_nodes_task_runs_elsewhere()
+        finally:
+            hive.close()
+        assert server.refused() == set()
+        with server.client() as client:
+            assert client.exists(f"{prefix}venom:counters")
+            assert [key for key in client.scan_iter(count=1000) if not key.startswith(prefix.encode())] == []
+    finally:
+        server.kill()

@@ -1,0 +1,385 @@
+"""Every command against a real hive: what it prints, its JSON, its exit code, and bad input without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.harness import BrokerServer, WorkerProcess, free_port, wait_until
+from tests.integration.cluster import REPOSITORY, Cluster
+
+SKILLS = ("-I", "tests.integration.jobs,tests.integration.cli_skills")
+APP = "--app=tests.integration.cli_app:app"
+
+
+class Cli:
+    """Runs `hive` against one broker."""
+
+    def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
+        self.environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
+        self.directory = directory
+
+    def __call__(
+        self, *arguments: str | Path, code: int = 0, stdin: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; its exit code must be `code`, and nothing it prints a traceback."""
+        done = subprocess.run(
+            [sys.executable, "-m", "hive", *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**self.environment, **(env or {})},
+            cwd=self.directory,
+        )
+        said = done.stdout + done.stderr
+        assert "Traceback" not in said, said
+        assert done.returncode == code, said
+        return done
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "hive", *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        return subprocess.Popen(command, text=True, env=self.environment, cwd=self.directory, start_new_session=True, **pipes)
+
+
+@pytest.fixture(scope="module")
+def hive_of_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cli"))
+    try:
+        for name in ("a", "b"):
+            cluster.spawn(name, options=SKILLS)
+        cluster.wait_online("a", "b")
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def cli(hive_of_two: Cluster, tmp_path: Path) -> Cli:
+    return Cli(hive_of_two.server.environment, tmp_path)
+
+
+@pytest.fixture
+def lonely(broker: BrokerServer, tmp_path: Path) -> Cli:
+    """A broker without a spore."""
+    return Cli(broker.environment, tmp_path)
+
+
+class TestLooking:
+    def test_status_is_the_cluster_status(self, cli: Cli, hive_of_two: Cluster) -> None:
+        status = json.loads(cli("status", "--json").stdout)
+        assert (status["total_nodes"], status["online_nodes"], status["offline_nodes"]) == (2, 2, 0)
+        assert [node["node_id"] for node in status["nodes"]] == ["a@h", "b@h"]
+        assert {node["pid"] for node in status["nodes"]} == {spore.pid for spore in hive_of_two.spores}
+        assert all(node["slots"] == 2 and node["is_online"] for node in status["nodes"])
+
+    def test_status_shows_nodes_and_queues(self, cli: Cli) -> None:
+        said = cli("status").stdout
+        assert "2 of 2 nodes online" in said
+        assert "a@h" in said
+        assert "waiting, background" in said
+
+    def test_node_list(self, cli: Cli) -> None:
+        assert [node["node_id"] for node in json.loads(cli("node", "list", "--json").stdout)] == ["a@h", "b@h"]
+        assert "b@h" in cli("node", "list").stdout
+
+    def test_queue_stats(self, cli: Cli) -> None:
+        stats = json.loads(cli("queue", "stats", "--json").stdout)
+        assert stats["connected"] is True
+        assert stats["total_queued"] == stats["high_priority_queue"] + stats["background_queue"] == 0
+        assert "dead letters" in cli("queue", "stats").stdout
+
+    def test_skills_need_no_broker(self, cli: Cli) -> None:
+        nowhere = {"REDIS_PORT": str(free_port())}
+        names = {skill["name"] for skill in json.loads(cli("skills", "--json", env=nowhere).stdout)}
+        assert {"fetch", "web_scraping", "summarize", "scan_path", "scan_requirements"} <= names
+        assert "double" in cli("skills", APP, env=nowhere).stdout
+
+    def test_without_a_spore_status_says_how_to_start_one(self, lonely: Cli) -> None:
+        assert "start one with `hive spore`" in lonely("status").stdout
+        assert json.loads(lonely("status", "--json").stdout)["nodes"] == []
+        assert "hive spore" in lonely("node", "list").stdout
+
+
+class TestMap:
+    def test_outcomes_are_lines(self, cli: Cli) -> None:
+        done = cli("map", "double", "1", "2", "3", APP)
+        assert sorted(line.split()[0] for line in done.stdout.splitlines()) == ["0", "1", "2"]
+        assert all(" ok " in line for line in done.stdout.splitlines())
+        assert "3 of 3 items done" in done.stderr
+
+    def test_json_is_one_document_with_every_outcome(self, cli: Cli) -> None:
+        answer = json.loads(cli("map", "double", "1", "2", "3", APP, "--json").stdout)
+        assert (answer["total"], answer["completed"], answer["failed"]) == (3, 3, 0)
+        assert sorted((one["index"], one["value"]) for one in answer["outcomes"]) == [(0, 2), (1, 4), (2, 6)]
+        assert {one["node"] for one in answer["outcomes"]} <= {"a@h", "b@h"}
+
+    def test_a_reduce_gives_one_value(self, cli: Cli) -> None:
+        assert cli("map", "double", "1", "2", "3", APP, "--reduce", "sum").stdout == "12\n"
+        assert json.loads(cli("map", "double", "1", "2", APP, "--reduce", "list", "--json").stdout)["value"] == [2, 4]
+
+    def test_items_come_from_a_file_and_from_stdin(self, cli: Cli) -> None:
+        (cli.directory / "numbers.json").write_text("[1, 2, 3]")
+        assert cli("map", "double", "numbers.json", APP, "--reduce", "sum").stdout == "12\n"
+        numbers = "".join(f"{number}\n" for number in range(1000))
+        assert cli("map", "double", "-", APP, "--reduce", "sum", stdin=numbers).stdout == "999000\n"
+
+    def test_an_object_is_the_fields_of_the_input_model_and_set_adds_to_it(self, cli: Cli) -> None:
+        text = "Cats sleep all day long. Dogs bark at cats when they see cats. Birds sing in the morning."
+        answer = json.loads(cli("map", "summarize", json.dumps({"text": text}), text, "--set", "sentences=1", "--json").stdout)
+        assert [len(one["value"]["sentences"]) for one in answer["outcomes"]] == [1, 1]
+
+    def test_one_bad_item_is_partly_failed(self, cli: Cli) -> None:
+        answer = json.loads(cli("map", "double", "1", "null", APP, "--json", code=4).stdout)
+        assert (answer["completed"], answer["failed"]) == (1, 1)
+        assert next(one["error"] for one in answer["outcomes"] if one["status"] == "failed").startswith("TypeError")
+
+    def test_all_bad_items_are_failed(self, cli: Cli) -> None:
+        done = cli("map", "fail", "x", "y", APP, code=1)
+        assert "ValueError: x" in done.stdout
+        assert "2 failed" in done.stderr
+        assert "cannot be written as JSON" in cli("map", "unwritable", "1", APP, code=1).stdout
+
+    def test_a_task_that_is_no_skill_is_found_by_its_name(self, cli: Cli) -> None:
+        assert cli("map", "plain.square", "2", "3", APP, "--reduce", "sum").stdout == "13\n"
+
+    def test_ctrl_c_cancels_the_job(self, cli: Cli, tmp_path: Path) -> None:
+        held = tmp_path / "held"
+        running = cli.start("map", "hold", held, APP)
+        wait_until(held.exists, 20)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+        assert running.returncode == 130
+        assert "Traceback" not in said
+        job_id = said.split()[1].rstrip(":")
+        cli("job", job_id, "--follow", code=1)
+        assert "cancelled" in cli("job", job_id, code=1).stdout
+
+    def test_a_deadline_ends_what_is_not_done(self, cli: Cli, tmp_path: Path) -> None:
+        answer = json.loads(cli("map", "hold", tmp_path / "held", APP, "--timeout", "1.5", "--json", code=1).stdout)
+        assert [one["status"] for one in answer["outcomes"]] == ["timeout"]
+
+    def test_without_a_spore_it_says_why_it_waits_and_fails_at_the_deadline(self, lonely: Cli) -> None:
+        done = lonely("map", "summarize", "A text.", "--timeout", "1", code=3)
+        assert "no spore is online; waiting" in done.stderr
+        assert "start one with `hive spore`" in done.stderr.splitlines()[-1]
+
+    def test_it_goes_on_when_a_spore_comes(self, lonely: Cli, broker: BrokerServer, tmp_path: Path) -> None:
+        running = lonely.start("map", "double", "21", APP, "--json")
+        spore = WorkerProcess.celery(tmp_path, "late", env={**broker.environment, "PYTHONPATH": str(REPOSITORY)}, options=SKILLS)
+        try:
+            out, said = running.communicate(timeout=60)
+        finally:
+            spore.stop()
+        assert "no spore is online; waiting" in said
+        assert json.loads(out)["outcomes"][0]["value"] == 42
+
+
+class TestRun:
+    def test_it_prints_what_the_task_returns(self, cli: Cli) -> None:
+        assert cli("run", "double", "21", APP).stdout == "42\n"
+        assert cli("run", "double", "number=4", APP, "--priority", "high_priority").stdout == "8\n"
+        assert cli("run", "plain.square", "3", APP, "--priority", "9", "--requirements", '{"node": "b@h"}').stdout == "9\n"
+
+    def test_json_is_the_tasks_record(self, cli: Cli) -> None:
+        record = json.loads(cli("run", "double", "21", APP, "--json", "--requirements", '{"node": "a@h"}').stdout)
+        assert (record["task_type"], record["status"], record["result"], record["assigned_node"]) == ("double", "completed", 42, "a@h")
+
+    def test_a_failure_is_one_line(self, cli: Cli) -> None:
+        done = cli("run", "fail", "what a day", APP, code=1)
+        assert done.stdout == ""
+        assert "ValueError: what a day" in done.stderr
+        assert json.loads(cli("run", "fail", "x", APP, "--json", code=1).stdout)["status"] == "failed"
+
+    def test_a_task_that_takes_too_long_is_revoked(self, cli: Cli, tmp_path: Path) -> None:
+        said = cli("run", "hold", tmp_path / "held", APP, "--timeout", "2", code=1).stderr
+        assert "was not done within" in said
+        assert "is revoked" in said
+
+    def test_ctrl_c_revokes_the_task(self, cli: Cli, tmp_path: Path) -> None:
+        held = tmp_path / "held"
+        running = cli.start("run", "hold", held, APP)
+        wait_until(held.exists, 20)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+        assert (running.returncode, "is revoked" in said, "Traceback" in said) == (130, True, False)
+
+    def test_without_a_spore_it_fails_at_the_deadline(self, lonely: Cli) -> None:
+        assert "no spore is online; waiting" in lonely("run", "summarize", "A text.", "--timeout", "1", code=3).stderr
+
+
+class TestScan:
+    @pytest.fixture
+    def tree(self, cli: Cli) -> Path:
+        tree = cli.directory / "tree"
+        tree.mkdir()
+        (tree / "bad.py").write_text("import subprocess\nsubprocess.call(input(), shell=True)\n")
+        (tree / "good.py").write_text("x = 1\n")
+        (tree / "requirements.txt").write_text("requests\nclick==8.1.0\n")
+        return tree
+
+    def test_it_reports_the_findings_of_every_file(self, cli: Cli, tree: Path) -> None:
+        report = json.loads(cli("scan", tree, "--json").stdout)
+        assert {"B404", "B602"} <= {found["rule"] for found in report["findings"]}
+        assert {Path(found["path"]).name for found in report["findings"]} == {"bad.py", "requirements.txt"}
+        assert (report["files"], report["failures"]) == (3, [])
+        assert report["findings"][0]["severity"] == "HIGH"
+        assert "bad.py:2" in cli("scan", tree).stdout
+
+    def test_a_severity_can_fail_it(self, cli: Cli, tree: Path) -> None:
+        cli("scan", tree, "--fail-on", "high", code=1)
+        cli("scan", tree / "good.py", "--fail-on", "low")
+
+    def test_a_tree_without_text_is_wrong_use(self, cli: Cli) -> None:
+        (cli.directory / "empty").mkdir()
+        assert "nothing to scan" in cli("scan", "empty", code=2).stderr
+
+
+class TestJob:
+    def test_a_job_is_seen_from_another_process(self, cli: Cli) -> None:
+        job_id = json.loads(cli("map", "double", "1", "2", APP, "--reduce", "sum", "--json").stdout)["job_id"]
+        seen = json.loads(cli("job", job_id, "--json").stdout)
+        assert (seen["over"], seen["completed"], seen["value"]) == (True, 2, 6)
+        assert [one["value"] for one in seen["outcomes"]] == [2, 4]
+        assert cli("job", job_id).stdout.splitlines()[-1] == "6"
+
+    def test_following_one_that_runs_and_leaving_it(self, cli: Cli, tmp_path: Path) -> None:
+        held = tmp_path / "held"
+        running = cli.start("map", "hold", held, APP)
+        wait_until(held.exists, 20)
+        job_id = running.stderr.readline().split()[1].rstrip(":")
+        seen = json.loads(cli("job", job_id, "--json").stdout)
+        assert (seen["over"], seen["running"], seen["outcomes"]) == (False, 1, [])
+        left = cli.start("job", job_id, "--follow")
+        time.sleep(1.0)  # nothing tells when it has begun to follow, and either way it must not cancel
+        left.send_signal(signal.SIGINT)
+        left.communicate(timeout=20)
+        assert left.returncode == 130
+        Path(f"{held}.go").touch()
+        running.communicate(timeout=20)
+        assert running.returncode == 0
+        assert "let go" in cli("job", job_id, "--follow").stdout
+
+    def test_cancelling_one_that_runs(self, cli: Cli, tmp_path: Path) -> None:
+        held = tmp_path / "held"
+        running = cli.start("map", "hold", held, APP)
+        wait_until(held.exists, 20)
+        job_id = running.stderr.readline().split()[1].rstrip(":")
+        cli("job", job_id, "--cancel")
+        out, _ = running.communicate(timeout=20)
+        assert running.returncode == 1
+        assert "cancelled" in out
+
+    def test_an_unknown_one_is_said(self, cli: Cli) -> None:
+        assert "No job has the id" in cli("job", "nope", code=1).stderr
+
+
+class TestBadInput:
+    CLUSTER_COMMANDS = (
+        ("status",),
+        ("node", "list"),
+        ("queue", "stats"),
+        ("map", "summarize", "A text."),
+        ("run", "summarize", "A text."),
+        ("scan", "."),
+        ("job", "x"),
+        ("nexus",),
+    )
+
+    @pytest.mark.parametrize("command", CLUSTER_COMMANDS, ids=" ".join)
+    def test_a_broker_that_is_down(self, tmp_path: Path, command: tuple[str, ...]) -> None:
+        (tmp_path / "a.py").write_text("x = 1\n")
+        nowhere = Cli({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(free_port()), "NEXUS_PORT": "0"}, tmp_path)
+        done = nowhere(*command, code=3)
+        assert done.stderr.startswith("hive: The broker at 127.0.0.1:")
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""
+
+    @pytest.mark.slow
+    def test_a_broker_that_is_lost_midway(self, tmp_path: Path) -> None:
+        cluster = Cluster(tmp_path)
+        held = [tmp_path / "mapped", tmp_path / "run"]
+        try:
+            cluster.spawn("a", options=SKILLS)
+            cluster.wait_online("a")
+            lost = Cli(cluster.server.environment, tmp_path)
+            running = [lost.start("map", "hold", held[0], APP), lost.start("run", "hold", held[1], APP)]
+            wait_until(lambda: all(path.exists() for path in held), 20)
+            cluster.server.kill()
+            for command in running:
+                _, said = command.communicate(timeout=60)
+                assert command.returncode == 3, said
+                assert said.splitlines()[-1].startswith("hive: The broker")
+                assert "Traceback" not in said
+        finally:
+            cluster.close()
+
+    def test_a_wrong_password(self, tmp_path: Path) -> None:
+        server = BrokerServer(tmp_path / "broker", password="right").start()
+        try:
+            for password in ("", "wrong"):
+                for command in ("status", "nexus"):
+                    wrong = Cli({**server.environment, "REDIS_PASSWORD": password, "NEXUS_PORT": "0"}, tmp_path)
+                    assert "refused the credentials" in wrong(command, code=3).stderr
+        finally:
+            server.kill()
+
+    @pytest.mark.parametrize("command", [("status",), ("skills",), ("nexus",)], ids=" ".join)
+    def test_a_wrong_setting(self, tmp_path: Path, command: tuple[str, ...]) -> None:
+        said = Cli({"REDIS_PORT": "none"}, tmp_path)(*command, code=2).stderr
+        assert said.startswith("hive: REDIS_PORT cannot be 'none'")
+
+    def test_an_env_file_that_is_not_there(self, tmp_path: Path) -> None:
+        assert "HIVE_ENV_FILE" in Cli({"HIVE_ENV_FILE": "/no/such/file"}, tmp_path)("status", code=2).stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "said"),
+        [
+            (("map", "nope", "1"), 2, "There is no skill named 'nope'. Known skills: "),
+            (("run", "nope"), 2, "There is no skill named 'nope'"),
+            (("map", "double", "missing.json", APP), 2, "There is no file 'missing.json'"),
+            (("map", "double", "bad.json", APP), 2, "bad.json is not a JSON list"),
+            (("map", "double", "object.json", APP), 2, "not a list"),
+            (("map", "double", "empty.json", APP), 2, "empty list"),
+            (("map", "double", "latin.txt", APP), 2, "not UTF-8"),
+            (("map", "double", "1", APP, "--reduce", "product"), 2, "product"),
+            (("map", "double", "1", APP, "--requirements", "gpu"), 2, "--requirements is not JSON"),
+            (("map", "double", "1", APP, "--requirements", '{"colour": "red"}'), 2, "colour"),
+            (("map", "double", "1", APP, "--requirements", '{"gpu": true}'), 1, "requires a GPU"),
+            (("run", "double", "1", APP, "--requirements", '{"memory_mb": 99999999}'), 1, "memory"),
+            (("map", "summarize", "a", "--set", "sentences=none"), 2, "--set sentences"),
+            (("map", "summarize", "a", "--set", "colour=red"), 2, "no field 'colour'"),
+            (("run", "summarize", "a", "colour=red"), 2, "unknown argument colour"),
+            (("run", "double", APP), 2, "double"),
+            (("run", "double", "1", "2", APP), 2, "double"),
+            (("skills", "--app", "no.such.module:app"), 2, "No module named"),
+            (("map", "double", "1", "--app", "tests.integration.cli_app:not_an_app"), 2, "no Celery application"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+    )
+    def test_what_cannot_be_used_is_said(self, cli: Cli, arguments: tuple[str, ...], code: int, said: str) -> None:
+        (cli.directory / "bad.json").write_text("[1,")
+        (cli.directory / "object.json").write_text('{"a": 1}')
+        (cli.directory / "empty.json").write_text("[]")
+        (cli.directory / "latin.txt").write_bytes(b"caf\xe9\n")
+        done = cli(*arguments, code=code)
+        assert said in done.stderr
+        assert done.stdout == ""
+
+    def test_bytes_on_stdin_that_are_no_text(self, cli: Cli) -> None:
+        command = [sys.executable, "-m", "hive", "map", "double", "-", APP]
+        done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, timeout=60, env=cli.environment)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.startswith(b"hive: stdin is not UTF-8 text")
+
+    def test_nothing_on_stdin(self, cli: Cli) -> None:
+        assert "stdin is empty" in cli("map", "double", "-", APP, code=2, stdin="").stderr

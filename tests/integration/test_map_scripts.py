@@ -1,0 +1,342 @@
+"""The scripts of a job on a real server: leases, commits, attempts; and random histories that keep every item in one place."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hive.broker.client import BrokerClient
+from hive.parallel import steps
+from hive.parallel.leases import Commit
+from hive.parallel.recovery import return_leases
+from hive.settings import Settings
+from tests.harness import BrokerServer, wait_until
+
+NOTHING = (0, 0, "", 0, 0, 0, 0, 0, "")
+
+
+class JobOnScripts:
+    """A job driven by its scripts alone; `name` of a puller is its owner."""
+
+    def __init__(self, client: BrokerClient, *, slots: int = 2, chunk: int = 0, deadline_ms: int = 0) -> None:
+        self.client = client
+        self.id = "job"
+        self.run(steps.CREATE, "{}", 600, slots, chunk, deadline_ms, 60_000)
+        self.pushed = 0
+        self.owned: dict[str, list[Any]] = {}
+
+    def run(self, script: Any, *args: Any, keys: tuple[str, ...] = ()) -> Any:
+        return steps.run(self.client, script, self.id, *args, keys=keys)
+
+    def push(self, *sizes: int, last: bool = False) -> list[Any]:
+        blocks = [(json.dumps(list(range(size))), size) for size in sizes]
+        reply: list[Any] = self.run(steps.PUSH, int(last), "", 60_000, self.pushed, *(field for block in blocks for field in block))
+        self.pushed += sum(sizes)
+        return reply
+
+    def step(
+        self,
+        owner: str,
+        *,
+        done: int = 0,
+        want: int = 1,
+        mode: str = "",
+        go: bool = True,
+        lease: bytes | None = None,
+        keys: tuple[str, ...] = (),
+    ) -> list[Any]:
+        """Commit `done` items of the owner's lease, if it has one, and lease again."""
+        held = self.owned.pop(owner, None)
+        commit = NOTHING
+        if held is not None:
+            lease = held[1]
+            entry = json.dumps([[owner] * done, [1] * done, None, "n", held[6]])
+            commit = Commit(held[4], done, entry, [done, 0, 0, 0], done, "").arguments()
+        arguments = (owner, "n", mode, int(go), want, b"", 3, len(keys), lease or b"", *commit)
+        reply: list[Any] = self.run(steps.STEP, *arguments, keys=keys)
+        if reply[0] == b"run":
+            self.owned[owner] = reply
+        return reply
+
+    def range_of(self, owner: str) -> tuple[int, int]:
+        """First item and number of items of an owner's lease."""
+        return self.owned[owner][4], self.owned[owner][5]
+
+    def state(self, field: str) -> int:
+        return int(self.client.redis.hget("venom:job:job:state", field) or 0)
+
+    def outcomes(self) -> list[tuple[int, int, str]]:
+        """(first, items, who committed them or their common status) of every entry."""
+        entries = self.client.redis.xrange("venom:job:job:outcomes")
+        return [
+            (int(fields[b"first"]), int(fields[b"n"]), json.loads(fields[b"r"])[0] if b"r" in fields else json.loads(fields[b"d"])[0][0])
+            for _, fields in entries
+            if b"first" in fields
+        ]
+
+    def places(self) -> Counter[int]:
+        """How often each item is found: with an outcome, waiting, or under lease."""
+        found: Counter[int] = Counter()
+        for first, n, _ in self.outcomes():
+            found.update(range(first, first + n))
+        ranges = self.client.redis.lrange("venom:job:job:queue", 0, -1) + self.client.redis.lrange("venom:job:job:back", 0, -1)
+        for raw in ranges + self.client.redis.hvals("venom:job:job:leases"):
+            _, _, first, length, *_ = raw.decode().split(":")
+            found.update(range(int(first), int(first) + int(length)))
+        return found
+
+    def check(self) -> None:
+        assert self.places() == Counter(range(self.pushed)), "an item is lost or doubled"
+        leased = sum(int(raw.split(b":")[3]) for raw in self.client.redis.hvals("venom:job:job:leases"))
+        assert self.state("pushed") == self.state("done") + self.state("waiting") + leased
+        assert all(self.client.redis.ttl(name) > 0 for name in self.client.redis.keys("venom:job:*"))
+
+
+@pytest.fixture
+def client(broker: BrokerServer) -> Iterator[BrokerClient]:
+    client = BrokerClient(broker.url, Settings.load(redis_host="127.0.0.1", redis_port=broker.port, hive_max_retries=2))
+    yield client
+    client.close()
+
+
+def test_a_lease_is_cut_at_its_block_and_near_the_end(client: BrokerClient) -> None:
+    job = JobOnScripts(client, slots=2)
+    job.push(3, 100)
+    assert job.step("a", want=50)[:1] == [b"run"]
+    assert job.range_of("a") == (0, 3)
+    job.step("b", want=50)
+    assert job.range_of("b") == (3, 50)
+    job.push(last=True)
+    # 50 wait: a quarter of them for each of the two slots, so that both end together.
+    job.step("c", want=50)
+    assert job.range_of("c") == (53, 13)
+    job.check()
+
+
+def test_fixed_chunks_are_not_cut_near_the_end(client: BrokerClient) -> None:
+    job = JobOnScripts(client, slots=4, chunk=7)
+    job.push(21, last=True)
+    job.step("a", want=1)
+    assert job.range_of("a") == (0, 7)
+
+
+def test_what_is_not_done_is_leased_again_first(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(100)
+    job.step("a", want=10)
+    job.step("a", done=4, want=10)
+    assert job.outcomes() == [(0, 4, "a")]
+    assert job.range_of("a") == (4, 6)
+    job.check()
+
+
+def test_a_commit_without_its_lease_changes_nothing(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(10)
+    job.step("a", want=10, mode="begin")
+    assert return_leases(client, []) == 0
+    assert job.run(steps.RECLAIM, "a", 3) == 1
+    job.step("b", want=10)
+    assert job.owned["b"][6] == 2
+    job.step("a", done=10, go=False)
+    assert job.outcomes() == []
+    job.step("b", done=1, go=False)
+    assert job.outcomes() == [(0, 1, "b")]
+    job.check()
+
+
+def test_items_of_a_dead_run_go_one_by_one_and_the_one_that_kills_is_found(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(3, last=True)
+    job.step("a", want=1)
+    job.step("a", done=1, want=10)
+    assert job.range_of("a") == (1, 1)
+    for attempt in (2, 3):
+        assert job.run(steps.RECLAIM, "a", 3) == 1
+        job.step("a" if attempt == 2 else "b", want=10)
+    # The owner of the third run is b.
+    assert job.owned["b"][6] == 3
+    assert job.run(steps.RECLAIM, "b", 3) == 1
+    assert job.outcomes() == [(0, 1, "a"), (1, 1, "failed")]
+    assert job.state("failed") == 1
+    job.check()
+
+
+def test_a_redelivered_puller_gets_its_own_leases_back_first(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(10, last=True)
+    job.step("a", want=4, mode="begin")
+    first = job.range_of("a")
+    del job.owned["a"]
+    assert job.step("a", mode="begin", go=False) == [b"yield"]
+    assert client.redis.hlen("venom:pullers") == 0
+    job.step("b", want=10)
+    assert (job.range_of("b"), job.owned["b"][6]) == ((first[0], 1), 2)
+    job.check()
+
+
+def test_a_lost_reply_costs_no_attempt(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(10)
+    job.step("a", want=5)
+    committed = job.owned["a"][1]
+    # The reply to this one, and the lease in it, are lost; the puller asks again.
+    job.step("a", done=5, want=5)
+    del job.owned["a"]
+    job.step("a", mode="recover", want=5, lease=committed)
+    assert (job.range_of("a"), job.owned["a"][6]) == ((5, 5), 1)
+    assert job.outcomes() == [(0, 5, "a")]
+    job.check()
+
+
+def test_a_commit_behind_the_keepers_is_told_where_to_begin(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(10)
+    job.step("a", want=10)
+    held = job.owned["a"]
+    entry = json.dumps([["keeper"] * 3, [1] * 3, None, "n", 1])
+    assert job.run(steps.SPLIT, held[1], 0, 3, entry, 3, 0, 0, 0, 3, "") == 1
+    assert job.run(steps.SPLIT, held[1], 0, 3, entry, 3, 0, 0, 0, 3, "") == 0
+    assert job.step("a", done=4, go=False) == [b"moved", 3]
+    job.check()
+    job.owned["a"] = [*held[:4], 3, *held[5:]]
+    assert job.step("a", done=1, want=10)[0] == b"run"
+    assert job.outcomes() == [(0, 3, "keeper"), (3, 1, "a")]
+    assert job.range_of("a") == (4, 6)
+    job.check()
+
+
+def test_a_puller_yields_to_more_urgent_queues_but_not_before_its_first_lease(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(10)
+    client.redis.rpush("urgent", "task")
+    assert job.step("a", mode="begin", keys=("urgent", "other"))[0] == b"run"
+    # Only the first key is more urgent here; the script is told their number.
+    assert job.step("a", done=1, keys=("urgent",)) == [b"yield"]
+
+
+def test_the_end_comes_only_after_the_input_and_while_others_hold_what_they_may_give_back_pullers_linger(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    assert job.step("a") == [b"wait", 0]
+    job.push(2)
+    job.step("a", want=2)
+    assert job.step("b") == [b"wait", 0]
+    job.push(last=True)
+    assert job.step("b") == [b"linger", 0]
+    client.redis.rpush("elsewhere", "task")
+    job.step("a", done=1, want=5)
+    assert job.step("b", go=True) == [b"end"]
+    assert job.step("a", done=1) == [b"end"]
+    assert job.state("done") == 2
+
+
+def test_nothing_is_leased_after_a_stop_and_given_back_items_get_its_status(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(5, 20)
+    job.step("a", want=5)
+    assert job.run(steps.STOP, "cancelled", "enough", 0) == 1
+    assert job.push(5)[0] == b"stopped"
+    job.pushed -= 5
+    assert job.step("b") == [b"end"]
+    assert job.step("a", done=2) == [b"end"]
+    assert sorted(job.outcomes()) == [(0, 2, "a"), (2, 3, "cancelled"), (5, 20, "cancelled")]
+    assert (job.state("cancelled"), job.state("done"), job.state("waiting")) == (23, 25, 0)
+
+
+def test_a_push_whose_reply_was_lost_is_not_done_twice(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(5)
+    job.pushed = 0
+    assert job.push(5)[0] == b""
+    assert job.state("pushed") == 5
+    job.check()
+
+
+def test_finished_blocks_are_forgotten(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(2, 3)
+    assert client.redis.hlen("venom:job:job:blocks") == 2
+    job.step("a", want=2)
+    job.step("a", done=2, want=3)
+    assert client.redis.hkeys("venom:job:job:blocks") == [b"2"]
+    job.step("a", done=3)
+    assert (client.redis.exists("venom:job:job:blocks", "venom:job:job:left"), job.state("bytes")) == (0, 0)
+
+
+def test_a_deadline_is_kept_by_the_brokers_clock(client: BrokerClient) -> None:
+    job = JobOnScripts(client, deadline_ms=1)
+    job.push(5)
+    wait_until(lambda: job.step("late", go=False) == [b"end"], 5)
+    assert job.outcomes() == [(0, 5, "timeout")]
+
+
+class History:
+    """What may happen to a job, in an order that a seed chooses."""
+
+    def __init__(self, client: BrokerClient, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.job = JobOnScripts(client, slots=3, chunk=self.chance.choice((0, 0, 4)))
+        self.owners = [f"p{number}" for number in range(5)]
+        self.forgotten: list[tuple[str, list[Any]]] = []
+        self.events = (self.feed, self.begin, self.die, self.come_back, self.reclaim, self.split, self.work, self.work, self.work)
+
+    def feed(self, _: str) -> None:
+        if self.job.pushed < 400:
+            self.job.push(*(self.chance.randint(1, 40) for _ in range(self.chance.randint(1, 3))))
+
+    def begin(self, owner: str) -> None:
+        if owner not in self.job.owned:
+            self.job.step(owner, mode="begin", go=self.chance.random() < 0.7)
+
+    def die(self, owner: str) -> None:
+        """A run ends without a word, or the reply with its lease is lost."""
+        if owner in self.job.owned:
+            self.forgotten.append((owner, self.job.owned.pop(owner)))
+
+    def come_back(self, _: str) -> None:
+        """A run that everyone thought dead commits after all."""
+        if self.forgotten:
+            owner, lease = self.forgotten.pop()
+            if owner not in self.job.owned:
+                self.job.owned[owner] = lease
+                self.job.step(owner, done=lease[5], go=False)
+
+    def reclaim(self, owner: str) -> None:
+        self.job.run(steps.RECLAIM, owner, 3)
+
+    def split(self, owner: str) -> None:
+        held = self.job.owned.get(owner)
+        if held is None or held[5] < 2:
+            return
+        done = self.chance.randrange(held[5])
+        entry = json.dumps([["keeper"] * done, [1] * done, None, "n", 1])
+        if self.job.run(steps.SPLIT, held[1], held[4], done, entry, done, 0, 0, 0, done, ""):
+            self.job.owned[owner] = [*held[:4], held[4] + done, 1, *held[6:]]
+
+    def work(self, owner: str) -> None:
+        held = self.job.owned.get(owner)
+        self.job.step(owner, done=self.chance.randint(0, held[5]) if held else 0, want=self.chance.randint(1, 50))
+
+    def end(self) -> None:
+        """Every run dies, and one puller does what is left."""
+        self.job.push(last=True)
+        for owner in self.owners:
+            self.reclaim(owner)
+        while self.job.step("last", done=self.job.owned["last"][5] if "last" in self.job.owned else 0, want=50)[0] == b"run":
+            pass
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_histories_keep_every_item_in_one_place(client: BrokerClient, seed: int) -> None:
+    history = History(client, seed)
+    for _ in range(200):
+        history.chance.choice(history.events)(history.chance.choice(history.owners))
+        history.job.check()
+    history.end()
+    history.job.check()
+    assert history.job.state("done") == history.job.pushed

@@ -1,0 +1,221 @@
+"""hive.map fed by iterators: outcomes as they come, slow and endless inputs, inputs that fail, callers that die, asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import hive
+from tests.harness import wait_until
+from tests.integration import map_skills as skills
+from tests.integration.cluster import REPOSITORY
+from tests.integration.map_cluster import MapCluster, by_index, map_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MapCluster]:
+    with map_cluster(tmp_path_factory.mktemp("map"), "one", "two", hive_heartbeat_interval=0.3) as cluster:
+        yield cluster
+
+
+def test_a_generator_gives_every_outcome_once(cluster: MapCluster) -> None:
+    job = hive.map(skills.square, (number for number in range(30_000)), "sum", app=cluster.app)
+    assert {index: outcome.value for index, outcome in by_index(iter(job)).items()} == {n: n * n for n in range(30_000)}
+    assert job.result(10).value == sum(number * number for number in range(30_000))
+    assert job.progress().total == 30_000
+
+
+def test_outcomes_come_while_the_input_goes_on(cluster: MapCluster) -> None:
+    go_on = threading.Event()
+
+    def waiting_input() -> Iterator[int]:
+        yield from range(3)
+        go_on.wait(30)
+        yield from range(3, 6)
+
+    job = hive.map(skills.square, waiting_input(), app=cluster.app)
+    stream = iter(job)
+    assert {next(stream).index for _ in range(3)} == {0, 1, 2}
+    assert job.progress().total is None
+    go_on.set()
+    assert {outcome.index for outcome in stream} == {3, 4, 5}
+    assert job.progress().total == 6
+
+
+def test_items_of_a_slow_input_do_not_wait_for_each_other(cluster: MapCluster) -> None:
+    given: list[float] = []
+
+    def slow_input() -> Iterator[int]:
+        for number in range(5):
+            given.append(time.monotonic())
+            yield number
+            time.sleep(0.3)
+
+    waited = [time.monotonic() - given[outcome.index] for outcome in hive.map(skills.square, slow_input(), app=cluster.app)]
+    assert len(waited) == 5
+    assert sorted(waited)[2] < 0.3, f"items waited for later ones: {waited}"
+
+
+def test_the_input_of_a_slow_skill_is_not_taken_far_ahead(cluster: MapCluster) -> None:
+    taken = itertools.count()
+    last = [0]
+
+    def endless() -> Iterator[float]:
+        while True:
+            last[0] = next(taken)
+            yield 0.1
+
+    job = hive.map(skills.pause, endless(), app=cluster.app)
+    for outcome in itertools.islice(job, 20):
+        assert last[0] - outcome.index < 300
+    job.cancel()
+    assert job.result(20).complete
+    stopped_at = last[0]
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == f"hive-feeder-{job.id[:8]}"], 10, "the feeder ended")
+    assert last[0] - stopped_at < 300
+
+
+def test_an_input_that_raises_ends_the_job_with_what_was_sent(cluster: MapCluster) -> None:
+    def breaks() -> Iterator[int]:
+        yield from range(10)
+        raise OSError("the file is gone")
+
+    result = hive.map(skills.square, breaks(), "sum", app=cluster.app).result(20)
+    assert (result.value, len(result.outcomes)) == (285, 10)
+    assert "after 10 items: OSError: the file is gone" in str(result.error)
+
+
+def test_an_item_that_json_cannot_hold_ends_the_input(cluster: MapCluster) -> None:
+    result = hive.map(skills.echo, iter([1, 2, {3}, 4]), "list", app=cluster.app).result(20)
+    assert result.value == [1, 2]
+    assert "Item 2, of type set" in str(result.error)
+
+
+def test_an_input_without_items_is_a_job_that_has_ended(cluster: MapCluster) -> None:
+    for reduce, value in (("count", 0), (skills.longest, ""), (None, None)):
+        result = hive.map(skills.square, iter(()), reduce, app=cluster.app).result(10)
+        assert (result.value, len(result.outcomes), result.error) == (value, 0, None)
+
+
+def test_an_asyncio_program_streams_and_awaits(cluster: MapCluster) -> None:
+    async def use() -> tuple[list[int], Any, int]:
+        job = hive.map(skills.slow_echo, (number for number in range(40)), "sum", app=cluster.app)
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0.01)
+
+        beside = asyncio.create_task(turn())
+        seen = [outcome.index async for outcome in job]
+        result = await job
+        beside.cancel()
+        return seen, result, turns
+
+    seen, result, turns = asyncio.run(use())
+    assert sorted(seen) == list(range(40))
+    assert (result.value, result.complete) == (sum(range(40)), True)
+    assert turns > 5
+
+
+CALLER = """
+import itertools, sys, time, hive
+def slowly():
+    for number in itertools.count():
+        yield number
+        time.sleep(0.02)
+job = hive.map(sys.argv[1], slowly(), "count")
+print(job.id, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_job_whose_caller_died_ends_with_what_was_sent_and_says_so(cluster: MapCluster, tmp_path: Path) -> None:
+    environment = {**cluster.server.environment, "PYTHONPATH": str(REPOSITORY), "HIVE_HEARTBEAT_INTERVAL": "0.3"}
+    program = "import tests.integration.map_skills\n" + CALLER.replace("sys.argv[1]", "tests.integration.map_skills.square")
+    caller = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        assert caller.stdout is not None
+        job = hive.job(caller.stdout.readline().strip(), app=cluster.app)
+        wait_until(lambda: job.progress().completed >= 20, 20)
+        assert job.progress().total is None
+    finally:
+        caller.send_signal(signal.SIGKILL)
+        caller.wait(10)
+        if caller.stdout is not None:
+            caller.stdout.close()
+    result = job.result(20)
+    assert result.complete
+    assert result.value == len(result.outcomes) == job.progress().total
+    assert "The process that fed the items is gone" in str(result.error)
+
+
+def test_a_caller_that_died_before_it_sent_anything_leaves_no_job_that_waits_for_ever(cluster: MapCluster, tmp_path: Path) -> None:
+    environment = {**cluster.server.environment, "PYTHONPATH": str(REPOSITORY), "HIVE_HEARTBEAT_INTERVAL": "0.3"}
+    program = """
+import time, hive
+import tests.integration.map_skills as skills
+def never():
+    time.sleep(60)
+    yield 1
+print(hive.map(skills.square, never()).id, flush=True)
+time.sleep(60)
+"""
+    caller = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        assert caller.stdout is not None
+        job = hive.job(caller.stdout.readline().strip(), app=cluster.app)
+    finally:
+        caller.send_signal(signal.SIGKILL)
+        caller.wait(10)
+        if caller.stdout is not None:
+            caller.stdout.close()
+    result = job.result(20)
+    assert (result.complete, len(result.outcomes)) == (True, 0)
+    assert "before any of it was sent" in str(result.error)
+
+
+def test_the_callers_memory_does_not_grow_with_the_job(cluster: MapCluster) -> None:
+    process = psutil.Process()
+    list(hive.map(skills.square, (number for number in range(2_000)), app=cluster.app))
+    gc.collect()
+    before = process.memory_info().rss
+    peak = before
+    count = 0
+    job = hive.map(skills.square, (number for number in range(100_000)), "sum", app=cluster.app)
+    for outcome in job:
+        count += 1
+        if outcome.index % 5_000 == 0:
+            peak = max(peak, process.memory_info().rss)
+    result = job.result(30)
+    peak = max(peak, process.memory_info().rss)
+    assert (count, len(result.outcomes), result.value) == (100_000, 100_000, sum(number * number for number in range(100_000)))
+    assert peak - before < 20 << 20, f"grew by {(peak - before) >> 20} MB"
+
+
+def test_an_endless_job_keeps_only_what_was_read_lately(cluster: MapCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hive.parallel.job.KEPT_BYTES", 200_000)
+    job = hive.map(skills.echo, ("x" * 500 for _ in itertools.count()), app=cluster.app)
+    indexes = {outcome.index for outcome in itertools.islice(job, 4_000)}
+    assert len(indexes) == 4_000
+    job.cancel()
+    result = job.result(20)
+    assert "were dropped after the job's caller had read them" in str(result.error)
+    with cluster.server.client() as client:
+        assert client.memory_usage(cluster.key(job, "outcomes"), samples=0) < 50_000_000
+        first = client.xrange(cluster.key(job, "outcomes"), count=1)[0][1]
+    assert int(first[b"first"]) > 500

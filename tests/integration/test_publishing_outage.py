@@ -1,0 +1,80 @@
+"""Sending a task while the broker is away: it waits, then says what became of it; never a silent drop, never a double."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+import hive
+from hive.broker.client import client_of
+from hive.errors import BrokerUnreachableError
+from hive.settings import Settings
+from tests.harness import BrokerServer
+
+WAIT = 2.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[BrokerServer]:
+    started = BrokerServer(tmp_path / "broker").start()
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def app(server: BrokerServer) -> Iterator[Celery]:
+    settings = Settings.load(redis_host="127.0.0.1", redis_port=server.port, hive_publish_timeout=WAIT)
+    app = hive.install(Celery("outage", set_as_current=False), settings)
+    app.send_task("first", ignore_result=True)
+    yield app
+    client_of(app).close()
+    hive.app.set_default()
+
+
+def accepted(server: BrokerServer) -> int:
+    with server.client() as client:
+        assert client.hlen("venom:entries") == int(client.hget("venom:counters", "accepted") or 0)
+        return int(client.hlen("venom:entries")) - 1
+
+
+def test_a_task_that_could_not_be_sent_is_said_to_be_unsent(server: BrokerServer, app: Celery) -> None:
+    server.kill()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnreachableError, match="not answer") as told:
+        app.send_task("second", ignore_result=True)
+    assert WAIT / 2 < time.monotonic() - began < 5 * WAIT
+    assert told.value.outcome in ("unsent", "unknown")
+    server.start()
+    assert accepted(server) == 0
+
+
+def test_a_task_whose_reply_is_missing_may_be_sent_again_under_its_id(server: BrokerServer, app: Celery) -> None:
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(BrokerUnreachableError, match="may have been accepted") as told:
+            app.send_task("second", ignore_result=True)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert told.value.outcome == "unknown"
+    again = {"hive": {"id": told.value.publish_id, "keep": True}}
+    app.send_task("second", ignore_result=True, headers=again)
+    app.send_task("second", ignore_result=True, headers=again)
+    assert accepted(server) == 1
+
+
+def test_a_task_sent_during_a_short_outage_is_accepted_once(server: BrokerServer, app: Celery) -> None:
+    server.kill()
+    back = threading.Timer(WAIT / 4, server.start)
+    back.start()
+    try:
+        app.send_task("second", ignore_result=True)
+    finally:
+        back.join()
+    assert accepted(server) == 1

@@ -1,0 +1,251 @@
+"""The supervisor of a spore, as a real process over a real child; a small program plays the worker, for Celery is not in question here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hive.spore.child import HEALTHY_AFTER, LONGEST_DELAY, Backoff, Child
+from hive.spore.lifeline import FD_VARIABLE, Lifeline, watch_supervisor
+from hive.spore.supervisor import Supervisor
+from tests.harness import WorkerProcess, wait_until
+
+SUPERVISOR = """
+import logging, sys
+from hive.spore.supervisor import Supervisor
+
+class WithCommand(Supervisor):
+    def worker_command(self):
+        return [sys.executable, "worker.py", *sys.argv[1:]]
+
+logging.basicConfig(level=logging.INFO)
+sys.exit(WithCommand("hive", node_name="spore-1", concurrency=2).run())
+"""
+
+# Plays `hive up`: starts the supervisor as a child.
+HIVE = """
+import os, sys, time
+from hive.spore.child import Child
+
+child = Child([sys.executable, "supervisor.py", *sys.argv[1:]], os.environ)
+while True:
+    time.sleep(60)
+"""
+
+# Writes a line "started <pid>" a start, and what befalls it.
+WORKER = """
+import os, signal, subprocess, sys, time
+from hive.spore.lifeline import supervisor_fd, watch_supervisor
+
+def say(*words):
+    with open("worker.txt", "a") as file:
+        print(*words, time.monotonic(), file=file)
+
+def drain(*_):
+    say("drained")
+    sys.exit(0)
+
+def go_on(*_):
+    say("goes on")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+mode = sys.argv[1]
+signal.signal(signal.SIGTERM, {"busy": go_on, "stubborn": signal.SIG_IGN}.get(mode, drain))
+watch_supervisor(supervisor_fd(), lambda: os.kill(os.getpid(), signal.SIGTERM))
+if mode == "parent":
+    say("pool", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
+say("started", os.getpid())
+if mode.isdigit():
+    sys.exit(int(mode))
+while True:
+    time.sleep(60)
+"""
+
+
+class Supervised:
+    """A supervisor process and the log of its workers."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "supervisor.py").write_text(SUPERVISOR)
+        (directory / "worker.py").write_text(WORKER)
+        (directory / "starter.py").write_text(HIVE)
+        self.process: WorkerProcess | None = None
+
+    def start(self, mode: str, *, program: str = "supervisor.py", **settings: str) -> WorkerProcess:
+        paths = os.pathsep.join((str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")))
+        command = (sys.executable, program, mode)
+        self.process = WorkerProcess(self.log, *command, cwd=self.directory, env={"PYTHONPATH": paths, FD_VARIABLE: "", **settings})
+        return self.process
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "supervisor.log"
+
+    def lines(self, word: str) -> list[list[str]]:
+        log = self.directory / "worker.txt"
+        return [line.split() for line in log.read_text().splitlines() if line.startswith(word)] if log.exists() else []
+
+    def pids(self, word: str = "started") -> list[int]:
+        return [int(line[1]) for line in self.lines(word)]
+
+    def worker(self, number: int = 1) -> int:
+        """The pid of the worker's nth start, waited for."""
+        return wait_until(lambda: self.pids()[number - 1 : number], what=f"start {number} of the worker")[0]
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+        for pid in self.pids() + self.pids("pool"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[Supervised]:
+    made = Supervised(tmp_path)
+    yield made
+    made.end()
+
+
+def test_a_killed_worker_is_started_again(supervised: Supervised) -> None:
+    supervised.start("healthy")
+    first = supervised.worker()
+    os.kill(first, signal.SIGKILL)
+    assert supervised.worker(2) != first
+
+
+def test_the_pool_of_a_killed_worker_does_not_outlive_it(supervised: Supervised) -> None:
+    supervised.start("parent")
+    os.kill(supervised.worker(), signal.SIGKILL)
+    supervised.worker(2)
+    wait_until(lambda: gone(supervised.pids("pool")[0]), what="the first worker's pool process is gone")
+
+
+def test_a_worker_that_crashes_at_once_is_started_ever_more_slowly(supervised: Supervised) -> None:
+    supervised.start("3")
+    supervised.worker(4)
+    times = [float(line[-1]) for line in supervised.lines("started")]
+    assert times[3] - times[0] >= 0.125 + 0.25 + 0.5
+
+
+def test_wrong_settings_are_not_tried_again(supervised: Supervised) -> None:
+    process = supervised.start("2").process
+    assert process.wait(20) == 2
+    assert len(supervised.pids()) == 1
+    assert "worker_cannot_start" in supervised.log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_lets_the_worker_drain(supervised: Supervised, number: signal.Signals) -> None:
+    process = supervised.start("healthy").process
+    worker = supervised.worker()
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert supervised.lines("drained")
+    assert gone(worker)
+
+
+def test_a_second_signal_ends_a_worker_that_goes_on_draining(supervised: Supervised) -> None:
+    process = supervised.start("busy").process
+    worker = supervised.worker()
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "worker_draining" in supervised.log.read_text())
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 1
+    assert gone(worker)
+
+
+def test_a_worker_that_hangs_in_its_draining_is_ended(supervised: Supervised) -> None:
+    process = supervised.start("busy", HIVE_DRAIN_TIMEOUT="0.1").process
+    worker = supervised.worker()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 1
+    assert gone(worker)
+
+
+def test_a_worker_that_heeds_no_signal_is_killed(supervised: Supervised) -> None:
+    process = supervised.start("stubborn").process
+    worker = supervised.worker()
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: "worker_draining" in supervised.log.read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 1
+    assert gone(worker)
+
+
+def test_a_stop_between_two_starts_is_heard(supervised: Supervised) -> None:
+    process = supervised.start("3").process
+    supervised.worker(4)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def test_a_killed_supervisor_leaves_no_worker(supervised: Supervised) -> None:
+    process = supervised.start("healthy")
+    worker = supervised.worker()
+    process.kill(signal.SIGKILL)
+    wait_until(lambda: gone(worker), what="the worker is gone")
+    assert supervised.lines("drained"), "the worker was told to drain"
+
+
+def test_a_supervisor_ends_with_the_hive_that_started_it(supervised: Supervised) -> None:
+    hive = supervised.start("healthy", program="starter.py")
+    worker = supervised.worker()
+    supervisor = psutil.Process(worker).ppid()
+    assert supervisor != hive.pid
+    os.kill(hive.pid, signal.SIGKILL)
+    wait_until(lambda: gone(worker) and gone(supervisor), what="worker and supervisor are gone")
+    assert supervised.lines("drained")
+
+
+def test_a_signal_to_a_child_that_has_just_ended_is_no_error() -> None:
+    child = Child([sys.executable, "-c", "raise SystemExit(3)"], os.environ)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    child.signal(signal.SIGTERM)
+    child.signal_group(signal.SIGKILL)
+    assert child.ended() == 3
+    child.signal(signal.SIGTERM)
+    assert child.ended() == 3
+
+
+def test_the_end_of_a_lifeline_is_told_once() -> None:
+    lifeline = Lifeline()
+    told = threading.Event()
+    thread = watch_supervisor(lifeline.pass_fds[0], told.set)
+    assert not told.wait(0.05)
+    lifeline.cut()
+    thread.join(10)
+    assert told.is_set()
+    lifeline.handed_over()
+
+
+def test_the_delay_grows_to_a_limit_and_starts_over_after_a_healthy_minute() -> None:
+    backoff = Backoff()
+    delays = [backoff.delay_after(1.0) for _ in range(12)]
+    assert delays[0] <= 0.25
+    assert all(0.125 * 2**n <= delay <= 0.25 * 2**n for n, delay in enumerate(delays[:7]))
+    assert all(LONGEST_DELAY / 2 <= delay <= LONGEST_DELAY for delay in delays[7:])
+    assert backoff.delay_after(HEALTHY_AFTER) <= 0.25
+
+
+def test_the_worker_is_a_plain_celery_worker_of_the_application() -> None:
+    command = Supervisor("shop.tasks:app", node_name="spore-1", concurrency=3).worker_command()
+    assert command[1:5] == ["-m", "celery", "-A", "shop.tasks:app"]
+    assert "-n spore-1@%h -c 3 -l info" in " ".join(command)

@@ -1,0 +1,108 @@
+"""Interrupting items by the timer, in this process's main thread."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from hive.parallel.time_limit import ItemInterrupted, TimeLimit
+
+
+@pytest.fixture(autouse=True)
+def _handler_of_before() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+def run(limit: TimeLimit, seconds: float) -> str:
+    """One item, as SkillCalls runs it."""
+    try:
+        limit.started = time.perf_counter()
+        try:
+            time.sleep(seconds)
+        finally:
+            limit.started = None
+    except ItemInterrupted as stopped:
+        return f"{stopped.status}: {stopped}"
+    return "ok"
+
+
+def test_an_item_over_its_limit_is_interrupted_and_the_next_has_a_limit_of_its_own() -> None:
+    with TimeLimit(0.2) as limit:
+        assert [run(limit, 0.15), run(limit, 0.15), run(limit, 5), run(limit, 0.15), run(limit, 5)] == [
+            "ok",
+            "ok",
+            "timeout: ran longer than 0.2 s",
+            "ok",
+            "timeout: ran longer than 0.2 s",
+        ]
+
+
+def test_a_deadline_interrupts_and_nothing_is_started_after_it() -> None:
+    with TimeLimit(60) as limit:
+        limit.set_deadline(0.1)
+        assert run(limit, 0.01) == "ok"
+        assert not limit.over
+        assert run(limit, 5) == "timeout: the job's deadline passed while it ran"
+        assert limit.over
+
+
+def test_a_deadline_that_passes_between_items_is_seen() -> None:
+    with TimeLimit(60) as limit:
+        limit.set_deadline(0.05)
+        time.sleep(0.1)
+        assert limit.over
+
+
+def test_another_thread_may_cancel_the_item_that_runs() -> None:
+    with TimeLimit(60) as limit:
+        threading.Timer(0.1, limit.cancel).start()
+        assert run(limit, 5) == "cancelled: the job was cancelled while it ran"
+        assert limit.over
+
+
+def test_the_interruption_is_celerys_soft_limit_to_a_skill() -> None:
+    with TimeLimit(0.05) as limit:
+        limit.started = time.perf_counter()
+        with pytest.raises(SoftTimeLimitExceeded):
+            time.sleep(5)
+
+
+def test_a_signal_on_its_way_when_the_run_ends_does_no_harm() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with TimeLimit(60):
+        pass
+    os.kill(os.getpid(), signal.SIGALRM)
+    time.sleep(0.01)
+
+
+def test_the_applications_own_handler_is_back_afterwards() -> None:
+    heard: list[int] = []
+    signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
+    with TimeLimit(60):
+        pass
+    os.kill(os.getpid(), signal.SIGALRM)
+    time.sleep(0.01)
+    assert heard == [signal.SIGALRM]
+
+
+def test_outside_the_main_thread_nothing_is_enforced() -> None:
+    outcomes: list[str] = []
+
+    def in_a_pool_thread() -> None:
+        with TimeLimit(0.05) as limit:
+            outcomes.append(run(limit, 0.1))
+            limit.cancel()
+            outcomes.append(run(limit, 0.01))
+
+    thread = threading.Thread(target=in_a_pool_thread)
+    thread.start()
+    thread.join(5)
+    assert outcomes == ["ok", "ok"]
