@@ -142,8 +142,10 @@ class TaskRecords:
             return False
         if now.status == "dead":
             return DeadLetters(self._app).retry(task_id)
+        # Read again: another caller may have sent it meanwhile, and what is stored now be that run's start or end.
         stored = stored_result(self._app, task_id)
-        if stored is None or not self._publish_again(task_id, self._app.backend.decode_result(stored)):
+        meta = {} if stored is None else self._app.backend.decode_result(stored)
+        if _state_of(meta.get("status", states.PENDING)) != "failed" or not self._publish_again(task_id, meta):
             return False
         forget_failure(self._app, task_id, stored)
         return True
