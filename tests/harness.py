@@ -19,7 +19,7 @@ import redis
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], deadline: float = 20.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], deadline: float = 60.0, what: str = "") -> T:
     """Poll `condition` until it is true; return its value. Raises AssertionError after `deadline` seconds."""
     end = time.monotonic() + deadline
     while True:
@@ -87,7 +87,7 @@ class BrokerServer:
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_until(self._answers, 20, "the broker answers")
+            wait_until(self._answers, what="the broker answers")
         except BaseException:
             self.kill()
             raise
@@ -104,7 +104,7 @@ class BrokerServer:
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(sig)
-            self.process.wait(20)
+            self.process.wait(60)
             self.process = None
 
 
@@ -153,9 +153,9 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, sig)
         if sig == signal.SIGKILL:
-            self.process.wait(20)
+            self.process.wait(60)
 
-    def stop(self, timeout: float = 20.0) -> int:
+    def stop(self, timeout: float = 60.0) -> int:
         """Warm shutdown; killed when it takes longer."""
         if self.process.poll() is None:
             self.process.terminate()

@@ -46,7 +46,7 @@ class Cluster:
             nodes = table.read()
             return nodes if wanted <= {node_id for node_id, node in nodes.items() if node.online} else {}
 
-        return wait_until(online, 30, f"{sorted(wanted)} online")
+        return wait_until(online, what=f"{sorted(wanted)} online")
 
     def close(self) -> None:
         for spore in self.spores:

@@ -96,7 +96,7 @@ class Essentials:
         """Everything below but the death of a node."""
         with Events(self.app) as events:
             self.tasks_work()
-            wait_until(lambda: {"task-succeeded", "worker-heartbeat"} <= events.seen, 10, "events come")
+            wait_until(lambda: {"task-succeeded", "worker-heartbeat"} <= events.seen, what="events come")
         self.jobs_work()
         self.commands_work()
         asyncio.run(self.classes_work())
@@ -112,14 +112,14 @@ class Essentials:
             add.apply_async((1, 1), requirements={"memory_mb": 1}, affinity="key"),
             chord([add.si(0, 1), add.si(0, 1)])(total.s()),
         ]
-        assert [result.get(timeout=20) for result in sent] == [2] * len(sent)
-        assert self.tasks.retried.delay().get(timeout=20) == 1
+        assert [result.get(timeout=60) for result in sent] == [2] * len(sent)
+        assert self.tasks.retried.delay().get(timeout=60) == 1
         first, again = self.tasks.once.delay("key"), self.tasks.once.delay("key")
-        assert first.get(timeout=20) == again.get(timeout=20)
+        assert first.get(timeout=60) == again.get(timeout=60)
         delayed = add.apply_async((1, 1), countdown=3600)
         delayed.revoke()
         with pytest.raises(TaskRevokedError):
-            delayed.get(timeout=20)
+            delayed.get(timeout=60)
         delayed.forget()
 
     def jobs_work(self) -> None:
@@ -206,9 +206,9 @@ class Events(threading.Thread):
 
     def __enter__(self) -> Events:
         self.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self.join(10)
+        self.join(60)

@@ -40,7 +40,7 @@ class MapCluster(Cluster):
             yield
         finally:
             stop.set()
-            thread.join(10)
+            thread.join(60)
 
     def key(self, job: Job, part: str) -> str:
         return client_of(self.app).key("job", job.id, part)
@@ -73,6 +73,6 @@ def by_index(outcomes: Iterator[Outcome] | list[Outcome]) -> dict[int, Outcome]:
     return found
 
 
-def wait_for_run(job: Job, items: int = 1, deadline: float = 20.0) -> None:
+def wait_for_run(job: Job, items: int = 1, deadline: float = 60.0) -> None:
     """Wait until so many items of a job have their outcome."""
     wait_until(lambda: job.progress().completed + job.progress().failed >= items, deadline, f"{items} items done")

@@ -89,10 +89,13 @@ def poison_item(number: int) -> int:
 
 
 @shared_task
-def one_long(item: tuple[int, float]) -> int:
-    """Item 150 takes long, the others a millisecond."""
-    number, seconds = item
-    time.sleep(seconds if number == 150 else 0.001)
+def gated(item: tuple[int, str | None]) -> int:
+    """Waits for the file that it is given, 60 s at most; without one it takes a millisecond."""
+    number, go = item
+    end = time.monotonic() + 60
+    while go is not None and not Path(go).exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(0.001)
     return number
 
 
@@ -173,4 +176,4 @@ def tidies_up(seconds: float) -> str:
 
 @shared_task
 def sum_of_squares(numbers: int) -> Any:
-    return hive.map(square, range(numbers), "sum").result(20).value
+    return hive.map(square, range(numbers), "sum").result(60).value

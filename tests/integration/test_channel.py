@@ -58,7 +58,7 @@ class Spore:
                 connection.drain_events(timeout=0.05)
             return until()
 
-        wait_until(step, 10)
+        wait_until(step)
 
     def receive(self, connection: Connection, count: int) -> list[str]:
         """The ids of the next messages."""

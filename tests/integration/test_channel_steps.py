@@ -171,7 +171,7 @@ def test_delayed_messages_go_home_when_due_and_the_next_due_time_is_told(channel
     status, free, next_due, *rest = channel.reserve(A1, 0)
     assert (status, free, rest) == ("ok", 0, [])
     assert 1 <= next_due <= 30
-    wait_until(lambda: channel.reserve(A1, 0)[2] > 1_000, 5, "only the late one is left")
+    wait_until(lambda: channel.reserve(A1, 0)[2] > 1_000, what="only the late one is left")
     assert channel.take(A1, 3) == ["now", "soon"]
     assert 30_000 < channel.reserve(A1, 3)[2] <= 60_000
 
@@ -405,7 +405,7 @@ def test_an_incarnation_that_beats_is_not_restored(channel: Steps) -> None:
     channel.take(A1, 1)
     assert channel.restore(A1, silence=3_000) == [-1]
     assert channel.take(A1, 2) == []
-    wait_until(lambda: channel.restore(A1, silence=1) != [-1], 5)
+    wait_until(lambda: channel.restore(A1, silence=1) != [-1])
     assert channel.waiting(BACKGROUND) == ["p"]
 
 

@@ -59,7 +59,7 @@ def total(xs):
 CALL = """
 import sys
 from chord_app import chord, member, total
-print(chord(member.s(x) for x in range(20))(total.s()).get(timeout=30))
+print(chord(member.s(x) for x in range(20))(total.s()).get(timeout=60))
 """
 
 
@@ -73,7 +73,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory, broker_server: BrokerServer
         client.flushall()
     started = WorkerProcess.celery(directory, "chords", app="chord_app", env=env, options=("--without-gossip", "--without-mingle"))
     started.env = env  # type: ignore[attr-defined]
-    wait_until(lambda: "ready." in started.output(), 30, "the worker is ready")
+    wait_until(lambda: "ready." in started.output(), what="the worker is ready")
     yield started
     started.kill()
 

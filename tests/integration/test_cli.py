@@ -155,7 +155,7 @@ class TestMap:
     def test_ctrl_c_cancels_the_job(self, cli: Cli, tmp_path: Path) -> None:
         held = tmp_path / "held"
         running = cli.start("map", "hold", held, APP)
-        wait_until(held.exists, 20)
+        wait_until(held.exists)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=20)
         assert running.returncode == 130
@@ -208,7 +208,7 @@ class TestRun:
     def test_ctrl_c_revokes_the_task(self, cli: Cli, tmp_path: Path) -> None:
         held = tmp_path / "held"
         running = cli.start("run", "hold", held, APP)
-        wait_until(held.exists, 20)
+        wait_until(held.exists)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=20)
         assert (running.returncode, "is revoked" in said, "Traceback" in said) == (130, True, False)
@@ -255,7 +255,7 @@ class TestJob:
     def test_following_one_that_runs_and_leaving_it(self, cli: Cli, tmp_path: Path) -> None:
         held = tmp_path / "held"
         running = cli.start("map", "hold", held, APP)
-        wait_until(held.exists, 20)
+        wait_until(held.exists)
         job_id = running.stderr.readline().split()[1].rstrip(":")
         seen = json.loads(cli("job", job_id, "--json").stdout)
         assert (seen["over"], seen["running"], seen["outcomes"]) == (False, 1, [])
@@ -272,7 +272,7 @@ class TestJob:
     def test_cancelling_one_that_runs(self, cli: Cli, tmp_path: Path) -> None:
         held = tmp_path / "held"
         running = cli.start("map", "hold", held, APP)
-        wait_until(held.exists, 20)
+        wait_until(held.exists)
         job_id = running.stderr.readline().split()[1].rstrip(":")
         cli("job", job_id, "--cancel")
         out, _ = running.communicate(timeout=20)
@@ -313,7 +313,7 @@ class TestBadInput:
             cluster.wait_online("a")
             lost = Cli(cluster.server.environment, tmp_path)
             running = [lost.start("map", "hold", held[0], APP), lost.start("run", "hold", held[1], APP)]
-            wait_until(lambda: all(path.exists() for path in held), 20)
+            wait_until(lambda: all(path.exists() for path in held))
             cluster.server.kill()
             for command in running:
                 _, said = command.communicate(timeout=60)

@@ -91,7 +91,7 @@ def test_one_that_is_sent_again_goes_home_and_can_be_waited_for(cluster: Graveya
     result = cluster.app.AsyncResult(task_id)
     cluster.watchdog.tick()
     with pytest.raises(DeadLetterError):
-        result.get(timeout=5)
+        result.get(timeout=60)
     assert cluster.letters.retry(task_id)
     assert (cluster.steps.waiting(HIGH), cluster.steps.entry(publish_id).deaths) == ([publish_id], 0)
     assert cluster.app.AsyncResult(task_id).status == states.PENDING
@@ -104,14 +104,14 @@ def test_a_success_that_was_stored_before_the_death_is_kept(cluster: Graveyard) 
     (task_id,) = cluster.bury(cluster.send())
     cluster.app.backend.mark_as_done(task_id, "its result")
     assert cluster.letters.retry(task_id)
-    assert cluster.app.AsyncResult(task_id).get(timeout=5) == "its result"
+    assert cluster.app.AsyncResult(task_id).get(timeout=60) == "its result"
 
 
 def test_who_waits_for_a_purged_one_is_told(cluster: Graveyard) -> None:
     (task_id, kept) = cluster.bury(cluster.send(), cluster.send())
     assert cluster.letters.purge([task_id, "unknown"]) == 1
     with pytest.raises(DeadLetterError, match="died 1 times"):
-        cluster.app.AsyncResult(task_id).get(timeout=5)
+        cluster.app.AsyncResult(task_id).get(timeout=60)
     assert [letter.task_id for letter in cluster.letters.page(10)] == [kept]
     assert cluster.app.AsyncResult(kept).status == states.PENDING
 

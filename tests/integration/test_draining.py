@@ -82,17 +82,17 @@ def test_it_finishes_what_runs_and_takes_nothing_until_it_resumes(cluster: Clust
     assert steps.run(ASSIGN, waiting.id, NODE, NODE) == ["moved", NODE], "as a Foreman does who does not know yet"
     wait_until(lambda: unfinished(cluster.app, NODE) == 1, what="what was bound to it goes back")
     go.touch()
-    assert running.get(timeout=10) == "went on"
+    assert running.get(timeout=60) == "went on"
     wait_until(lambda: unfinished(cluster.app, NODE) == 0)
     assert (len(steps.waiting(BACKGROUND)), len(steps.waiting(f"venom:pin:{NODE}"))) == (1, 1)
     assert (waiting.status, pinned.status) == ("PENDING", "PENDING")
     assert tell(cluster.app, RESUME, [NODE]) == {NODE: {"ok": {"running": 0}}}
-    assert (waiting.get(timeout=10), pinned.get(timeout=10)) == (3, 7)
+    assert (waiting.get(timeout=60), pinned.get(timeout=60)) == (3, 7)
     wait_until(lambda: not steps.hash("entries"))
 
 
 def test_what_it_holds_without_having_started_it_goes_back_uncounted(cluster: Cluster, steps: Steps) -> None:
-    assert cluster.app.send_task("rationed").get(timeout=10) == "ran"
+    assert cluster.app.send_task("rationed").get(timeout=60) == "ran"
     cluster.app.send_task("rationed")
     wait_until(lambda: len(steps.hash("reserved", NODE)) == 1)
     later = {"eta": "2999-01-01T00:00:00+00:00", "task": "rationed", "id": "later", "lang": "py", "argsrepr": "", "kwargsrepr": ""}
@@ -123,7 +123,7 @@ def test_it_goes_on_draining_over_a_lost_connection(cluster: Cluster, steps: Ste
     assert node(cluster).load.draining
     assert waiting.status == "PENDING"
     tell(cluster.app, RESUME, [NODE])
-    assert waiting.get(timeout=10) == 3
+    assert waiting.get(timeout=60) == 3
 
 
 def test_the_command_waits_until_nothing_runs_there(cluster: Cluster, steps: Steps, cli: Cli, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_command_waits_until_nothing_runs_there(cluster: Cluster, steps: Ste
     go.touch()
     out, _ = waiting.communicate(timeout=20)
     assert (waiting.returncode, out) == (0, f"{NODE} drains; 0 running\n")
-    assert running.get(timeout=10) == "went on"
+    assert running.get(timeout=60) == "went on"
     assert cli("node", "resume", "a").stdout == f"{NODE} takes work; 0 running\n"
 
 

@@ -144,7 +144,7 @@ def test_no_server_outlives_its_parent_and_its_keepers(tmp_path: Path, number: s
     parent, broker, keeper = started_by_a_parent(state)
     try:
         parent.send_signal(number)
-        parent.wait(20)
+        parent.wait(60)
         with connect(broker) as client:
             client.set("said", "while only the keeper lived")
         assert len(servers(state)) == 2

@@ -33,20 +33,20 @@ def test_a_frozen_nodes_task_runs_elsewhere_and_its_late_result_changes_nothing(
     cluster.wait_online("frozen")
     begun, go = tmp_path / "begun", tmp_path / "go"
     result = cluster.app.send_task(wait_for.name, (str(begun), str(go)))
-    wait_until(begun.exists, 10, "the task has begun")
+    wait_until(begun.exists, what="the task has begun")
     frozen.kill(signal.SIGSTOP)
     cluster.spawn("other", concurrency=1)
     cluster.wait_online("other")
     client = client_of(cluster.app)
     watchdog = Watchdog(client, cluster.app)
-    wait_until(lambda: restore_dead(watchdog), 10, "the frozen node is declared dead")
-    wait_until(lambda: begun.read_text() == "xx", 10, "the task has begun elsewhere")
+    wait_until(lambda: restore_dead(watchdog), what="the frozen node is declared dead")
+    wait_until(lambda: begun.read_text() == "xx", what="the task has begun elsewhere")
     go.touch()
     frozen.kill(signal.SIGCONT)  # its run ends now, too
-    assert result.get(timeout=10) == "went on"
-    wait_until(lambda: cluster.app.backend.get_task_meta(result.id)["status"] == states.SUCCESS, 10)
-    wait_until(lambda: client.redis.hlen(client.key("entries")) == 0, 10, "nothing is left over")
+    assert result.get(timeout=60) == "went on"
+    wait_until(lambda: cluster.app.backend.get_task_meta(result.id)["status"] == states.SUCCESS)
+    wait_until(lambda: client.redis.hlen(client.key("entries")) == 0, what="nothing is left over")
     assert cluster.app.backend.get_task_meta(result.id)["hive"]["node"] == "other@h"
     assert begun.read_text() == "xx"
     again = cluster.app.send_task(wait_for.name, (str(begun), str(go)), requirements={"node": "frozen@h"})
-    assert again.get(timeout=15) == "went on", "the node that came back works on"
+    assert again.get(timeout=60) == "went on", "the node that came back works on"

@@ -233,7 +233,7 @@ class Shop:
         return int(self.client.redis.get(f"ran {key}") or 0)
 
     def wait_for_run(self, key: str) -> None:
-        wait_until(lambda: self.ran(key), 20, f"{key} runs")
+        wait_until(lambda: self.ran(key), what=f"{key} runs")
 
     def release(self, key: str) -> None:
         self.client.redis.rpush(f"release {key}", "")
@@ -273,9 +273,9 @@ def shop(request: pytest.FixtureRequest, directory: Path, tasks: Any, broker_ser
 
 
 def test_what_is_sent_again_answers_with_the_first_result(shop: Shop) -> None:
-    assert shop.tasks.charge.delay(1, cents=5).get(timeout=20) == [1, 5]
-    assert shop.tasks.charge.delay(order_id=1, cents=9).get(timeout=20) == [1, 5]
-    assert shop.tasks.charge.delay(2).get(timeout=20) == [1, 0], "another key"
+    assert shop.tasks.charge.delay(1, cents=5).get(timeout=60) == [1, 5]
+    assert shop.tasks.charge.delay(order_id=1, cents=9).get(timeout=60) == [1, 5]
+    assert shop.tasks.charge.delay(2).get(timeout=60) == [1, 0], "another key"
     assert 86_000 < shop.client.redis.ttl("venom:once:once_app.charge:charge-1") <= 86_400
 
 
@@ -284,10 +284,10 @@ def test_who_comes_while_it_runs_waits_without_a_slot(shop: Shop) -> None:
     shop.wait_for_run("waited for")
     others = [shop.tasks.hold.delay("waited for") for _ in range(5)]
     retried = shop.counter("retried")
-    wait_until(lambda: shop.counter("retried") >= retried + 5, 20, "they were sent again")
-    assert shop.tasks.charge.delay(3).get(timeout=20) == [1, 0], "the slots are not theirs"
+    wait_until(lambda: shop.counter("retried") >= retried + 5, what="they were sent again")
+    assert shop.tasks.charge.delay(3).get(timeout=60) == [1, 0], "the slots are not theirs"
     shop.release("waited for")
-    assert [result.get(timeout=20) for result in (first, *others)] == [1] * 6
+    assert [result.get(timeout=60) for result in (first, *others)] == [1] * 6
     assert shop.ran("waited for") == 1
 
 
@@ -296,7 +296,7 @@ def test_a_members_of_a_chord_that_waits_is_counted_once(shop: Shop) -> None:
     shop.wait_for_run("in a chord")
     result = chord([shop.tasks.hold.s("in a chord"), shop.tasks.hold.s("in a chord")])(shop.tasks.total.s())
     shop.release("in a chord")
-    assert (first.get(timeout=20), result.get(timeout=20)) == (1, 2)
+    assert (first.get(timeout=60), result.get(timeout=60)) == (1, 2)
 
 
 def test_waiting_uses_up_no_retry(shop: Shop) -> None:
@@ -304,28 +304,28 @@ def test_waiting_uses_up_no_retry(shop: Shop) -> None:
     shop.wait_for_run("patient")
     retried = shop.counter("retried")
     result = shop.tasks.retries_once.delay("patient")
-    wait_until(lambda: shop.counter("retried") >= retried + 2, 20, "it waited more often than it may retry")
+    wait_until(lambda: shop.counter("retried") >= retried + 2, what="it waited more often than it may retry")
     shop.release("patient")
-    assert result.get(timeout=20) == [3, 1]
+    assert result.get(timeout=60) == [3, 1]
 
 
 def test_a_failed_run_is_no_completion(shop: Shop) -> None:
     with pytest.raises(ValueError, match="first"):
-        shop.tasks.fails_first.delay("failing").get(timeout=20)
-    assert [shop.tasks.fails_first.delay("failing").get(timeout=20) for _ in range(2)] == [2, 2]
+        shop.tasks.fails_first.delay("failing").get(timeout=60)
+    assert [shop.tasks.fails_first.delay("failing").get(timeout=60) for _ in range(2)] == [2, 2]
 
 
 def test_an_error_of_the_key_or_of_the_result_fails_the_task(shop: Shop) -> None:
     with pytest.raises(InvalidInputError, match="The key of of_a_job cannot be made of its arguments: KeyError: 'key'"):
-        shop.tasks.of_a_job.delay({}).get(timeout=20)
+        shop.tasks.of_a_job.delay({}).get(timeout=60)
     with pytest.raises(InvalidInputError, match="no_json is idempotent, so its result has to be JSON"):
-        shop.tasks.no_json.delay("object").get(timeout=20)
+        shop.tasks.no_json.delay("object").get(timeout=60)
     assert shop.client.redis.exists("venom:once:once_app.no_json:object") == 0
 
 
 def test_a_skills_key_is_made_of_its_checked_input(shop: Shop) -> None:
     results = [shop.tasks.wrap_once.delay("book"), shop.tasks.wrap_once.delay(name="book")]
-    assert [result.get(timeout=20) for result in results] == ["book 1"] * 2
+    assert [result.get(timeout=60) for result in results] == ["book 1"] * 2
     assert shop.client.redis.exists("venom:once:once_app.wrap_once:wrap-book") == 1
 
 
@@ -345,5 +345,5 @@ def test_an_item_that_fails_frees_its_key_at_once(shop: Shop) -> None:
 @pytest.mark.parametrize("shop", ["prefork"], indirect=True)
 def test_a_run_that_died_is_run_again(shop: Shop) -> None:
     results = [shop.tasks.dies_first.delay("killed") for _ in range(3)]
-    assert [result.get(timeout=30) for result in results] == [2, 2, 2]
+    assert [result.get(timeout=60) for result in results] == [2, 2, 2]
     assert shop.ran("killed") == 2

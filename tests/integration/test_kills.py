@@ -90,17 +90,17 @@ def test_no_task_is_lost_when_spores_that_hold_work_are_killed(cluster: Cluster,
     with broker.client() as client:
         for _ in range(KILLS):
             name = rng.choice(list(cluster.spores))
-            wait_until(functools.partial(holding, client, name), 30, "the spore holds work")
+            wait_until(functools.partial(holding, client, name), what="the spore holds work")
             cluster.kill(name)
         try:
             wait_until(lambda: len(cluster.ran()) == TASKS, 60, "every task has run")
         except AssertionError as error:
             lost = {str(number) for number in range(TASKS)} - set(cluster.ran())
             raise AssertionError(f"lost {sorted(lost)}; counters {client.hgetall('venom:counters')}\n{cluster.logs()}") from error
-        wait_until(lambda: client.hlen("venom:entries") == 0, 20, "nothing is left over")
+        wait_until(lambda: client.hlen("venom:entries") == 0, what="nothing is left over")
         assert client.hlen("venom:dead") == 0
         counters = client.hgetall("venom:counters")
-    assert sender.process.wait(20) == 0
+    assert sender.process.wait(60) == 0
     assert int(counters[b"accepted"]) == int(counters[b"done"]) == TASKS
     again = sum(times - 1 for times in cluster.ran().values())
     assert again <= KILLS * 2, "only what a killed spore held may run again"

@@ -209,7 +209,7 @@ def test_a_killed_up_leaves_no_orphan_and_can_be_repeated(machine: Machine) -> N
     with contextlib.closing(redis.Redis.from_url(machine.settings().redis_url)) as client:
         client.set("kept", "yes")
     os.kill(told["pid"], signal.SIGKILL)
-    wait_until(lambda: machine.state.processes() == [], 25, "all of the hive is gone by itself")
+    wait_until(lambda: machine.state.processes() == [], what="all of the hive is gone by itself")
     assert machine.up("--spores", "1", "--detach").returncode == 0
     with contextlib.closing(redis.Redis.from_url(machine.settings().redis_url)) as client:
         assert client.get("kept") == b"yes"

@@ -30,7 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MapCluster]:
 
 
 def test_every_item_has_its_outcome_in_its_place(cluster: MapCluster) -> None:
-    result = hive.map(skills.square, range(5_000), app=cluster.app).result(30)
+    result = hive.map(skills.square, range(5_000), app=cluster.app).result(60)
     assert [outcome.value for outcome in result.outcomes] == [number * number for number in range(5_000)]
     assert {outcome.status for outcome in result.outcomes} == {"ok"}
     assert (result.value, result.error, result.complete) == (None, None, True)
@@ -42,30 +42,30 @@ def test_every_item_has_its_outcome_in_its_place(cluster: MapCluster) -> None:
     [("sum", sum(range(500))), ("count", 500), ("list", list(range(500)))],
 )
 def test_built_in_reduces(cluster: MapCluster, reduce: Any, value: object) -> None:
-    assert hive.map(skills.echo, range(500), reduce, app=cluster.app).result(30).value == value
+    assert hive.map(skills.echo, range(500), reduce, app=cluster.app).result(60).value == value
 
 
 def test_merge_and_concat_take_the_values_in_item_order(cluster: MapCluster) -> None:
-    merged = hive.map(skills.echo, [{"last": number, str(number): number} for number in range(300)], "merge", app=cluster.app).result(30)
+    merged = hive.map(skills.echo, [{"last": number, str(number): number} for number in range(300)], "merge", app=cluster.app).result(60)
     assert merged.value == {"last": 299, **{str(number): number for number in range(300)}}
-    joined = hive.map(skills.echo, [[number] for number in range(300)], "concat", app=cluster.app).result(30)
+    joined = hive.map(skills.echo, [[number] for number in range(300)], "concat", app=cluster.app).result(60)
     assert joined.value == list(range(300))
 
 
 def test_a_reduce_task_gets_the_successful_values_in_order_once(cluster: MapCluster) -> None:
     job = hive.map(skills.picky, range(20), skills.first_and_last, app=cluster.app)
-    assert job.result(30).value == [0, 19, 14]
+    assert job.result(60).value == [0, 19, 14]
 
 
 def test_a_slow_reduce_runs_once_however_often_it_is_asked_for(cluster: MapCluster, tmp_path: Path) -> None:
     log = tmp_path / "log"
     job = hive.map(skills.echo, [str(log)] * 10, skills.slow_reduce, app=cluster.app)
-    wait_until(log.exists, 20)
+    wait_until(log.exists)
     client = client_of(cluster.app)
     plan = stored_plan(client, job.id)
     assert plan is not None
     send_finish(cluster.app, job.id, plan)
-    assert job.result(30).value == 10
+    assert job.result(60).value == 10
     assert log.read_text() == "x"
 
 
@@ -90,14 +90,14 @@ def test_a_bound_task_sees_its_item_and_its_place(cluster: MapCluster) -> None:
 
 
 def test_a_dict_is_the_fields_of_an_input_model(cluster: MapCluster) -> None:
-    result = hive.map("scale", [3, {"value": 4}, {"value": 5, "factor": 3}, {"value": "x"}, {"wrong": 1}], app=cluster.app).result(30)
+    result = hive.map("scale", [3, {"value": 4}, {"value": 5, "factor": 3}, {"value": "x"}, {"wrong": 1}], app=cluster.app).result(60)
     assert [outcome.value for outcome in result.outcomes[:3]] == [6, 8, 15]
     assert "value" in str(result.outcomes[3].error)
     assert "unknown argument wrong" in str(result.outcomes[4].error)
 
 
 def test_an_item_that_would_be_retried_fails_with_its_own_error(cluster: MapCluster) -> None:
-    result = hive.map(skills.retries_itself, [1, 2], app=cluster.app).result(30)
+    result = hive.map(skills.retries_itself, [1, 2], app=cluster.app).result(60)
     assert [outcome.error for outcome in result.outcomes] == ["ValueError: again"] * 2
 
 
@@ -109,15 +109,15 @@ def test_progress_adds_up_while_it_runs_and_at_the_end(cluster: MapCluster) -> N
         assert seen.completed + seen.failed + seen.cancelled + seen.running + seen.pending == seen.total == 60
         return seen if seen.completed else None
 
-    wait_until(part_done, 20)
-    assert job.result(30).complete
+    wait_until(part_done)
+    assert job.result(60).complete
     assert job.progress() == hive.Progress(60, 60, 0, 0, 0, 0)
     assert job.progress().over
 
 
 def test_a_job_is_read_from_another_process_by_its_id(cluster: MapCluster) -> None:
     job = hive.map(skills.square, range(100), "sum", app=cluster.app)
-    program = f"import hive; r = hive.job({job.id!r}).result(20); print(len(r.outcomes), r.value, len(list(hive.job({job.id!r}))))"
+    program = f"import hive; r = hive.job({job.id!r}).result(60); print(len(r.outcomes), r.value, len(list(hive.job({job.id!r}))))"
     environment = {**cluster.server.environment, "PYTHONPATH": str(REPOSITORY), "PATH": ""}
     said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert said.stdout.split() == ["100", str(sum(number * number for number in range(100))), "100"], said.stderr
@@ -138,7 +138,7 @@ def test_an_empty_list_is_a_job_that_has_ended(cluster: MapCluster) -> None:
 
 def test_fixed_chunks_are_leased_whole(cluster: MapCluster) -> None:
     job = hive.map(skills.slow_echo, range(40), chunk=10, app=cluster.app)
-    assert len(job.result(30).outcomes) == 40
+    assert len(job.result(60).outcomes) == 40
     with cluster.server.client() as client:
         sizes = [int(fields[b"n"]) for _, fields in client.xrange(cluster.key(job, "outcomes")) if b"n" in fields]
     assert sizes == [10, 10, 10, 10]
@@ -146,7 +146,7 @@ def test_fixed_chunks_are_leased_whole(cluster: MapCluster) -> None:
 
 @pytest.mark.parametrize("priority", ["high_priority", 10, 0])
 def test_every_priority_runs(cluster: MapCluster, priority: Any) -> None:
-    assert hive.map(skills.square, range(10), "count", priority=priority, app=cluster.app).result(30).value == 10
+    assert hive.map(skills.square, range(10), "count", priority=priority, app=cluster.app).result(60).value == 10
 
 
 def test_requirements_choose_the_nodes(cluster: MapCluster) -> None:
@@ -201,7 +201,7 @@ def test_unknown_names_are_refused(cluster: MapCluster) -> None:
 def test_a_job_leaves_only_keys_that_expire(cluster: MapCluster) -> None:
     job = hive.map(skills.square, (number for number in range(3_000)), "sum", app=cluster.app)
     running = client_of(cluster.app).redis
-    assert job.result(30).complete
+    assert job.result(60).complete
     names = [name.decode().rpartition(":")[2] for name in running.keys(f"venom:job:{job.id}:*")]
     assert sorted(names) == ["outcomes", "state", "value"]
     assert all(0 < running.ttl(cluster.key(job, name)) <= 86_400 for name in names)
@@ -209,14 +209,14 @@ def test_a_job_leaves_only_keys_that_expire(cluster: MapCluster) -> None:
 
 
 def test_a_task_may_map_too(cluster: MapCluster) -> None:
-    assert skills.sum_of_squares.delay(50).get(timeout=30) == sum(number * number for number in range(50))
+    assert skills.sum_of_squares.delay(50).get(timeout=60) == sum(number * number for number in range(50))
 
 
 def test_the_broker_is_given_back_what_a_reduce_cannot_take(cluster: MapCluster) -> None:
-    result = hive.map(skills.echo, ["a", "b"], "sum", app=cluster.app).result(30)
+    result = hive.map(skills.echo, ["a", "b"], "sum", app=cluster.app).result(60)
     assert result.value is None
     assert "concat" in str(result.error)
     assert [outcome.value for outcome in result.outcomes] == ["a", "b"]
-    failed = hive.map(skills.echo, [1, 2, 3], skills.failing_reduce, app=cluster.app).result(30)
+    failed = hive.map(skills.echo, [1, 2, 3], skills.failing_reduce, app=cluster.app).result(60)
     assert failed.value is None
     assert "RuntimeError: cannot reduce 3" in str(failed.error)

