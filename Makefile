@@ -24,7 +24,7 @@ demo: $(READY) ## See the main job on this machine, in under two minutes
 	@$(BIN)/hive demo
 
 test: $(READY) ## Run all tests, the code blocks of README and docs included
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY) ## Lint, types, layers
 	@$(BIN)/ruff check --quiet

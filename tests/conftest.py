@@ -6,14 +6,41 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.harness import BrokerServer
+from tests.harness import BrokerServer, wait_until
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A test run that is told to end stops what it started, as it does on Ctrl-C."""
+    # Whoever starts the tests in the background may have it ignored, and then so would all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if config.option.numprocesses:
+        signal.signal(signal.SIGTERM, interrupt_all)
+        config.pluginmanager.register(Interruption())
+
+
+def interrupt_all(*_: object) -> None:
+    for process in psutil.Process().children():
+        process.send_signal(signal.SIGINT)
+    raise KeyboardInterrupt
+
+
+class Interruption:
+    """Gives the processes of pytest-xdist the time to stop what they started; xdist itself gives them ten seconds."""
+
+    def pytest_keyboard_interrupt(self) -> None:
+        wait_until(lambda: not any(is_busy(process) for process in psutil.Process().children()), 100, "all is stopped")
+
+
+def is_busy(process: psutil.Process) -> bool:
+    """It has processes of its own."""
+    try:
+        return any(child.status() != psutil.STATUS_ZOMBIE for child in process.children())
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture(scope="session", autouse=True)
