@@ -93,6 +93,22 @@ class BrokerUnreachableError(ClusterUnreachableError):
         self.publish_id = publish_id
 
 
+class QueueFullError(HiveError):
+    """The queue is full; nothing was sent. Send it later, start more spores, or raise HIVE_QUEUE_LIMIT.
+
+    `queue` is its name, `limit` how many messages may wait in it.
+    """
+
+    def __init__(self, message: str | None = None, *, queue: str = "", limit: int = 0) -> None:
+        super().__init__(message or "The queue is full; nothing was sent. Send it later, start more spores, or raise HIVE_QUEUE_LIMIT.")
+        self.queue = queue
+        self.limit = limit
+
+
+class BrokerMemoryError(HiveError):
+    """The broker is out of memory and takes nothing new; send it again when spores have worked off what waits, or raise its maxmemory."""
+
+
 class BrokerAuthError(ClusterUnreachableError):
     """The broker refused the credentials; check REDIS_USERNAME and REDIS_PASSWORD."""
 

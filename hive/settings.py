@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     hive_background_queue: str = Field("venom:tasks:background", min_length=1, examples=["venom:tasks:background"])
     hive_broadcast_channel: str = Field("venom:broadcast", min_length=1, examples=["venom:broadcast"])
 
+    hive_queue_limit: int = Field(0, ge=0, examples=["100000"])
+
     hive_task_timeout: Seconds = Field(300.0, examples=["300"])
     hive_publish_timeout: float = Field(10.0, ge=0, examples=["10"])
     hive_max_retries: int = Field(3, ge=0, examples=["3"])

@@ -8,7 +8,8 @@ from typing import Any
 from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
 
-from hive.broker.publishing import outcome_unknown
+from hive.broker.client import client_of
+from hive.broker.publishing import follows_up, outcome_unknown
 from hive.broker.time_limits import Limit, fitting
 from hive.errors import BrokerUnreachableError
 
@@ -26,6 +27,7 @@ class HiveAMQP(AMQP):
 
         def send_task_message(producer: Any, name: str, message: Any, headers: Mapping[str, Any] | None = None, **options: Any) -> Any:
             headers = {"hive": {}, **(headers or {})}
+            options |= self._admission(options)
             if "timelimit" in message.headers:
                 headers["timelimit"] = self._limits(*message.headers["timelimit"])
             try:
@@ -34,6 +36,17 @@ class HiveAMQP(AMQP):
                 raise _unreachable(name, message.headers, error) from error
 
         return send_task_message
+
+    def _admission(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The properties that tell the channel what it may refuse; it does not send them."""
+        if follows_up():
+            return {"hive_follow_up": True}
+        queue = options.get("queue")
+        if isinstance(queue, str):
+            queue = self.queues.get(queue)
+        own = getattr(queue, "max_length", None) or ((getattr(queue, "queue_arguments", None) or {}).get("x-max-length"))
+        limit = own or client_of(self.app).settings.hive_queue_limit
+        return {"hive_limit": limit} if limit else {}
 
     def _limits(self, hard: Limit, soft: Limit) -> list[Limit]:
         conf = self.app.conf

@@ -5,20 +5,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from celery.backends.redis import CHORD_PART_RETURN_LUA, RedisBackend
+import redis
+from celery.backends.redis import CHORD_CLAIM_EXTEND_LUA, CHORD_CLEANUP_LUA, CHORD_PART_RETURN_LUA, RedisBackend
 from celery.exceptions import BackendStoreError
 
 from hive.broker.client import client_of
-from hive.broker.scripts import Script
+from hive.broker.scripts import ALLOW_OOM, Script
+from hive.errors import BrokerMemoryError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
 STORE = Script("hive.broker", "store_result", include=("lib",))
-CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker', 'chord_claim').text}"
+CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker', 'chord_claim', refusable=True).text}"
 
 
 class Backend(RedisBackend):
@@ -62,7 +64,27 @@ class Backend(RedisBackend):
 
     @cached_property
     def _chord_part_return_script(self) -> Any:
-        return self.client.register_script(CHORD_CLAIM)
+        return self.client.register_script(ALLOW_OOM + CHORD_CLAIM)
+
+    @cached_property
+    def _chord_claim_extend_script(self) -> Any:
+        return self.client.register_script(ALLOW_OOM + CHORD_CLAIM_EXTEND_LUA)
+
+    @cached_property
+    def _chord_cleanup_script(self) -> Any:
+        return self.client.register_script(ALLOW_OOM + CHORD_CLEANUP_LUA)
+
+    def _create_client(self, **params: Any) -> Any:
+        """A server without memory refuses everything within a transaction, also the reading of a chord's results. Celery needs none."""
+        client: Any = super()._create_client(**params)  # type: ignore[misc]
+        client.pipeline = partial(client.pipeline, transaction=False)
+        return client
+
+    def ensure(self, fun: Any, args: Any, **policy: Any) -> Any:
+        try:
+            return super().ensure(fun, args, **policy)
+        except redis.exceptions.OutOfMemoryError as error:
+            raise BrokerMemoryError from error
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Subscribe to nothing when a task is sent: who waits for a result subscribes then, and looks at what is stored.

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from hive.broker.scripts import Script
-from hive.errors import BrokerAuthError, BrokerUnreachableError, HiveError
+from hive.errors import BrokerAuthError, BrokerMemoryError, BrokerUnreachableError, HiveError
 from hive.security.tls import tls_parameters
 from hive.settings import Settings
 
@@ -98,7 +98,7 @@ class BrokerClient:
 
 @contextmanager
 def broker_errors(where: str = "") -> Iterator[None]:
-    """Turn redis-py's and kombu's connection errors into Hive's: BrokerAuthError or BrokerUnreachableError.
+    """Turn redis-py's and kombu's connection errors into Hive's: BrokerAuthError, BrokerMemoryError or BrokerUnreachableError.
 
     `where` (host:port, no password) is put into the message.
     """
@@ -108,6 +108,8 @@ def broker_errors(where: str = "") -> Iterator[None]:
             yield
     except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise BrokerAuthError(f"The broker{at} refused the credentials ({error}); check REDIS_USERNAME and REDIS_PASSWORD.") from error
+    except redis.exceptions.OutOfMemoryError as error:
+        raise BrokerMemoryError from error
     except redis.exceptions.ResponseError as error:
         if str(error).startswith(("NOAUTH", "WRONGPASS")):
             raise BrokerAuthError(f"The broker{at} refused the credentials ({error}); check REDIS_USERNAME and REDIS_PASSWORD.") from error

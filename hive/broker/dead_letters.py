@@ -157,7 +157,8 @@ class DeadLetters:
 
     def _read(self, publish_ids: Sequence[str]) -> Iterator[DeadLetter]:
         """Those that are still there."""
-        with self._client.redis.pipeline(transaction=True) as pipe:
+        # No transaction: a server without memory refuses even to read in one.
+        with self._client.redis.pipeline(transaction=False) as pipe:
             pipe.hmget(self._client.key("entries"), list(publish_ids)).hmget(self._client.key("dead"), list(publish_ids))
             entries, dead = pipe.execute()
         for publish_id, packed, buried in zip(publish_ids, entries, dead, strict=True):

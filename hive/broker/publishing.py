@@ -10,11 +10,16 @@ import hashlib
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from celery import current_task, signals
+from celery._state import get_current_worker_task
 
+from hive.broker import incarnation
 from hive.broker.priorities import DEFAULT
 
 _SEEN = "_hive_published"
@@ -49,6 +54,29 @@ def _publish_id(headers: dict[str, Any]) -> str:
     which = (headers["id"], headers.get("retries"))
     published[which] = nth = published.get(which, -1) + 1
     return derived_id(parent["id"], *which, nth)
+
+
+_following_up: ContextVar[bool] = ContextVar("hive_following_up", default=False)
+
+
+@contextmanager
+def following_up() -> Iterator[None]:
+    """What is published within belongs to work that was accepted already: no limit refuses it."""
+    token = _following_up.set(True)
+    try:
+        yield
+    finally:
+        _following_up.reset(token)
+
+
+def follows_up() -> bool:
+    """Whether a publication belongs to accepted work, and would be lost with it if it were refused.
+
+    So do those of a running task (its retry, its callbacks, and what else it sends) and those of a worker's own process, which calls
+    back for tasks whose process it lost.
+    """
+    task = get_current_worker_task()
+    return bool(task and getattr(task.request, "hive", None)) or incarnation.current() is not None or _following_up.get()
 
 
 _unknown: OrderedDict[str, None] = OrderedDict()

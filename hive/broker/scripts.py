@@ -9,18 +9,25 @@ from typing import Any
 
 import redis
 
+ALLOW_OOM = "#!lua flags=allow-oom\n"
+"""First line of a script that the server runs although it is beyond its `maxmemory`."""
+
 
 class Script:
     """One Lua file of a package, after the files it builds on.
 
     A file is `<package>/lua/<name>.lua`; `include` names files of the same folder that are put in front of it, so that
     scripts share functions. The server runs each call as one atomic step.
+
+    refusable: it brings new work, so a server without memory refuses it, before its first write. All others run on: they finish
+        what was accepted, which is what frees memory.
     """
 
-    def __init__(self, package: str, name: str, include: Sequence[str] = ()) -> None:
+    def __init__(self, package: str, name: str, include: Sequence[str] = (), *, refusable: bool = False) -> None:
         folder = files(package) / "lua"
         self.name = name
-        self.text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*include, name))
+        text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*include, name))
+        self.text = text if refusable else ALLOW_OOM + text
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: Any, keys: Sequence[Any] = (), args: Iterable[Any] = ()) -> Any:

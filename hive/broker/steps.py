@@ -5,11 +5,13 @@ from __future__ import annotations
 from hive.broker.scripts import Script
 
 
-def _step(name: str) -> Script:
-    return Script("hive.broker", name, include=("lib",))
+def _step(name: str, *, refusable: bool = False) -> Script:
+    return Script("hive.broker", name, include=("lib",), refusable=refusable)
 
 
-PUBLISH = _step("publish")
+PUBLISH = _step("publish", refusable=True)
+FOLLOW_UP = _step("publish")
+"""The same for what accepted work sends: a retry or a callback that were refused would be lost."""
 RESERVE = _step("reserve")
 ACKNOWLEDGE = _step("acknowledge")
 ATTACH = _step("attach")
@@ -22,5 +24,6 @@ PURGE = _step("purge")
 MARK_EARLY = _step("mark_early")
 REVOKE = _step("revoke")
 LEASE = _step("lease")
+BIND = Script("hive.broker", "bind")
 
 ALL = (PUBLISH, RESERVE, ACKNOWLEDGE, ATTACH, GIVE_BACK, RESTORE, UNPLACE, ASSIGN, RELEASE, PURGE, MARK_EARLY, REVOKE, LEASE)

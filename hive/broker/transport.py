@@ -12,12 +12,14 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from functools import cached_property
 from queue import Empty
 from typing import Any, ClassVar
 
 import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from kombu.transport.redis import REFRESH_BINDING
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
@@ -26,6 +28,8 @@ from hive.broker.client import SPACE
 from hive.broker.incarnation import Incarnation, current, triples
 from hive.broker.priorities import HIGHEST, INDEXES, list_index, queue_lists
 from hive.broker.publishing import note_unknown
+from hive.broker.refusals import PublishBatch, raise_refusal
+from hive.broker.scripts import ALLOW_OOM, Script
 from hive.broker.serving import ServingOrder
 from hive.errors import BrokerUnreachableError
 from hive.logs import get_logger
@@ -34,6 +38,8 @@ log = get_logger(__name__)
 
 REPLY_FIELDS = 7  # of one message in reserve's reply
 PURGE_BATCH = 1000
+FOR_THE_CHANNEL = frozenset({"hive_candidates", "hive_tasks_weight", "hive_limit", "hive_follow_up"})
+"""Properties that are not sent: the router's and the sender's words to the channel."""
 
 
 class QoS(kombu_redis.QoS):
@@ -103,18 +109,23 @@ class Channel(kombu_redis.Channel):
             super()._put(queue, message, **kwargs)
             return
         arguments = self._publish_arguments(queue, message, hive)
+        script = steps.FOLLOW_UP if message["properties"].get("hive_follow_up") else steps.PUBLISH
         batch = kwargs.get("_publish_batch")
         if batch is not None:
-            batch.add("evalsha", steps.PUBLISH.sha, 0, *arguments)
-        else:
-            self._publish(arguments, hive["id"])
+            batch.add("evalsha", script.sha, 0, *arguments)
+            return
+        try:
+            self._publish(script, arguments, hive["id"])
+        except redis.exceptions.ResponseError as error:
+            raise_refusal(error)
+            raise
 
-    def _publish(self, arguments: list[Any], publish_id: str) -> None:
+    def _publish(self, script: Script, arguments: list[Any], publish_id: str) -> None:
         """Run the script so that a failure before sending is told from a missing reply. kombu tries again under the same id."""
         pool = self.pool
         connection = pool.get_connection()
         try:
-            steps.PUBLISH.on_connection(connection, (), arguments)
+            script.on_connection(connection, (), arguments)
         except redis.exceptions.TimeoutError as error:
             # Waited for as long as a publication may wait (socket_timeout): not tried again.
             connection.disconnect()
@@ -132,7 +143,7 @@ class Channel(kombu_redis.Channel):
 
     def _publish_arguments(self, queue: str, message: dict[str, Any], hive: dict[str, Any]) -> list[Any]:
         """The arguments of lua/publish.lua. The message is copied where it changes: kombu shares it between attempts."""
-        properties = {key: value for key, value in message["properties"].items() if key not in ("hive_candidates", "hive_tasks_weight")}
+        properties = {key: value for key, value in message["properties"].items() if key not in FOR_THE_CHANNEL}
         properties["delivery_tag"] = hive["id"]
         candidates = message["properties"].get("hive_candidates") or ()
         home, requirements = hive.get("home", queue), ""
@@ -150,14 +161,16 @@ class Channel(kombu_redis.Channel):
             requirements,
             message["properties"].get("hive_tasks_weight", 0.3),
             dumps({**message, "properties": properties}),
+            message["properties"].get("hive_limit", 0),
         ]
         for candidate in candidates:
             arguments += candidate
         return arguments
 
     def create_publish_batch(self, max_size: int) -> Any:
-        steps.PUBLISH.load(self._scripts_on())
-        return super().create_publish_batch(max_size)
+        for script in (steps.PUBLISH, steps.FOLLOW_UP):
+            script.load(self._scripts_on())
+        return PublishBatch(self, max_size)
 
     def _scripts_on(self) -> redis.Redis:
         """The client for scripts: one a channel and process (a new one for each call costs more than the call)."""
@@ -168,6 +181,20 @@ class Channel(kombu_redis.Channel):
         return self._script_client[1]
 
     # -- queues
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """As kombu's, in a step that a server without memory takes: workers that connect must be able to, to work off what waits."""
+        if queue in self._expires:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+            return
+        if self.typeof(exchange).type == "fanout":
+            self._fanout_queues[queue] = exchange, routing_key.replace("#", "*")
+        keys = [self.global_keyprefix + name % (exchange,) for name in (self.keyprefix_queue, self.keyprefix_binding_permanent)]
+        steps.BIND(self._scripts_on(), keys, [self.sep.join((routing_key or "", pattern or "", queue or ""))])
+
+    @cached_property
+    def _refresh_binding(self) -> Any:
+        return self._create_client().register_script(ALLOW_OOM + REFRESH_BINDING)
 
     def _size(self, queue: str) -> int:
         with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass
+
+import redis
 
 from hive.broker.client import BrokerClient
 from hive.broker.entries import Entry
@@ -95,8 +98,10 @@ class ZombieFinder:
             return
         key = self._client.key("zombies")
         values = {zombie.task_id: json.dumps({"node": zombie.node_id, "reason": zombie.reason, "at": time.time()}) for zombie in found}
-        self._client.redis.hset(key, mapping=values)
-        self._client.redis.expire(key, REMEMBERED_SECONDS)
+        # Only for people: a server without memory must not keep the watchdog from its work.
+        with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+            self._client.redis.hset(key, mapping=values)
+            self._client.redis.expire(key, REMEMBERED_SECONDS)
 
 
 def _limits(line: str) -> dict[str, float | None]:

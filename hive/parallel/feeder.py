@@ -178,13 +178,13 @@ class Feeder:
         self._window = window(self._plan.slots, self._done, micros)
 
     def _run(self, script: Script, *args: Any) -> list[Any]:
-        """Run a script, through a broker's restart if need be. Raises: redis errors when it does not answer for a minute."""
+        """Run a script, through a broker's restart or want of memory if need be. Raises: redis errors when it lasts for a minute."""
         ends = time.monotonic() + _OUTAGE
         while True:
             try:
                 reply: list[Any] = steps.run(self._client, script, self._job_id, *args)
                 return reply
-            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
                 if time.monotonic() > ends:
                     raise
                 log.warning("feeder_waits_for_broker", job_id=self._job_id, error=str(error))

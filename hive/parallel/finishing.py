@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from celery import Celery, Signature, Task, shared_task
@@ -9,6 +10,7 @@ from celery.utils import uuid
 from celery.utils.functional import regen
 
 from hive.broker.client import BrokerClient, client_of
+from hive.broker.publishing import following_up
 from hive.errors import InvalidInputError
 from hive.logs import get_logger
 from hive.parallel import steps
@@ -59,7 +61,8 @@ def send_pullers(app: Celery, job_id: str, plan: Plan, pullers: int, countdown: 
 
     It is published here and not by `chord.apply_async`, which subscribes to the result of every puller: nobody waits for those.
 
-    countdown: seconds before they start. Raises: NoEligibleNodeError, and kombu's OperationalError when the broker does not answer.
+    countdown: seconds before they start. Raises: NoEligibleNodeError, QueueFullError, BrokerMemoryError, and kombu's OperationalError
+        when the broker does not answer.
     """
     body = _finish_signature(app, job_id, plan)
     body.on_error(_finish_signature(app, job_id, plan))
@@ -77,10 +80,12 @@ def send_pullers(app: Celery, job_id: str, plan: Plan, pullers: int, countdown: 
     # As a chord does; the Redis backend does not look into a lazy list.
     app.backend.apply_chord((options["group_id"], regen(map(app.AsyncResult, ids))), body)
     app.backend.set_chord_size(options["group_id"], pullers)
-    with app.producer_or_acquire() as producer:
+    with app.producer_or_acquire() as producer, ExitStack() as rest:
         for index, task_id in enumerate(ids):
             own = {**options, "task_id": task_id, "group_index": index}
             app.tasks[PULL].apply_async((job_id,), producer=producer, add_to_parent=False, **own)
+            if not index:  # a full queue refuses all of a job or nothing: part of a chord never ends
+                rest.enter_context(following_up())
 
 
 def send_finish(app: Celery, job_id: str, plan: Plan) -> None:
@@ -107,7 +112,7 @@ def launch(app: Celery, job_id: str, plan: Plan, pushed: int, *, complete: bool)
         conclude(client, job_id, None if plan.reduce is None else reduce_values(plan.reduce, ()))
     else:
         send_finish(app, job_id, plan)
-    client.redis.hset(steps.job_key(client, job_id, "state"), "sent", "1")
+    steps.run(client, steps.NOTE, job_id, "sent", "1")
 
 
 def conclude(client: BrokerClient, job_id: str, value: Any, error: str = "") -> None:

@@ -6,17 +6,18 @@ import uuid
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any, Literal
 
+import redis
 from celery import Celery, Task
 from celery.app import app_or_default
 
 from hive.broker.application import skill_of
 from hive.broker.client import BrokerClient, broker_errors, client_of
 from hive.broker.priorities import queue_of
-from hive.errors import InvalidInputError
+from hive.errors import BrokerMemoryError, InvalidInputError, QueueFullError
 from hive.parallel import steps
 from hive.parallel.blocks import Block, encode_all
 from hive.parallel.feeder import Feeder, caller_ms
-from hive.parallel.finishing import launch
+from hive.parallel.finishing import conclude, launch
 from hive.parallel.job import Job
 from hive.parallel.plan import Plan, time_to_live
 from hive.parallel.reduce import BUILT_IN
@@ -52,7 +53,8 @@ def map(  # noqa: A001 the name is the public contract's
     app: the Celery application that Hive is installed in; the current one by default.
 
     Returns: the job, running. One item's failure is its outcome and never sinks the rest.
-    Raises: InvalidInputError, UnknownSkillError, NoEligibleNodeError when no known node can ever do it, BrokerUnreachableError.
+    Raises: InvalidInputError, UnknownSkillError, NoEligibleNodeError when no known node can ever do it, QueueFullError,
+        BrokerMemoryError, BrokerUnreachableError.
     """
     application = app_or_default(app)
     client = client_of(application)
@@ -119,16 +121,20 @@ def _create(app: Celery, client: BrokerClient, job_id: str, plan: Plan, timeout:
 
 
 def _store(app: Celery, client: BrokerClient, job_id: str, plan: Plan, blocks: list[Block]) -> None:
-    """Store all of a list's items and send its pullers."""
+    """Store all of a list's items and send its pullers; nothing stays of what is refused."""
     pushed = 0
     batch: list[Block] = []
-    for block in blocks:
-        batch.append(block)
-        if sum(len(text) for text, _ in batch) >= _PUSH_BYTES:
-            pushed += _push(client, job_id, batch, pushed, last=False)
-            batch = []
-    pushed += _push(client, job_id, batch, pushed, last=True)
-    launch(app, job_id, plan, pushed, complete=True)
+    try:
+        for block in blocks:
+            batch.append(block)
+            if sum(len(text) for text, _ in batch) >= _PUSH_BYTES:
+                pushed += _push(client, job_id, batch, pushed, last=False)
+                batch = []
+        pushed += _push(client, job_id, batch, pushed, last=True)
+        launch(app, job_id, plan, pushed, complete=True)
+    except (QueueFullError, BrokerMemoryError, redis.exceptions.OutOfMemoryError):
+        conclude(client, job_id, None, "It was not sent.")
+        raise
 
 
 def _push(client: BrokerClient, job_id: str, blocks: list[Block], pushed: int, *, last: bool) -> int:

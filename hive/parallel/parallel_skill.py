@@ -14,7 +14,7 @@ from hive.broker.application import skills_of
 from hive.broker.client import broker_errors
 from hive.broker.message_broker import MessageBroker
 from hive.broker.records import TaskStatus
-from hive.errors import HiveError, InvalidInputError, NoNodeOnlineError, UnknownJobError
+from hive.errors import BrokerMemoryError, HiveError, InvalidInputError, NoNodeOnlineError, QueueFullError, UnknownJobError
 from hive.parallel.arguments import item_field
 from hive.parallel.job import Job, job
 from hive.parallel.mapping import map as hive_map
@@ -130,7 +130,7 @@ class ParallelSkill:
         if isinstance(found, Resolution):
             try:
                 return await self._broker.enqueue_task(found.skill.name, found.arguments, priority)
-            except InvalidInputError as error:
+            except (InvalidInputError, QueueFullError, BrokerMemoryError) as error:
                 found = error
         task_id = str(uuid.uuid4())
         await self._broker.update_task_status(task_id, "failed", error=found.message)

@@ -97,7 +97,7 @@ class Puller:
         """This node does not know the skill: leave the items to nodes that do."""
         log.error("unknown_task_in_job", job_id=self.job_id, task=plan.task, node=self.node)
         excuse = f"{self.node} does not know the task {plan.task!r}; start its worker with the module that defines it"
-        self.client.redis.hset(steps.job_key(self.client, self.job_id, "state"), "excuse", excuse)
+        steps.run(self.client, steps.NOTE, self.job_id, "excuse", excuse)
         self.commit(reply[1], Commit(int(reply[4]), 0, "", [0, 0, 0, 0], 0, ""), 1, b"", go=False)
         return False
 

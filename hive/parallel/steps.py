@@ -8,12 +8,12 @@ from hive.broker.client import BrokerClient
 from hive.broker.scripts import Script
 
 
-def _step(name: str) -> Script:
-    return Script("hive.parallel", name, include=("lib",))
+def _step(name: str, *, refusable: bool = False) -> Script:
+    return Script("hive.parallel", name, include=("lib",), refusable=refusable)
 
 
-CREATE = _step("create")
-PUSH = _step("push")
+CREATE = _step("create", refusable=True)
+PUSH = _step("push", refusable=True)
 STEP = _step("step")
 SPLIT = _step("split")
 RECLAIM = _step("reclaim")
@@ -22,6 +22,8 @@ STOP = _step("stop")
 SETTLE = _step("settle")
 FINISH = _step("finish")
 WATCH = _step("watch")
+NOTE = _step("note")
+TRIM = _step("trim")
 
 
 def job_key(client: BrokerClient, job_id: str, part: str) -> str:

@@ -34,7 +34,4 @@ class StreamTrim:
             behind = self._marks.popleft()
         if behind is not None:
             _, entry_id, items = behind
-            with self._client.redis.pipeline(transaction=True) as pipe:
-                pipe.xtrim(steps.job_key(self._client, self._job_id, "outcomes"), minid=entry_id, approximate=False)
-                pipe.hset(steps.job_key(self._client, self._job_id, "state"), "trimmed", str(items))
-                pipe.execute()
+            steps.run(self._client, steps.TRIM, self._job_id, entry_id, items)

@@ -50,6 +50,16 @@ def poison() -> None:
     os.kill(os.getpid(), 9)
 
 
+@shared_task(bind=True)
+def sends_on(self: Any, begun: str, go: str) -> int:
+    """Wait for a file, send another task, be retried."""
+    if not self.request.retries:
+        wait_for(begun, go)
+        plain.apply_async()
+        raise self.retry(countdown=0)
+    return int(self.request.retries)
+
+
 @shared_task(ignore_result=True)
 def plain(*args: Any, **kwargs: Any) -> list[Any]:
     return [args, kwargs]

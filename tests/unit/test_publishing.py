@@ -16,7 +16,8 @@ from celery.app.task import Context
 from kombu import Exchange, Queue
 
 from hive.broker import amqp, publishing
-from tests.nodes import BACKGROUND
+from hive.broker.client import BrokerClient
+from tests.nodes import BACKGROUND, make_settings
 
 DELIVERED = {"id": "parent", "node": "a@h", "inc": "a@h/1", "at": 1.0, "deaths": 0, "reserved": 2.0, "created": 1.0, "due": 1.0}
 
@@ -30,6 +31,7 @@ class Outbox:
     def __init__(self) -> None:
         self.sent: list[SimpleNamespace] = []
         self.app = Celery("outbox", broker="memory://", set_as_current=False, amqp=amqp.NAME)
+        self.app.hive = BrokerClient("redis://nowhere", make_settings())  # type: ignore[attr-defined]
         self.app.conf.task_queues = [Queue(BACKGROUND, Exchange(BACKGROUND), routing_key=BACKGROUND)]
         self.app.conf.task_default_queue = BACKGROUND
         self.task: Task[Any, Any] = self.app.task(name="tasks.add")(add)

@@ -29,6 +29,12 @@ local function queue_list(home, priority)
   return G .. home .. '\6\22' .. priority
 end
 
+local function waiting_in(queue)
+  local n = 0
+  for priority = 0, 10 do n = n + redis.call('LLEN', queue_list(queue, tostring(priority))) end
+  return n
+end
+
 -- A token carries nothing; it ends a blocking wait. 64 are enough for every node that could wait.
 local function wake(queue)
   local list = P .. 'wake:' .. queue

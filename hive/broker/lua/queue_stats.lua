@@ -17,9 +17,5 @@ reply[3] = redis.call('HLEN', P .. 'dead')
 reply[4] = reserved
 reply[5] = tonumber(counters[1] or 0)
 reply[6] = tonumber(counters[2] or 0)
-for i = 2, #ARGV do
-  local waiting = 0
-  for priority = 0, 10 do waiting = waiting + redis.call('LLEN', queue_list(ARGV[i], tostring(priority))) end
-  reply[#reply + 1] = waiting
-end
+for i = 2, #ARGV do reply[#reply + 1] = waiting_in(ARGV[i]) end
 return reply

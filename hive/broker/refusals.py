@@ -1,0 +1,46 @@
+"""What the broker refuses to take, in Hive's words: a message for a full queue, anything new while it is out of memory."""
+
+# celery-types leaves most of kombu's Redis transport out.
+# mypy: disable-error-code="attr-defined,misc,name-defined"
+
+from __future__ import annotations
+
+import re
+
+import kombu.exceptions
+import redis
+from kombu.transport import redis as kombu_redis
+
+from hive.errors import BrokerMemoryError, QueueFullError
+
+_QUEUE_FULL = re.compile(r"QUEUEFULL (\d+) (.+)")
+"""As lua/publish.lua answers; a pipeline puts its own words in front."""
+
+
+def raise_refusal(error: BaseException | None) -> None:
+    """Raise what a reply of the broker means to a sender: QueueFullError or BrokerMemoryError; return when it is neither.
+
+    Both mean that nothing was written: the message is not sent, whatever was tried before under its publish id.
+    """
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        raise BrokerMemoryError from error
+    full = _QUEUE_FULL.findall(str(error)) if isinstance(error, redis.exceptions.ResponseError) else ()
+    if full:
+        limit, queue = int(full[-1][0]), full[-1][1]
+        raise QueueFullError(
+            f"The queue {queue} is full ({limit} messages may wait there); nothing was sent. Send it later, start more spores, or raise"
+            " HIVE_QUEUE_LIMIT or the queue's own max_length.",
+            queue=queue,
+            limit=limit,
+        ) from error
+
+
+class PublishBatch(kombu_redis.PublishBatch):
+    """kombu's batch of publications, of which each is accepted or refused by itself; the first refusal is raised."""
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except kombu.exceptions.BatchPublishError as error:
+            raise_refusal(error.__cause__)
+            raise
