@@ -85,7 +85,8 @@ def _script_names() -> dict[str, str]:
         for file in (files(package) / "lua").iterdir():
             name = file.name.removesuffix(".lua")
             for include in ((), ("lib",)):
-                names[Script(package, name, include=include).sha] = name
+                for refusable in (False, True):
+                    names[Script(package, name, include=include, refusable=refusable).sha] = name
     return names
 
 

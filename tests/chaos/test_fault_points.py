@@ -24,7 +24,7 @@ from tests.integration.cluster import REPOSITORY
 from tests.nodes import make_settings
 
 VICTIM, FRESH = "victim@h", "fresh@h/1"
-BINDINGS = ("SADD", "SADD")  # kombu's own, of a consumer's queue
+BINDINGS = ("bind",)  # kombu's sets, of a consumer's queue
 
 TABLE: dict[str, tuple[str, ...]] = {
     "publish": ("publish",),
