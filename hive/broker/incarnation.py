@@ -27,12 +27,27 @@ Outcome = Literal["completed", "failed", "retried", "revoked"]
 class Held(NamedTuple):
     """A message handed over to this process and not finished.
 
-    incarnation: who reserved it. limit: the task's hard time limit in seconds, 0 for none, where only the worker knows it.
+    incarnation: who reserved it. reserved: when, in ms of the broker's clock.
+    limit: the task's hard time limit in seconds, 0 for none, where only the worker knows it.
     """
 
     incarnation: str
     task_id: str
+    reserved: int
     limit: float | None = None
+
+
+class Return(NamedTuple):
+    """A message on its way back to its queue, which the broker has not confirmed yet."""
+
+    incarnation: str
+    reserved: int
+    deaths: int
+    reason: str
+
+
+UNREAD = "?"
+"""In a heartbeat's line: a reserve was sent whose answer has not been read, so that what it took is not lost, only not known yet."""
 
 
 class Acknowledgement(NamedTuple):
@@ -57,12 +72,14 @@ class Incarnation:
         self.stopping = False
         self.draining = False
         self.polling = False
+        self.asked_at: float | None = None
         self.requirement_queues: tuple[str, ...] = ()
         self.confirmed_beat = 0.0
         self.nudge: Callable[[], None] = lambda: None
         self._lock = threading.RLock()
         self._held: dict[str, Held] = {}
         self._done: dict[str, Acknowledgement] = {}
+        self._returns: dict[str, Return] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._taken_away: set[str] = set()
         self._epoch = 0
@@ -94,11 +111,27 @@ class Incarnation:
     def held_line(self) -> str:
         """What the heartbeat tells: publish ids, each with `:<hard limit>` where only the worker knows it.
 
-        Also of what is finished and waits to be acknowledged: the watchdog must not take it for lost and have it run again.
+        Also of what is finished and waits to be acknowledged, or to be given back: the watchdog must not take it for lost and have it
+        run again. UNREAD is among them while an answer is outstanding.
         """
         with self._lock:
             held = [tag if held.limit is None else f"{tag}:{held.limit:g}" for tag, held in self._held.items()]
-            return " ".join([*held, *self._done])
+            unread = [UNREAD] if self.asked_at is not None else []
+            return " ".join([*held, *self._done, *self._returns, *unread])
+
+    def asks(self) -> None:
+        """A reserve is about to be sent: until its answer is read, or a new connection has attached, more may be ours than is held."""
+        if self.asked_at is None:
+            self.asked_at = boottime()
+
+    def answered(self) -> None:
+        """What the last reserve took is held now, or it took nothing."""
+        self.asked_at = None
+
+    def fresh_until(self) -> float:
+        """When the cluster was last certain to count this incarnation's newest messages as its own (boottime)."""
+        asked = self.asked_at
+        return self.confirmed_beat if asked is None else min(self.confirmed_beat, asked)
 
     def note_limit(self, tag: str, limit: float) -> None:
         """The hard time limit, in seconds, of a held message that does not tell it itself."""
@@ -116,7 +149,8 @@ class Incarnation:
             with self._lock:
                 self._epoch += 1
                 identity, epoch, first = self.id, self._epoch, "0" if self.attached else "1"
-                held = [*self._held, *(tag for tag, done in self._done.items() if done.incarnation == identity)]
+                told = [*self._done.items(), *self._returns.items()]
+                held = [*self._held, *(tag for tag, note in told if note.incarnation == identity)]
             # Without the lock: a broker that is slow to answer must not hold up the heartbeats.
             reply = self.client.run(steps.ATTACH, (), (self.client.prefix, self.node_id, identity, epoch, first, *held))
             if reply[0] != b"ok":
@@ -134,14 +168,17 @@ class Incarnation:
                 return False
             self.attached = True
             self.confirmed_beat = asked_at
+            self.answered()
             return True
 
-    def hold(self, reserver: str, taken: Iterable[tuple[str, str]]) -> bool:
-        """Note what was reserved (publish id, task id); False when `reserver` was declared dead meanwhile: it is not ours then."""
+    def hold(self, reserver: str, taken: Iterable[tuple[str, str, int]]) -> bool:
+        """Note what was reserved (publish id, task id, when in ms); False when `reserver` was declared dead meanwhile: not ours then."""
         with self._lock:
             if reserver != self.id:
                 return False
-            self._held.update((tag, Held(reserver, task_id)) for tag, task_id in taken)
+            for tag, task_id, reserved in taken:
+                self._returns.pop(tag, None)  # taken again: it had reached its queue
+                self._held[tag] = Held(reserver, task_id, reserved)
             return True
 
     def fence(self, seen: str) -> None:
@@ -153,6 +190,7 @@ class Incarnation:
             self._taken_away |= self._held.keys()
             self._held.clear()
             self._done.clear()
+            self._returns.clear()
             self._begin()
 
     # -- acknowledgements
@@ -186,10 +224,12 @@ class Incarnation:
 
     @property
     def has_unconfirmed(self) -> bool:
-        return bool(self._done)
+        """Whether the broker has still to be told of something that is finished, or given back."""
+        return bool(self._done or self._returns)
 
     def flush(self) -> None:
         """Send what is noted, now. Raises redis errors; what was not confirmed stays noted."""
+        self._send_returns()
         pending = self.unconfirmed()
         if pending:
             self.client.run(steps.ACKNOWLEDGE, (), (self.client.prefix, self.node_id, self.id, *triples(pending)))
@@ -210,19 +250,42 @@ class Incarnation:
     # -- giving back
 
     def give_back(self, tags: Iterable[str], *, deaths: int, reason: str) -> None:
-        """Return messages to their queues; `deaths` is added to their delivery count (0: not started)."""
+        """Return messages to their queues; `deaths` is added to their delivery count (0: not started).
+
+        What the broker does not confirm stays noted, and goes with the next flush.
+        """
         with self._lock:
-            mine: dict[str, list[str]] = {}
             for tag in tags:
                 self._outcomes.pop(tag, None)
                 self._taken_away.discard(tag)
                 held = self._held.pop(tag, None)
                 if held is not None:
-                    mine.setdefault(held.incarnation, []).append(tag)
+                    self._returns[tag] = Return(held.incarnation, held.reserved, deaths, reason)
+        try:
+            self._send_returns()
+        except redis.exceptions.RedisError as error:
+            log.warning("returns_wait", incarnation=self.id, count=len(self._returns), error=str(error))
+
+    def _send_returns(self) -> None:
+        """Send what is on its way back, a call for each fate. Raises redis errors.
+
+        Each message goes with the moment of its reservation, so that a call which is repeated, or comes late, leaves alone what has been
+        reserved again.
+        """
+        with self._lock:
+            pending = dict(self._returns)
+        fates: dict[tuple[str, int, str], list[str]] = {}
+        for tag, back in pending.items():
+            fates.setdefault((back.incarnation, back.deaths, back.reason), []).append(tag)
         retries = self.client.settings.hive_max_retries
-        for incarnation, held_tags in mine.items():
-            arguments = (self.client.prefix, self.node_id, incarnation, deaths, retries, reason, *held_tags)
+        for (incarnation, deaths, reason), tags in fates.items():
+            stamped = [f"{tag}\x1f{pending[tag].reserved}" for tag in tags]
+            arguments = (self.client.prefix, self.node_id, incarnation, deaths, retries, reason, *stamped)
             self.client.run(steps.GIVE_BACK, (), arguments)
+            with self._lock:
+                for tag in tags:
+                    if self._returns.get(tag) is pending[tag]:
+                        del self._returns[tag]
 
     def stop(self) -> None:
         """Take nothing more. What a reserve under way has taken goes back now, since what runs here may go on for long."""

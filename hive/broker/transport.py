@@ -247,9 +247,8 @@ class Channel(kombu_redis.Channel):
     def _send_reserve(self, incarnation: Incarnation) -> None:
         """Ask for messages without waiting for the answer; kombu calls `_brpop_read` when the socket is readable."""
         if self._attached is None or self._attached[0] != incarnation.id:
-            for script in steps.ALL:
-                script.load(self._scripts_on())
             self._attached = incarnation.attach()
+        incarnation.asks()
         identity, epoch = self._attached
         order = self._order_for(incarnation)
         lists = order.next_lists()
@@ -262,7 +261,7 @@ class Channel(kombu_redis.Channel):
         try:
             connection.send_command(*command)
         except BaseException:
-            self._forget_exchange(incarnation)
+            self._lose_exchange(incarnation)
             raise
 
     def _order_for(self, incarnation: Incarnation) -> ServingOrder:
@@ -281,17 +280,20 @@ class Channel(kombu_redis.Channel):
             try:
                 reply = connection.read_response()
             except redis.exceptions.NoScriptError:
-                steps.RESERVE.load(self._scripts_on())
+                incarnation.answered()
+                connection.send_command("SCRIPT LOAD", steps.RESERVE.text)
+                connection.read_response()
                 break
             except BaseException:
                 # Also a timed-out or interrupted read: what follows on this socket would answer another question.
-                self._forget_exchange(incarnation)
+                self._lose_exchange(incarnation)
                 connection.disconnect()
                 raise
             if kind == "wake":
                 break
             incarnation.confirm(acknowledged)
             if reply[0] != b"ok":
+                incarnation.answered()
                 if reply[0] == b"fenced" and self._attached:
                     incarnation.fence(self._attached[0])
                 self._attached = None
@@ -299,6 +301,7 @@ class Channel(kombu_redis.Channel):
             if len(reply) > 3:  # more than its head
                 self._forget_exchange(incarnation)
                 return self._hand_over(incarnation, reply[3:])
+            incarnation.answered()
             self._block(incarnation, connection, free=reply[1], next_due=reply[2])
             return False
         self._forget_exchange(incarnation)
@@ -309,6 +312,7 @@ class Channel(kombu_redis.Channel):
         timeout = min(self.brpop_timeout, next_due / 1000) if next_due else self.brpop_timeout
         lists = self._order_for(incarnation).wake_lists
         self._expected.append(("wake", []))
+        self._brpop_sent_at = time.monotonic()
         incarnation.polling = True
         try:
             connection.send_command("BLPOP", *(lists if free > 0 else lists[:1]), max(0.01, timeout))
@@ -317,6 +321,20 @@ class Channel(kombu_redis.Channel):
             raise
         if incarnation.has_unconfirmed:
             incarnation.flush_quietly()
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        """Also called by kombu when it drops a connection that went silent."""
+        client = self.__dict__.get("client")
+        if self._expected and client is not None and client.connection is connection:
+            incarnation = current()
+            if incarnation is not None:
+                self._lose_exchange(incarnation)
+        super()._on_connection_disconnect(connection)
+
+    def _lose_exchange(self, incarnation: Incarnation) -> None:
+        """The answer under way will never be read: attach before the next reserve, which gives back what it would have brought."""
+        self._forget_exchange(incarnation)
+        self._attached = None
 
     def _forget_exchange(self, incarnation: Incarnation) -> None:
         self._expected.clear()
@@ -327,7 +345,11 @@ class Channel(kombu_redis.Channel):
         """Give reserved messages to their consumers; what cannot be delivered goes back. False when they are no longer ours."""
         waiting = deque(fields[at : at + REPLY_FIELDS] for at in range(0, len(fields), REPLY_FIELDS))
         reserver = self._attached[0] if self._attached else ""
-        if not incarnation.hold(reserver, [(bytes_to_str(tag), bytes_to_str(task_id)) for tag, _, _, _, _, task_id, _ in waiting]):
+        fresh_until = incarnation.fresh_until()
+        taken = [(bytes_to_str(tag), bytes_to_str(task_id), int(reserved)) for tag, _, _, _, reserved, task_id, _ in waiting]
+        ours = incarnation.hold(reserver, taken)
+        incarnation.answered()
+        if not ours:
             return False  # declared dead between the reserve and its answer: they have gone home
         for _, _, _, revoked, _, task_id, _ in waiting:
             if revoked == b"1":
@@ -340,7 +362,8 @@ class Channel(kombu_redis.Channel):
         while waiting:
             tag, home, deaths, _, reserved, _, envelope = waiting[0]
             try:
-                message = self._received(incarnation, bytes_to_str(tag), int(deaths), int(reserved), bytes_to_str(envelope))
+                stamp = {"id": bytes_to_str(tag), "at": fresh_until, "deaths": int(deaths), "reserved": int(reserved) / 1000}
+                message = self._received(incarnation, stamp, bytes_to_str(envelope))
                 queue = bytes_to_str(home)
                 self.connection._deliver(message, queue if queue in callbacks else fallback)
             except BaseException as error:
@@ -357,14 +380,13 @@ class Channel(kombu_redis.Channel):
         if guilty:
             incarnation.give_back(tags[:1], deaths=1, reason=f"it cannot be delivered: {error!r}")
 
-    def _received(self, incarnation: Incarnation, tag: str, deaths: int, reserved: int, envelope: str) -> dict[str, Any]:
-        """The kombu message of an entry, stamped with who holds it."""
+    def _received(self, incarnation: Incarnation, stamp: dict[str, Any], envelope: str) -> dict[str, Any]:
+        """The kombu message of an entry, stamped with who holds it, and until when that was certain (`at`)."""
         message: dict[str, Any] = loads(envelope)
-        message["properties"]["delivery_tag"] = tag
-        message["properties"].setdefault("delivery_info", {})["redelivered"] = deaths > 0
+        message["properties"]["delivery_tag"] = stamp["id"]
+        message["properties"].setdefault("delivery_info", {})["redelivered"] = stamp["deaths"] > 0
         headers = message["headers"] = message.get("headers") or {}
-        stamp = {"id": tag, "node": incarnation.node_id, "inc": incarnation.id, "at": incarnation.confirmed_beat}
-        headers["hive"] = {**(headers.get("hive") or {}), **stamp, "deaths": deaths, "reserved": reserved / 1000}
+        headers["hive"] = {**(headers.get("hive") or {}), "node": incarnation.node_id, "inc": incarnation.id, **stamp}
         return message
 
     def _get(self, queue: str) -> Any:

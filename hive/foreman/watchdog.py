@@ -126,7 +126,8 @@ class Watchdog:
         """Give back what a live incarnation has reserved but no longer knows, or has run for too long."""
         retries = self.client.settings.hive_max_retries
         for zombie in self._zombies.find():
-            arguments = (self.client.prefix, zombie.node_id, zombie.incarnation, 1, retries, zombie.reason, zombie.publish_id)
+            reservation = f"{zombie.publish_id}\x1f{zombie.reserved_at}"
+            arguments = (self.client.prefix, zombie.node_id, zombie.incarnation, 1, retries, zombie.reason, reservation)
             if self.client.run(steps.GIVE_BACK, (), arguments):
                 log.warning("zombie_retried", task_id=zombie.task_id, node_id=zombie.node_id, reason=zombie.reason)
 

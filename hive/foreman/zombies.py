@@ -11,6 +11,7 @@ import redis
 
 from hive.broker.client import BrokerClient
 from hive.broker.entries import Entry
+from hive.broker.incarnation import UNREAD
 
 GRACE_SECONDS = 30.0
 REMEMBERED_SECONDS = 3600
@@ -24,13 +25,15 @@ class Zombie:
     task_id: str
     node_id: str
     incarnation: str
+    reserved_at: int
     reason: str
 
 
 class ZombieFinder:
     """Compares reservations with what each incarnation's heartbeats say it holds.
 
-    A reservation counts as unknown after it was missing from two successive beats. A run counts as too long after the larger of
+    A reservation counts as unknown after it was missing from two successive beats, unless an answer of the broker lies unread
+    there (a busy worker). A run counts as too long after the larger of
     HIVE_ZOMBIE_TASK_TIMEOUT and the task's own hard limit plus 30 s; one whose limit was lifted explicitly never does.
     """
 
@@ -54,7 +57,7 @@ class ZombieFinder:
                 beat = beats.get(incarnation)
                 if beat is None or incarnation not in held:
                     continue
-                unknown = publish_id not in held[incarnation] and beat > reserved_at
+                unknown = beat > reserved_at and not {publish_id, UNREAD} & held[incarnation].keys()
                 if unknown:
                     first = self._missing.get(publish_id, beat)
                     missing[publish_id] = first
@@ -63,7 +66,7 @@ class ZombieFinder:
                     "its node does not know it" if lost else self._overdue(publish_id, now - reserved_at, held[incarnation].get(publish_id))
                 )
                 if reason:
-                    found.append(Zombie(publish_id, self._task_id(publish_id), node_id, incarnation, reason))
+                    found.append(Zombie(publish_id, self._task_id(publish_id), node_id, incarnation, reserved_at, reason))
         self._missing = missing
         self._record(found)
         return found

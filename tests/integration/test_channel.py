@@ -34,15 +34,16 @@ class Spore:
         self.on_message: Callable[[Message], Any] = self.messages.append
         self.connections: list[Connection] = []
 
-    def connect(self) -> Connection:
-        options = {"priority_steps": list(INDEXES), "global_keyprefix": self.prefix}
-        connection = Connection(self.server.url, transport="hive.broker.transport:Transport", transport_options=options)
+    def connect(self, url: str = "", **options: Any) -> Connection:
+        """A connection; url: where it leads, when not straight to the server."""
+        options = {"priority_steps": list(INDEXES), "global_keyprefix": self.prefix, **options}
+        connection = Connection(url or self.server.url, transport="hive.broker.transport:Transport", transport_options=options)
         self.connections.append(connection)
         return connection
 
-    def consume(self, *queues: str) -> Connection:
-        """Begin to consume on a new connection."""
-        connection = self.connect()
+    def consume(self, *queues: str, connection: Connection | None = None) -> Connection:
+        """Begin to consume, on a new connection unless there is one."""
+        connection = connection or self.connect()
         named = [Queue(name, Exchange(name, type="direct"), routing_key=name) for name in queues or (HIGH, BACKGROUND)]
         connection.Consumer(named, on_message=self._receive).consume()
         return connection
