@@ -149,7 +149,7 @@ class Incarnation:
             with self._lock:
                 self._epoch += 1
                 identity, epoch, first = self.id, self._epoch, "0" if self.attached else "1"
-                told = [*self._done.items(), *self._returns.items()]
+                told: list[tuple[str, Acknowledgement | Return]] = [*self._done.items(), *self._returns.items()]
                 held = [*self._held, *(tag for tag, note in told if note.incarnation == identity)]
             # Without the lock: a broker that is slow to answer must not hold up the heartbeats.
             reply = self.client.run(steps.ATTACH, (), (self.client.prefix, self.node_id, identity, epoch, first, *held))
