@@ -6,6 +6,9 @@ from typing import Any
 
 Limit = float | None
 
+# A year. What a task's own 0 becomes: to Celery's pool a 0 means the default of all tasks.
+LIFTED = 31_536_000.0
+
 
 def hard_limit(soft: float) -> float:
     """Seconds after which a task is ended that did not end at its soft limit: that one lets it tidy up."""
@@ -15,12 +18,14 @@ def hard_limit(soft: float) -> float:
 def fitting(hard: Limit, soft: Limit, conf: Any) -> tuple[Limit, Limit]:
     """The two limits in seconds, None where the configuration's holds.
 
-    hard, soft: as declared, or already filled from `conf`, the application's configuration.
+    hard, soft: as declared, or already filled from `conf`, the application's configuration; 0 lifts a limit that `conf` sets.
 
     Celery refuses to send a task whose soft limit is above its hard one, and its pool then looks at the hard one only when the
     soft one has passed. So the one that was declared moves the other.
     """
     default_hard, default_soft = conf.task_time_limit, conf.task_soft_time_limit
+    hard = LIFTED if hard == 0 and default_hard else hard
+    soft = LIFTED if soft == 0 and default_soft else soft
     ends_at, warns_at = hard or default_hard, soft or default_soft
     if not ends_at or not warns_at or warns_at <= ends_at:
         return hard, soft

@@ -17,6 +17,7 @@ from kombu import Exchange, Queue
 import hive
 from hive.broker.client import BrokerClient, client_of
 from hive.broker.entries import Entry
+from hive.broker.time_limits import LIFTED
 from hive.errors import HiveError, SettingsError
 from hive.settings import Settings
 from tests.harness import BrokerServer
@@ -204,6 +205,9 @@ def task_of(app: Celery, **options: Any) -> Any:
         ({"soft_time_limit": 60}, {}, (60, 330)),
         ({"soft_time_limit": 3600}, {}, (3600, 3630)),
         ({"soft_time_limit": 5, "time_limit": 9}, {}, (5, 9)),
+        ({"soft_time_limit": 0, "time_limit": 0}, {}, (LIFTED, LIFTED)),
+        ({"soft_time_limit": 0}, {}, (LIFTED, LIFTED + 30)),
+        ({"time_limit": 0}, {}, (300, LIFTED)),
         ({}, {"mine.add": {"time_limit": 60}}, (60, 60)),
         ({"time_limit": 60}, {"*": {"soft_time_limit": 20}}, (20, 60)),
     ],
@@ -227,6 +231,7 @@ def test_a_limit_that_a_task_declares_wins_over_the_hives_other_one(
         ({"time_limit": 60}, (60, 60)),
         ({"soft_time_limit": 3600}, (3600, 3630)),
         ({"soft_time_limit": 9, "time_limit": 5}, (9, 5)),
+        ({"soft_time_limit": 0, "time_limit": 0}, (LIFTED, LIFTED)),
     ],
 )
 def test_a_limit_that_a_call_gives_wins_over_the_hives_other_one(
