@@ -12,7 +12,7 @@ LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -
 	pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
-.PHONY: help setup demo test check format bench lock upgrade clean
+.PHONY: help setup demo test chaos check format bench lock upgrade clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -25,6 +25,9 @@ demo: $(READY) ## See the main job on this machine, in under two minutes
 
 test: $(READY) ## Run all tests, the code blocks of README and docs included
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+chaos: $(READY) ## Run the chaos proof in its long form: half an hour of kills, cuts and freezes
+	@HIVE_TEST_CHAOS=long $(BIN)/python -m pytest -s tests/chaos
 
 check: $(READY) ## Lint, types, layers
 	@$(BIN)/ruff check --quiet
