@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from hive.broker.client import BrokerClient, client_of
 from hive.broker.entries import UNIT, Entry
 from hive.broker.priorities import HIGHEST
+from hive.broker.publishing import following_up
 from hive.broker.scripts import Script
 from hive.errors import DeadLetterError
 from hive.logs import get_logger
@@ -131,7 +132,8 @@ class DeadLetters:
             packed = redis_client.hget(self._client.key("entries"), publish_id)
             dead = redis_client.hget(self._client.key("dead"), publish_id)
             if packed is not None and dead is not None:
-                self._store_failure(publish_id, packed, _split(dead)[1])
+                with following_up():  # its error callbacks
+                    self._store_failure(publish_id, packed, _split(dead)[1])
             redis_client.srem(self._client.key("untold"), publish_id)
 
     def _store_failure(self, publish_id: str, packed: bytes, reason: str) -> None:

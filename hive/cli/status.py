@@ -22,14 +22,16 @@ def status(as_json: bool) -> None:
       hive status
       hive status --json | jq '.nodes[] | {node_id, load_score}'
     """
+    from hive.broker.conservation import Conservation
     from hive.cli.cluster import connected
     from hive.cli.queue import queue_stats, queue_table
     from hive.foreman.cluster import cluster_status
 
     with connected() as cluster:
         found = cluster_status(cluster.nodes(), cluster.client.settings)
+        alarm = Conservation(cluster.client).alarm()
         if as_json:
-            print_json(found)
+            print_json(found | {"alarm": alarm and {**alarm.model_dump(), "sentence": alarm.sentence}})
             return
         stats = asyncio.run(queue_stats())
     out = console()
@@ -42,6 +44,8 @@ def status(as_json: bool) -> None:
     if not found["online_nodes"]:
         out.print("no spore is online; start one with `hive spore`")
     out.print(queue_table(stats))
+    if alarm is not None:
+        out.print(f"ALARM: {alarm.sentence}; `hive audit` tells more", markup=False, style="bold red")
 
 
 def node_table(nodes: list[dict[str, Any]]) -> Table:

@@ -14,6 +14,7 @@ from celery import Celery
 from hive.broker import steps
 from hive.broker.client import BrokerClient
 from hive.broker.dead_letters import DeadLetters
+from hive.foreman.audit import Auditor
 from hive.foreman.zombies import ZombieFinder
 from hive.logs import get_logger
 
@@ -47,6 +48,7 @@ class Watchdog:
         self._on_restored = on_restored
         self._zombies = ZombieFinder(self.client)
         self._dead_letters = DeadLetters(app, self.client)
+        self._auditor = Auditor(self.client)
         self._answering_since: float | None = None
 
     @classmethod
@@ -86,6 +88,7 @@ class Watchdog:
         elif self._answering_since is None:
             self._answering_since = now
         if not self.leads:
+            self._auditor.witness()
             return
         # After a frozen or restarted broker every node looks dead at once: it must have answered as long as a death takes.
         if self._answering_since is not None and now - self._answering_since >= self.client.settings.dead_after:
@@ -93,6 +96,7 @@ class Watchdog:
         self.unplace()
         self.retry_zombies()
         self.tell_dead_letters()
+        self._auditor.audit()
 
     def restore_dead(self) -> int:
         """Restore every incarnation whose heartbeats have stopped; returns how many there were."""

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from hive.broker.client import BrokerClient
+from hive.broker.conservation import Conservation
 from hive.broker.nodes import NodeTable
 from hive.foreman.watchdog_thread import WatchdogThread
 
@@ -33,6 +34,8 @@ class Health(BaseModel):
     nodes_total: int | None = None
     lease_holder: str | None = None
     watchdog_last_tick: float | None = None
+    alarm: str | None = None
+    """Why the account of all messages fails; None while it balances. The nexus itself does its work."""
 
 
 def health_application(client: BrokerClient, watchdog: WatchdogThread) -> Starlette:
@@ -54,6 +57,7 @@ def _examine(probe: BrokerClient, table: NodeTable, watchdog: WatchdogThread) ->
     try:
         nodes = table.read().values()
         holder = _lease_holder(probe)
+        alarm = Conservation(probe).alarm()
     except redis.exceptions.RedisError:
         return Health(status="degraded", version=VERSION, broker_reachable=False, watchdog_last_tick=tick)
     return Health(
@@ -64,6 +68,7 @@ def _examine(probe: BrokerClient, table: NodeTable, watchdog: WatchdogThread) ->
         nodes_total=len(nodes),
         lease_holder=holder,
         watchdog_last_tick=tick,
+        alarm=alarm.sentence if alarm else None,
     )
 
 

@@ -41,6 +41,13 @@ local function wake(queue)
   if redis.call('LLEN', list) < 64 then redis.call('LPUSH', list, '1') end
 end
 
+-- Let an id wait: `RPUSH` where it is taken next, `LPUSH` after the others. A list that begins is noted for the audit.
+local function let_wait(push, id, home, priority)
+  local list = queue_list(home, priority)
+  if redis.call(push, list, id) == 1 then redis.call('SADD', P .. 'queues', list) end
+  wake(home)
+end
+
 local function count(name, by) redis.call('HINCRBY', P .. 'counters', name, by) end
 
 -- The entry is finished: forget it, remember its id for a while so that a late copy of its publication is a no-op.
@@ -79,8 +86,7 @@ local function go_home(id, deaths, max, reason, node)
     wake('node:' .. pin)
     return 1
   end
-  redis.call('RPUSH', queue_list(home, priority), id)
-  wake(home)
+  let_wait('RPUSH', id, home, priority)
   return 1
 end
 
@@ -94,8 +100,7 @@ local function move_due(t, limit)
     local value = redis.call('HGET', P .. 'entries', id)
     if value then
       local _, home, priority = unpack_entry(value)
-      redis.call('LPUSH', queue_list(home, priority), id)
-      wake(home)
+      let_wait('LPUSH', id, home, priority)
     end
   end
   return redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]

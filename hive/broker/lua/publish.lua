@@ -54,6 +54,5 @@ if best then
   wake('node:' .. best)
   return {1, best}
 end
-redis.call('LPUSH', queue_list(home, priority), id)
-wake(home)
+let_wait('LPUSH', id, home, priority)
 return {1, ''}

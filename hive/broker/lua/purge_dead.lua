@@ -8,9 +8,12 @@ for i = 2, #ARGV do
   local id = ARGV[i]
   if redis.call('HDEL', P .. 'dead', id) == 1 then
     redis.call('SREM', P .. 'untold', id)
-    local _, _, _, _, task_id = unpack_entry(redis.call('HGET', P .. 'entries', id))
-    finish(id, task_id)
-    purged = purged + 1
+    local value = redis.call('HGET', P .. 'entries', id)
+    if value then
+      local _, _, _, _, task_id = unpack_entry(value)
+      finish(id, task_id)
+      purged = purged + 1
+    end
   end
 end
 if purged > 0 then

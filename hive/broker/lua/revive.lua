@@ -6,6 +6,8 @@
 local id = ARGV[2]
 if redis.call('HDEL', P .. 'dead', id) == 0 then return 0 end
 redis.call('SREM', P .. 'untold', id)
-local deaths = unpack_entry(redis.call('HGET', P .. 'entries', id))
+local value = redis.call('HGET', P .. 'entries', id)
+if not value then return 0 end
+local deaths = unpack_entry(value)
 go_home(id, -tonumber(deaths), 0, '')
 return 1

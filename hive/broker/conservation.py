@@ -1,0 +1,154 @@
+"""The account of all messages, read at one instant, and the alarm when it fails.
+
+accepted = queued + placed + reserved + delayed + dead + done. Revoked, expired and purged messages are done; what people wrote off
+(`settle`) counts like done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from hive.broker.client import BrokerClient
+from hive.broker.scripts import Script
+
+AUDIT = Script("hive.broker", "audit", include=("lib",))
+SURVEY = Script("hive.broker", "survey", include=("lib",))
+ALARM = Script("hive.broker", "alarm", include=("lib",))
+SETTLE = Script("hive.broker", "settle", include=("lib",))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How many messages are where. `entries` are those that are accepted and not done, wherever they are."""
+
+    accepted: int
+    done: int
+    written_off: int
+    entries: int
+    queued: int
+    placed: int
+    reserved: int
+    delayed: int
+    dead: int
+
+    @property
+    def missing(self) -> int:
+        """Accepted, not done, and there is no trace of them; below zero, there are more than were ever accepted."""
+        return self.accepted - self.done - self.written_off - self.entries
+
+    @property
+    def stranded(self) -> int:
+        """There, and in no place from which anybody would take them."""
+        return self.entries - self.queued - self.placed - self.reserved - self.delayed - self.dead
+
+
+class WentBack(BaseModel):
+    """The broker lost writes that it had confirmed.
+
+    lost_since, seen: unix seconds of the last mark that it kept, and of the last that somebody saw. fewer: at least so many messages
+        that were accepted by then no longer are.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    lost_since: float
+    seen: float
+    fewer: int
+
+
+class Alarm(BaseModel):
+    """Why the account fails. `since` is in unix seconds by the broker's clock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    since: float
+    missing: int = 0
+    stranded: int = 0
+    went_back: WentBack | None = None
+
+    @property
+    def sentence(self) -> str:
+        """All of it in one sentence, for people."""
+        said = []
+        if self.went_back is not None:
+            back = self.went_back
+            when = f"between {_clock(back.lost_since)} and" if back.lost_since else "before"
+            more = f", at least {_messages(back.fewer)}" if back.fewer else ""
+            said.append(f"the broker has lost what it confirmed {when} {_clock(back.seen)}: what was sent then is gone{more}")
+        if self.missing > 0:
+            said.append(f"{_messages(self.missing)} accepted and gone without a trace")
+        if self.missing < 0:
+            said.append(f"{_messages(-self.missing)} more than were accepted")
+        if self.stranded:
+            said.append(f"{_messages(self.stranded)} in no queue and at no node")
+        return "; ".join(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One look: the account, the alarm that stands, and the marks (number, unix seconds): that which was found, and the one left now."""
+
+    account: Account
+    alarm: Alarm | None
+    found: tuple[int, float]
+    left: tuple[int, float]
+
+
+class Conservation:
+    """Looks at one broker's account. Its calls block, and raise redis-py's errors."""
+
+    def __init__(self, client: BrokerClient) -> None:
+        self._client = client
+
+    def look(self, seen: int | None = None) -> Audit:
+        """Count everything.
+
+        seen: the highest mark that the caller has seen; a higher one is left then. None leaves none.
+        """
+        settings = self._client.settings
+        queues = (settings.hive_high_priority_queue, settings.hive_background_queue)
+        reply = self._run(AUDIT, "" if seen is None else seen, *queues)
+        found, found_at, left, now = map(int, reply[:4])
+        alarm = Alarm.model_validate_json(reply[4]) if reply[4] else None
+        return Audit(Account(*map(int, reply[5:])), alarm, (found, found_at / 1000), (left, now / 1000))
+
+    def alarm(self) -> Alarm | None:
+        """The alarm that stands: one round trip, nothing counted."""
+        raw = self._client.redis.hget(self._client.key("audit"), "alarm")
+        return Alarm.model_validate_json(raw) if raw else None
+
+    def mark(self) -> tuple[int, float]:
+        """The last mark that was left, and when (unix seconds)."""
+        mark, at = self._client.redis.hmget(self._client.key("audit"), "mark", "at")
+        return int(mark or 0), int(at or 0) / 1000
+
+    def raise_alarm(self, alarm: Alarm | None) -> None:
+        """Store the alarm for everybody to see; None ends it."""
+        self._run(ALARM, "" if alarm is None else alarm.model_dump_json())
+
+    def survey(self, cursor: str, entries: int) -> str:
+        """Find lists that the audit does not know yet, by about so many entries from `cursor` on.
+
+        Returns: where to go on, "0" at the end.
+        """
+        return str(self._run(SURVEY, cursor, entries).decode())
+
+    def settle(self) -> tuple[int, int]:
+        """Send home what is in no place, write off what is gone, end the alarm. Returns: how many of each."""
+        home, gone = self._run(SETTLE)
+        return int(home), int(gone)
+
+    def _run(self, script: Script, *args: Any) -> Any:
+        return self._client.run(script, (), (self._client.prefix, *args))
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'}"
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

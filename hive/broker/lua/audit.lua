@@ -1,0 +1,60 @@
+-- Count every message by where it is, all at one instant, beside what the counters say; and leave a mark, by which a broker that lost
+-- its last writes is told from one that did not.
+-- KEYS none
+-- ARGV 1 prefix  2 the highest mark that the caller has seen, '' to leave none  3.. queues that are looked into at any rate
+-- Reply {mark found, when it was left (ms), mark left now, now (ms), alarm as JSON or '',
+--        accepted, done, written off, entries, queued, placed, reserved, delayed, dead}
+--   queued: without messages of plain Celery producers, which are no entries yet. Where more than COUNTED wait, whatever is there
+--   beyond the entries is taken for such.
+-- Keeps: marks only rise. `venom:queues` holds every list that entries wait in; those that are empty leave it here.
+local COUNTED = 1000
+local lists, names = {}, {}
+local function add(list)
+  if not lists[list] then
+    lists[list] = redis.call('LLEN', list)
+    names[#names + 1] = list
+  end
+  return lists[list]
+end
+
+for _, list in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
+  if add(list) == 0 and ARGV[2] ~= '' then redis.call('SREM', P .. 'queues', list) end
+end
+for i = 3, #ARGV do
+  for priority = 0, 10 do add(queue_list(ARGV[i], tostring(priority))) end
+end
+local queued, placed, reserved, seen = 0, 0, 0, {}
+for _, length in pairs(lists) do queued = queued + length end
+for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
+  local node = string.match(incarnation, '^(.*)/')
+  if node and not seen[node] then
+    seen[node] = true
+    reserved = reserved + redis.call('HLEN', P .. 'reserved:' .. node)
+    placed = placed + redis.call('ZCARD', P .. 'placed:' .. node)
+  end
+end
+local entries, delayed, dead = redis.call('HLEN', P .. 'entries'), redis.call('ZCARD', P .. 'delayed'), redis.call('HLEN', P .. 'dead')
+local beyond = queued + placed + reserved + delayed + dead - entries
+if beyond > 0 and queued > COUNTED then
+  queued = queued - beyond
+elseif beyond > 0 then
+  for _, list in ipairs(names) do
+    for _, id in ipairs(redis.call('LRANGE', list, 0, -1)) do
+      if string.sub(id, 1, 1) == '{' then queued = queued - 1 end
+    end
+  end
+end
+
+local t, audit = now(), P .. 'audit'
+local counters = redis.call('HMGET', P .. 'counters', 'accepted', 'done', 'written_off')
+local found = redis.call('HMGET', audit, 'mark', 'at', 'alarm')
+local mark = tonumber(found[1] or 0)
+local reply = {mark, tonumber(found[2] or 0), mark, t, found[3] or ''}
+if ARGV[2] ~= '' then
+  reply[3] = math.max(mark, tonumber(ARGV[2])) + 1
+  redis.call('HSET', audit, 'mark', reply[3], 'at', t)
+end
+for _, n in ipairs({counters[1] or 0, counters[2] or 0, counters[3] or 0, entries, queued, placed, reserved, delayed, dead}) do
+  reply[#reply + 1] = tonumber(n)
+end
+return reply

@@ -1,0 +1,13 @@
+-- Note, for a part of the entries, the list in which each would wait, where there is one: lists that plain Celery producers began, or an
+-- older release, are not known yet.
+-- KEYS none
+-- ARGV 1 prefix  2 cursor ('0' to begin)  3 entries to look at, about
+-- Reply the next cursor, '0' when all were seen
+-- Keeps: an entry that is there from the first call to the last is seen. Moves nothing.
+local found = redis.call('HSCAN', P .. 'entries', ARGV[2], 'COUNT', ARGV[3])
+for i = 2, #found[2], 2 do
+  local _, home, priority = unpack_entry(found[2][i])
+  local list = queue_list(home, priority)
+  if redis.call('EXISTS', list) == 1 then redis.call('SADD', P .. 'queues', list) end
+end
+return found[1]

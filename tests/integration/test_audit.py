@@ -1,0 +1,248 @@
+"""The conservation audit: it raises the alarm when something is lost, says what, and never when nothing is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from hive.broker.client import BrokerClient
+from hive.broker.conservation import Alarm, Conservation
+from hive.foreman import audit
+from hive.foreman.audit import Auditor
+from tests.chaos.conservation import look
+from tests.harness import BrokerServer
+from tests.integration.channel_steps import A1, B1, Steps, plain_message
+from tests.integration.test_cli import Cli
+from tests.nodes import BACKGROUND, HIGH, make_settings
+
+
+class Audited:
+    """One broker, the channel's steps on it, and an auditor."""
+
+    def __init__(self, server: BrokerServer) -> None:
+        self.client = BrokerClient(server.url, make_settings())
+        self.steps = Steps(self.client)
+        self.conservation = Conservation(self.client)
+        self.auditor = Auditor(self.client)
+
+    def alarm(self, audits: int = 4) -> Alarm | None:
+        """What stands after so many audits: the first of them may have to make itself acquainted with unknown lists."""
+        for _ in range(audits):
+            self.auditor.audit()
+        return self.conservation.alarm()
+
+    def close(self) -> None:
+        self.client.close()
+
+
+@pytest.fixture
+def audited(broker: BrokerServer) -> Iterator[Audited]:
+    with closing(Audited(broker)) as audited:
+        yield audited
+
+
+def at_every_place(steps: Steps) -> None:
+    """Ten messages: waiting (two queues), placed, reserved, delayed, dead, done."""
+    for incarnation in (A1, B1):
+        steps.attach(incarnation)
+    for name in ("done", "dies", "runs"):
+        steps.publish(name)
+    assert steps.take(A1, 3) == ["done", "dies", "runs"]
+    steps.acknowledge(A1, "done")
+    steps.give_back(A1, "dies", most=0)
+    steps.publish("placed", candidates=[("b@h", 1, 0.5)])
+    steps.publish("delayed", delay=60_000)
+    for number in range(4):
+        steps.publish(f"waits{number}", priority=number, home=HIGH if number else "of-its-own")
+    steps.publish("pinned", home="venom:pin:a@h", priority=10)
+
+
+def test_the_account_balances_wherever_messages_are(audited: Audited, caplog: pytest.LogCaptureFixture) -> None:
+    at_every_place(audited.steps)
+    assert audited.alarm() is None
+    account = audited.conservation.look().account
+    assert (account.accepted, account.done, account.entries) == (10, 1, 9)
+    assert (account.queued, account.placed, account.reserved, account.delayed, account.dead) == (5, 1, 1, 1, 1)
+    assert (account.missing, account.stranded) == (0, 0)
+    assert "conservation" not in caplog.text
+
+
+@pytest.mark.parametrize("waiting", [3, 1500])
+def test_messages_of_plain_celery_producers_are_no_loss_and_hide_none(audited: Audited, waiting: int) -> None:
+    """A list that they began is not known to the audit at first, nor how many of its elements are theirs."""
+    audited.steps.redis.lpush("of-its-own", *(plain_message(f"plain{number}") for number in range(waiting)))
+    for name in ("p", "q", "r"):
+        audited.steps.publish(name, home="of-its-own", priority=10)
+    assert audited.alarm() is None
+    assert audited.conservation.look().account.queued == 3
+    if waiting < 1000:
+        audited.steps.redis.lrem("of-its-own", 1, "q")
+        alarm = audited.alarm()
+        assert alarm is not None
+        assert alarm.stranded == 1
+
+
+def test_what_an_older_release_left_waiting_is_no_loss(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "SURVEYED", 10)
+    monkeypatch.setattr(audit, "SURVEY_STEPS", 1)
+    for number in range(1000):
+        audited.steps.publish(f"p{number}", home=f"queue{number % 50}")
+    audited.steps.redis.delete("venom:queues")
+    assert audited.alarm(400) is None, "not even while the survey has not seen all"
+    assert audited.conservation.look().account.queued == 1000
+
+
+def test_a_lost_message_raises_the_alarm_until_people_settle_it(audited: Audited, caplog: pytest.LogCaptureFixture) -> None:
+    at_every_place(audited.steps)
+    for name in ("waits0", "runs"):
+        audited.steps.redis.hdel("venom:entries", name)
+    assert audited.alarm(1) is None, "one audit is none"
+    alarm = audited.alarm()
+    assert alarm is not None
+    assert alarm.missing == 2
+    assert "2 messages accepted and gone" in alarm.sentence
+    assert caplog.text.count("event=conservation_alarm") == 1
+    assert "missing=2" in caplog.text
+    audited.steps.publish("another")
+    assert audited.alarm() == alarm, "what happens meanwhile does not end it"
+    assert audited.conservation.settle() == (0, 2)
+    assert audited.alarm() is None
+    assert audited.steps.counters()["written_off"] == 2
+    audited.steps.redis.hdel("venom:entries", "another")
+    again = audited.alarm()
+    assert again is not None
+    assert again.missing == 1, "the next loss is one of its own"
+
+
+def test_a_message_in_no_place_raises_the_alarm_and_is_sent_home(audited: Audited, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    at_every_place(audited.steps)
+    steps = audited.steps
+    assert steps.redis.rpop("venom:pin:a@h") == b"pinned"
+    steps.redis.hset("venom:reserved:a@h", "runs", "a@h/never-attached|1")
+    steps.redis.zrem("venom:delayed", "delayed")
+    alarm = audited.alarm()
+    assert alarm is not None
+    assert (alarm.missing, alarm.stranded) == (0, 2), "the reservation is a place, if one that nobody looks after"
+    assert audited.conservation.settle() == (3, 0)
+    assert steps.waiting("venom:pin:a@h") == ["pinned"]
+    assert sorted(steps.waiting(BACKGROUND)) == ["delayed", "runs"]
+    assert audited.alarm() is None
+    steps.redis.lrem(BACKGROUND + "\x06\x165", 1, "delayed")
+    assert audited.alarm() is not None
+    steps.redis.rpush(BACKGROUND + "\x06\x165", "delayed")
+    assert audited.alarm(1) is None, "it ends by itself when the account balances again"
+    assert "event=conservation_restored" in caplog.text
+
+
+def test_settling_what_balances_changes_nothing(audited: Audited) -> None:
+    at_every_place(audited.steps)
+    before = look(audited.client)
+    before.check()
+    assert audited.conservation.settle() == (0, 0)
+    assert look(audited.client) == before
+
+
+@pytest.fixture
+def everysec(tmp_path: Path) -> Iterator[BrokerServer]:
+    server = BrokerServer(tmp_path / "broker", options=("--appendfsync", "everysec")).start()
+    yield server
+    server.kill()
+
+
+def lose_what_follows(server: BrokerServer, size: int) -> None:
+    """Kill the server, and its file ends where it ended before: what a machine loses that goes down before it has written all."""
+    server.kill()
+    file = incremental_file(server)
+    assert file.stat().st_size > size + 40
+    with file.open("rb+") as written:
+        written.truncate(size + 40)  # some bytes of the next command: it was being written
+    server.start()
+
+
+def incremental_file(server: BrokerServer) -> Path:
+    (file,) = server.directory.glob("appendonlydir/*.incr.aof")
+    return file
+
+
+def test_a_broker_that_lost_its_last_second_is_told_and_how_much_is_gone(everysec: BrokerServer, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(Audited(everysec)) as audited:
+        steps = audited.steps
+        for number in range(5):
+            steps.publish(f"kept{number}")
+        assert audited.alarm() is None
+        size = incremental_file(everysec).stat().st_size
+        for number in range(3):
+            steps.publish(f"lost{number}")
+        steps.attach(A1)
+        steps.take(A1, 1)
+        steps.acknowledge(A1, "kept0")
+        audited.auditor.audit()
+        began = time.time()
+        lose_what_follows(everysec, size)
+        steps.publish("new")
+        alarm = audited.alarm(1)
+        assert alarm is not None
+        assert alarm.went_back is not None
+        assert alarm.went_back.fewer == 2, "three were lost, one is new: as many as the counters tell"
+        assert 0 < alarm.went_back.lost_since < alarm.went_back.seen <= began + 1
+        assert "the broker has lost what it confirmed" in alarm.sentence
+        assert caplog.text.count("event=conservation_alarm") == 1
+        assert (alarm.missing, alarm.stranded) == (0, 0), "counters and entries went back together"
+        assert audited.alarm() == alarm, "nobody but people ends it"
+        assert sorted(steps.waiting(BACKGROUND)) == [*(f"kept{number}" for number in range(5)), "new"], "kept0 runs again"
+        assert audited.conservation.settle() == (0, 0)
+        assert audited.alarm() is None
+
+
+def test_whoever_has_only_watched_knows_it_too(everysec: BrokerServer) -> None:
+    """The nexus that led may have gone down with the broker."""
+    with closing(Audited(everysec)) as audited:
+        other = Auditor(audited.client)
+        audited.steps.publish("kept")
+        audited.auditor.audit()
+        size = incremental_file(everysec).stat().st_size
+        audited.steps.publish("lost")
+        audited.auditor.audit()
+        other.witness()
+        lose_what_follows(everysec, size)
+        other.audit()
+        alarm = audited.conservation.alarm()
+        assert alarm is not None
+        assert alarm.went_back is not None
+        audited.conservation.settle()
+        assert audited.alarm() is None, "marks rise from what was seen: nobody tells it twice"
+
+
+def test_a_broker_that_lost_nothing_is_not_suspected(everysec: BrokerServer) -> None:
+    with closing(Audited(everysec)) as audited:
+        audited.steps.publish("p")
+        assert audited.alarm() is None
+        everysec.kill()
+        everysec.start()
+        assert audited.alarm() is None
+        assert Auditor(audited.client).audit() is None
+        assert audited.conservation.alarm() is None
+
+
+def test_people_see_the_alarm_and_settle_it(broker: BrokerServer, audited: Audited, tmp_path: Path) -> None:
+    cli = Cli(broker.environment, tmp_path)
+    at_every_place(audited.steps)
+    assert json.loads(cli("audit", "--json").stdout)["alarm"] is None
+    audited.steps.redis.hdel("venom:entries", "waits0")
+    audited.alarm()
+    told = json.loads(cli("audit", "--json", code=1).stdout)
+    assert (told["missing"], told["alarm"]["missing"]) == (1, 1)
+    assert "ALARM: 1 message accepted and gone" in cli("status").stdout
+    assert json.loads(cli("status", "--json").stdout)["alarm"]["missing"] == 1
+    assert "--yes" in cli("audit", "--settle", code=2).stderr, "nobody can be asked here"
+    said = cli("audit", "--settle", "--yes").stdout
+    assert "0 sent home, 1 written off" in said
+    assert "ALARM" not in said
+    assert audited.conservation.alarm() is None
