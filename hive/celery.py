@@ -126,6 +126,8 @@ def _configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
             "socket_timeout": max(1.0, settings.hive_publish_timeout),
             "socket_connect_timeout": 5.0,
             "socket_keepalive": True,
+            "wait_replicas": settings.hive_wait_replicas,
+            "wait_timeout": settings.hive_publish_timeout / 2,  # before the socket's
             **(app.conf.broker_transport_options or {}),
         },
         "broker_connection_retry_on_startup": True,

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
 
     hive_task_timeout: Seconds = Field(300.0, examples=["300"])
     hive_publish_timeout: float = Field(10.0, ge=0, examples=["10"])
+    hive_wait_replicas: int = Field(0, ge=0, examples=["1"])
     hive_max_retries: int = Field(3, ge=0, examples=["3"])
     hive_zombie_task_timeout: Seconds = Field(600.0, examples=["600"])
     hive_drain_timeout: float = Field(10.0, ge=0, examples=["10"])

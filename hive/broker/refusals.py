@@ -1,4 +1,4 @@
-"""What the broker refuses to take, in Hive's words: a message for a full queue, anything new while it is out of memory."""
+"""What the broker does not take, in Hive's words: a message for a full queue, anything new without memory, what no replica confirms."""
 
 # celery-types leaves most of kombu's Redis transport out.
 # mypy: disable-error-code="attr-defined,misc,name-defined"
@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any, NoReturn
 
 import kombu.exceptions
 import redis
 from kombu.transport import redis as kombu_redis
 
-from hive.errors import BrokerMemoryError, QueueFullError
+from hive.errors import BrokerMemoryError, BrokerUnreachableError, QueueFullError
 
 _QUEUE_FULL = re.compile(r"QUEUEFULL (\d+) (.+)")
 """As lua/publish.lua answers; a pipeline puts its own words in front."""
@@ -35,12 +36,28 @@ def raise_refusal(error: BaseException | None) -> None:
         ) from error
 
 
+def raise_unconfirmed(copies: int, wanted: int, publish_id: str | None = None) -> NoReturn:
+    """Raise BrokerUnreachableError: the broker has the message, fewer replicas than HIVE_WAIT_REPLICAS said that they have it, too."""
+    raise BrokerUnreachableError(
+        f"The broker took a message, but {copies} of the {wanted} replicas that HIVE_WAIT_REPLICAS asks for confirmed it in time; check"
+        " them (INFO replication). It is lost only if the broker is; sending it again under its publish id is safe.",
+        outcome="unknown",
+        publish_id=publish_id,
+    )
+
+
 class PublishBatch(kombu_redis.PublishBatch):
     """kombu's batch of publications, of which each is accepted or refused by itself; the first refusal is raised."""
 
     def flush(self) -> None:
+        wanted, copies = self.channel.wait_replicas, list[Any]()
+        if wanted and self._buffered:
+            self.pipeline.response_callbacks["WAIT"] = copies.append
+            self.pipeline.execute_command(*self.channel.wait_command)
         try:
             super().flush()
         except kombu.exceptions.BatchPublishError as error:
             raise_refusal(error.__cause__)
             raise
+        if copies and copies[0] < wanted:
+            raise_unconfirmed(copies[0], wanted)

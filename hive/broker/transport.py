@@ -28,7 +28,7 @@ from hive.broker.client import SPACE
 from hive.broker.incarnation import Incarnation, current, triples
 from hive.broker.priorities import HIGHEST, INDEXES, list_index, queue_lists
 from hive.broker.publishing import note_unknown
-from hive.broker.refusals import PublishBatch, raise_refusal
+from hive.broker.refusals import PublishBatch, raise_refusal, raise_unconfirmed
 from hive.broker.scripts import ALLOW_OOM, Script
 from hive.broker.serving import ServingOrder
 from hive.errors import BrokerUnreachableError
@@ -93,6 +93,9 @@ class Channel(kombu_redis.Channel):
     max_priority = HIGHEST
     priority_steps: ClassVar[list[int]] = list(INDEXES)
     consumes_tasks = False
+    wait_replicas = 0
+    wait_timeout = 5.0
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "wait_replicas", "wait_timeout")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._expected: deque[tuple[str, list[str]]] = deque()
@@ -115,17 +118,31 @@ class Channel(kombu_redis.Channel):
             batch.add("evalsha", script.sha, 0, *arguments)
             return
         try:
-            self._publish(script, arguments, hive["id"])
+            copies = self._publish(script, arguments, hive["id"])
         except redis.exceptions.ResponseError as error:
             raise_refusal(error)
             raise
+        if copies < self.wait_replicas:
+            raise_unconfirmed(copies, self.wait_replicas, hive["id"])
 
-    def _publish(self, script: Script, arguments: list[Any], publish_id: str) -> None:
-        """Run the script so that a failure before sending is told from a missing reply. kombu tries again under the same id."""
+    @property
+    def wait_command(self) -> tuple[str | int, ...]:
+        """What waits for the replicas to have all that its connection has written."""
+        return "WAIT", self.wait_replicas, max(1, int(self.wait_timeout * 1000))  # 0 ms would be for ever
+
+    def _publish(self, script: Script, arguments: list[Any], publish_id: str) -> int:
+        """Run the script so that a failure before sending is told from a missing reply. kombu tries again under the same id.
+
+        Returns: how many replicas have it, 0 where that is not asked for.
+        """
         pool = self.pool
         connection = pool.get_connection()
         try:
             script.on_connection(connection, (), arguments)
+            if not self.wait_replicas:
+                return 0
+            connection.send_command(*self.wait_command)
+            return int(connection.read_response())
         except redis.exceptions.TimeoutError as error:
             # Waited for as long as a publication may wait (socket_timeout): not tried again.
             connection.disconnect()
