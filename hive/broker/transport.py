@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import redis
 from kombu.transport import redis as kombu_redis
-from kombu.transport import virtual
 from kombu.transport.redis import REFRESH_BINDING
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
@@ -43,23 +42,25 @@ FOR_THE_CHANNEL = frozenset({"hive_candidates", "hive_tasks_weight", "hive_limit
 
 
 class QoS(kombu_redis.QoS):
-    """Messages of task queues belong to the incarnation; all others are acknowledged in memory, as kombu's virtual transport does."""
+    """Messages of task queues belong to the incarnation; all others stay kombu's own, with its `unacked` keys and visibility timeout."""
 
-    restore_at_shutdown = False
+    acknowledges = False
+    """Whether the channel takes such messages and has to acknowledge them; nobody else needs to look after those keys."""
 
     def can_consume(self) -> bool:
         incarnation = current() if self.channel.consumes_tasks else None
-        return incarnation.can_consume() if incarnation else bool(virtual.QoS.can_consume(self))
+        return incarnation.can_consume() if incarnation else bool(super().can_consume())
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        incarnation = current()
-        if incarnation is None or not incarnation.owns(delivery_tag):
-            virtual.QoS.append(self, message, delivery_tag)
+        if _holder(delivery_tag) is None:
+            self.acknowledges = True
+            super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        incarnation = current()
-        if incarnation is None or not incarnation.owns(delivery_tag):
-            virtual.QoS.ack(self, delivery_tag)
+        incarnation = _holder(delivery_tag)
+        if incarnation is None:
+            if delivery_tag in self._delivered:  # else a task's, which is finished or was given back
+                super().ack(delivery_tag)
             return
         incarnation.acknowledge(delivery_tag)
         # The next reserve carries it; where none is about to be sent, it goes by itself.
@@ -67,29 +68,31 @@ class QoS(kombu_redis.QoS):
             incarnation.flush_quietly()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        incarnation = current()
-        if incarnation is None or not incarnation.owns(delivery_tag):
-            virtual.QoS.ack(self, delivery_tag)
+        incarnation = _holder(delivery_tag)
+        if incarnation is None:
+            if delivery_tag in self._delivered:
+                super().reject(delivery_tag, requeue=requeue)
         elif requeue:
             incarnation.give_back([delivery_tag], deaths=1, reason="its process died, or it was rejected")
         else:
             incarnation.acknowledge(delivery_tag, "failed")
 
-    def restore_visible(self, *_: Any, **__: Any) -> None:
-        """No visibility timeout: the watchdog restores what the dead held."""
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """No visibility timeout for tasks: the watchdog restores what the dead held."""
+        if self.acknowledges:
+            super().restore_visible(*args, **kwargs)
 
-    def restore_unacked(self, client: Any = None) -> None:
-        """A closed channel gives nothing back: the process still holds its messages."""
 
-    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
-        """See restore_unacked."""
+def _holder(delivery_tag: str) -> Incarnation | None:
+    """This process's incarnation, where the message is one that it holds."""
+    incarnation = current()
+    return incarnation if incarnation is not None and incarnation.owns(delivery_tag) else None
 
 
 class Channel(kombu_redis.Channel):
     """A channel whose task queues are served by scripts."""
 
     QoS = QoS
-    do_restore = False
     max_priority = HIGHEST
     priority_steps: ClassVar[list[int]] = list(INDEXES)
     consumes_tasks = False
@@ -244,6 +247,8 @@ class Channel(kombu_redis.Channel):
         kombus_own = no_ack or queue in self._fanout_queues or queue in self._expires or queue in self.auto_delete_queues
         if not kombus_own and current() is not None:
             self.consumes_tasks = True
+        elif not no_ack:
+            self.qos.acknowledges = True
         return answer
 
     def _brpop_start(self, timeout: float | None = None) -> None:
