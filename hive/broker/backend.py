@@ -11,9 +11,11 @@ from typing import Any
 import redis
 from celery.backends.redis import CHORD_CLAIM_EXTEND_LUA, CHORD_CLEANUP_LUA, CHORD_PART_RETURN_LUA, RedisBackend
 from celery.exceptions import BackendStoreError
+from celery.states import STARTED
 
 from hive.broker.client import client_of
 from hive.broker.scripts import ALLOW_OOM, Script
+from hive.broker.store_line import StoreLines
 from hive.errors import BrokerMemoryError
 from hive.logs import get_logger
 
@@ -57,10 +59,19 @@ class Backend(RedisBackend):
         hive = getattr(request, "hive", None) or {}
         delivery = (hive["node"], hive["inc"], hive["id"]) if "inc" in hive else ("", "", "")
         arguments = (client_of(self.app).prefix, value, int(self.expires or 0), *delivery)
-        stored = self.ensure(STORE, (self.client, (self.get_key_for_task(task_id),), arguments))
+        keyed = (1, self.get_key_for_task(task_id), *arguments)
+        if state == STARTED and "inc" in hive and self._lines.send(*keyed):
+            return result  # a fenced run is told so when it stores its result
+        stored = self._lines.store(*keyed)
+        if stored is None:
+            stored = self.ensure(STORE, (self.client, (self.get_key_for_task(task_id),), arguments))
         if stored < 0:
             log.warning("fenced_result_dropped", task_id=task_id, state=state, incarnation=hive["inc"])
         return result
+
+    @cached_property
+    def _lines(self) -> StoreLines:
+        return StoreLines(lambda: self.client, STORE)
 
     @cached_property
     def _chord_part_return_script(self) -> Any:

@@ -1,0 +1,114 @@
+"""Storing that a task has started, without waiting until that is done.
+
+Half of what a short task costs its pool process is waiting for the server: once for STARTED, once for the result. STARTED still goes out
+before the task runs, and others see it as soon as they did; only its answer is not asked for. The result, on the same connection, comes
+behind it and is waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+
+from hive.broker.scripts import Script
+from hive.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class _Line:
+    """A connection on which answers can be done without."""
+
+    def __init__(self, connection: Any, script: Script) -> None:
+        self.pid = os.getpid()
+        self._connection = connection
+        self._sha = script.sha
+        connection.connect()
+        # Loaded for good, unlike what EVAL leaves behind: what is sent without an answer cannot be repeated.
+        self._ask("SCRIPT", "LOAD", script.text)
+        self._ask("CLIENT", "REPLY", "ON")  # a user who may not say it would be answered where no answer is expected
+
+    @property
+    def in_order(self) -> bool:
+        """Nothing is to be read on it, unless the server has closed it."""
+        try:
+            return not self._connection.can_read()
+        except redis.exceptions.RedisError:
+            return False
+
+    def send(self, arguments: Sequence[Any]) -> None:
+        commands = [("CLIENT", "REPLY", "SKIP"), ("EVALSHA", self._sha, *arguments)]
+        self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+
+    def store(self, arguments: Sequence[Any]) -> int:
+        return int(self._ask("EVALSHA", self._sha, *arguments))
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+    def _ask(self, *command: Any) -> Any:
+        self._connection.send_command(*command, check_health=False)
+        return self._connection.read_response()
+
+
+class StoreLines:
+    """A line for each thread that runs tasks, made anew after a fork or any trouble. What fails here is stored in the ordinary way."""
+
+    def __init__(self, client: Callable[[], Any], script: Script) -> None:
+        """client: gives the `redis.Redis` whose parameters the lines have; their connections are not counted in its pool."""
+        self._client = client
+        self._script = script
+        self._of_thread = threading.local()
+
+    def send(self, *arguments: Any) -> bool:
+        """Run the script without asking for its answer. Returns: False when that could not be sent."""
+        return self._without_trouble(lambda: self._line().send(arguments)) is not _TROUBLE
+
+    def store(self, *arguments: Any) -> int | None:
+        """Run the script behind all that this thread has sent.
+
+        Returns: its answer; None when nothing was sent on a line that still stands, or when it broke.
+        """
+        line = self._own_line()
+        if line is None:
+            return None
+        answer = self._without_trouble(lambda: line.store(arguments))
+        return None if answer is _TROUBLE else answer
+
+    def _own_line(self) -> _Line | None:
+        line: _Line | None = getattr(self._of_thread, "line", None)
+        return line if line is not None and line.pid == os.getpid() else None
+
+    def _line(self) -> _Line:
+        line = self._own_line()
+        if line is not None and line.in_order:
+            return line
+        self._drop()
+        pool = self._client().connection_pool
+        line = self._of_thread.line = _Line(pool.connection_class(**pool.connection_kwargs), self._script)
+        return line
+
+    def _without_trouble(self, exchange: Callable[[], Any]) -> Any:
+        try:
+            return exchange()
+        except (redis.exceptions.RedisError, OSError) as error:
+            self._drop()
+            log.info("store_line_broke", error=str(error))
+            return _TROUBLE
+        except BaseException:
+            # Such as a time limit: what is sent or read by half is not known.
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        line = self._own_line()
+        self._of_thread.line = None
+        if line is not None:
+            line.close()
+
+
+_TROUBLE = object()
