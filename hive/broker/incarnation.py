@@ -73,6 +73,7 @@ class Incarnation:
         self.draining = False
         self.polling = False
         self.asked_at: float | None = None
+        self.answered_at = self.turned_at = boottime()  # of its questions for work; of the event loop
         self.requirement_queues: tuple[str, ...] = ()
         self.confirmed_beat = 0.0
         self.nudge: Callable[[], None] = lambda: None
@@ -127,6 +128,11 @@ class Incarnation:
     def answered(self) -> None:
         """What the last reserve took is held now, or it took nothing."""
         self.asked_at = None
+        self.answered_at = boottime()
+
+    def turned(self) -> None:
+        """The event loop has made a turn."""
+        self.turned_at = boottime()
 
     def fresh_until(self) -> float:
         """When the cluster was last certain to count this incarnation's newest messages as its own (boottime)."""

@@ -25,6 +25,8 @@ from hive.spore.grace import Grace
 from hive.spore.heartbeat import Heartbeat
 from hive.spore.lifeline import supervisor_fd, watch_supervisor
 from hive.spore.request import acknowledge_late
+from hive.spore.signs import signs_fd
+from hive.spore.vitals import Vitals
 from hive.spore.wakeup import Wakeup
 
 log = get_logger(__name__)
@@ -62,6 +64,9 @@ class SporeStep(bootsteps.StartStopStep):
         threading.Thread(target=self._watch, args=(app,), name="hive-stand-in", daemon=True).start()
         Grace(client_of(app).settings.hive_drain_timeout, _take_no_more, lambda: self._give_back(worker)).start()
         signals.worker_shutdown.connect(self._leave, weak=False, dispatch_uid="hive.spore")
+        signs = signs_fd()
+        if signs is not None:
+            Vitals(signs, worker, incarnation).start()
         lifeline = supervisor_fd()
         if lifeline is not None:
             watch_supervisor(lifeline, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -133,6 +138,7 @@ class SporeConsumerStep(bootsteps.StartStopStep):
         incarnation = incarnations.current()
         if incarnation is None:
             return
+        hub.call_repeatedly(1.0, incarnation.turned)
         if self.wakeup is None:
             self.wakeup = Wakeup(threading.get_ident())
         hub.add_reader(self.wakeup.reader, self.wakeup.clear)

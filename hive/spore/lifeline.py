@@ -44,7 +44,12 @@ class Lifeline:
 
 def supervisor_fd() -> int | None:
     """The read end that this process's supervisor passed on; None for a process without one."""
-    number = os.environ.get(FD_VARIABLE, "")
+    return inherited_fd(FD_VARIABLE)
+
+
+def inherited_fd(variable: str) -> int | None:
+    """The pipe whose descriptor an environment variable names; None without one."""
+    number = os.environ.get(variable, "")
     if not number.isdigit():
         return None
     try:

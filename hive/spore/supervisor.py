@@ -14,6 +14,7 @@ from hive.spore.child import Child, Respawning
 from hive.spore.lifeline import supervisor_fd
 from hive.spore.limits import read_limits
 from hive.spore.signals import Signals, at_end
+from hive.spore.signs import Signs
 
 log = get_logger(__name__)
 
@@ -54,6 +55,8 @@ class Supervisor:
         # How many times it was told to stop, and when (monotonic seconds) the next step is taken without being told.
         self._stops = 0
         self._force_at: float | None = None
+        self._signs: Signs | None = None
+        self._kill_at: float | None = None
 
     def worker_command(self) -> list[str]:
         """The worker's command line.
@@ -77,17 +80,22 @@ class Supervisor:
                 code = self._tend()
                 if code is not None:
                     return code
-                stops, ready = signals.wait(self._next_in(), [] if self._parent is None else [self._parent])
+                stops, ready = signals.wait(self._next_in(), self._fds())
                 for _ in range(stops):
                     self._stop_harder()
-                if ready and at_end(ready[0]):
+                if self._parent is not None and self._parent in ready and at_end(self._parent):
                     self._orphaned()
+
+    def _fds(self) -> list[int]:
+        fds = [] if self._parent is None else [self._parent]
+        return fds if self._signs is None else [*fds, self._signs.reader]
 
     def _tend(self) -> int | None:
         """Do what is due. Returns: the supervisor's exit code once all is over."""
         code = self._worker.tend(restart=not self._stops)
         if code is not None:
             log.log(logging.INFO if self._stops else logging.WARNING, "worker_ended", node=self.node_name, exit_code=code)
+            self._forget_signs()
         if self._stops:
             if self._worker.child is None:
                 return 0 if self._stops == 1 else 1
@@ -97,10 +105,37 @@ class Supervisor:
         if code == WRONG_SETTINGS:
             log.error("worker_cannot_start", node=self.node_name, app=self.app_name, reason="its settings or its application are wrong")
             return WRONG_SETTINGS
+        self._end_what_hangs()
         return None
 
+    def _end_what_hangs(self) -> None:
+        """A worker that falls silent gets the time to give back what it runs, and is killed when it does not take it."""
+        child = self._worker.child
+        if child is None or self._signs is None:
+            return
+        if self._kill_at is not None:
+            if time.monotonic() >= self._kill_at:
+                child.signal_group(signal.SIGKILL)
+        elif self._signs.look():
+            log.error("worker_hangs", node=self.node_name, pid=child.pid)
+            child.signal(signal.SIGTERM)
+            self._kill_at = time.monotonic() + self._drain_timeout + FORCED_GRACE
+
+    def _forget_signs(self) -> None:
+        if self._signs is not None:
+            self._signs.close()
+        self._signs = self._kill_at = None
+
     def _start(self) -> Child:
-        child = Child(self.worker_command(), os.environ)
+        signs = Signs()
+        try:
+            child = Child(self.worker_command(), {**os.environ, **signs.environment}, keeps=signs.pass_fds)
+        except OSError:
+            signs.close()
+            raise
+        finally:
+            signs.handed_over()
+        self._signs = signs
         log.info("worker_started", node=self.node_name, pid=child.pid, slots=self.concurrency)
         return child
 
@@ -135,4 +170,4 @@ class Supervisor:
         """Seconds until something is due by itself."""
         if self._stops:
             return None if self._force_at is None else self._force_at - time.monotonic()
-        return self._worker.due_in()
+        return self._worker.due_in() if self._kill_at is None else self._kill_at - time.monotonic()

@@ -15,12 +15,17 @@ import pytest
 
 from hive.spore.child import HEALTHY_AFTER, LONGEST_DELAY, Backoff, Child
 from hive.spore.lifeline import FD_VARIABLE, Lifeline, watch_supervisor
+from hive.spore.signs import Signs
 from hive.spore.supervisor import Supervisor
 from tests.harness import WorkerProcess, wait_until
+from tests.integration.cluster import REPOSITORY, Cluster
 
 SUPERVISOR = """
 import logging, sys
+from hive.spore import signs
 from hive.spore.supervisor import Supervisor
+
+signs.PATIENCE = 1.0
 
 class WithCommand(Supervisor):
     def worker_command(self):
@@ -44,6 +49,7 @@ while True:
 WORKER = """
 import os, signal, subprocess, sys, time
 from hive.spore.lifeline import supervisor_fd, watch_supervisor
+from hive.spore.signs import signs_fd
 
 def say(*words):
     with open("worker.txt", "a") as file:
@@ -65,8 +71,26 @@ if mode == "parent":
 say("started", os.getpid())
 if mode.isdigit():
     sys.exit(int(mode))
+while mode == "signs":
+    os.write(signs_fd(), b".")
+    time.sleep(0.1)
+if mode == "silent":
+    os.write(signs_fd(), b".")
 while True:
     time.sleep(60)
+"""
+
+PID = "tests.integration.wedge_app.pid"
+
+WEDGED = """
+import logging, sys
+from hive.settings import Settings
+from hive.spore import signs
+from hive.spore.supervisor import Supervisor
+
+signs.PATIENCE = 3.0
+logging.basicConfig(level=logging.INFO)
+sys.exit(Supervisor("tests.integration.wedge_app", Settings.load(), node_name="wedged@h", concurrency=1).run())
 """
 
 
@@ -188,6 +212,64 @@ def test_a_worker_that_heeds_no_signal_is_killed(supervised: Supervised) -> None
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 1
     assert gone(worker)
+
+
+def test_a_frozen_worker_is_killed_and_started_again(supervised: Supervised) -> None:
+    supervised.start("signs", HIVE_DRAIN_TIMEOUT="0.1")
+    frozen = supervised.worker()
+    wait_until(lambda: "worker_started" in supervised.log.read_text())
+    os.kill(frozen, signal.SIGSTOP)
+    assert supervised.worker(2) != frozen
+    assert gone(frozen)
+
+
+def test_a_worker_that_falls_silent_is_started_again_and_others_are_not(tmp_path: Path) -> None:
+    modes = ("silent", "signs", "healthy")  # the last never gives a sign
+    for mode in modes:
+        (tmp_path / mode).mkdir()
+    silent, giving, quiet = supervised = [Supervised(tmp_path / mode) for mode in modes]
+    try:
+        for one, mode in zip(supervised, modes, strict=True):
+            one.start(mode)
+        steady = [giving.worker(), quiet.worker()]
+        silent.worker(2)
+        assert silent.lines("drained"), "it was told to drain first"
+        assert "worker_hangs" in silent.log.read_text()
+        assert [giving.pids(), quiet.pids()] == [[pid] for pid in steady]
+    finally:
+        for one in supervised:
+            one.end()
+
+
+def test_a_supervisor_that_was_frozen_with_its_worker_does_not_take_that_for_silence() -> None:
+    signs = Signs()
+    os.write(signs.pass_fds[0], b".")
+    assert not signs.look()
+    signs._looked_at -= 3600
+    assert not signs.look()
+    signs.handed_over()
+    signs.close()
+
+
+@pytest.mark.slow
+def test_a_spore_whose_event_loop_hangs_is_started_again(tmp_path: Path) -> None:
+    """Its heartbeats go on, so that the cluster takes it for well; only its supervisor can know."""
+    cluster = Cluster(tmp_path)
+    (tmp_path / "supervisor.py").write_text(WEDGED)
+    environment = {**cluster.server.environment, "PYTHONPATH": str(REPOSITORY), "HIVE_DRAIN_TIMEOUT": "0.1", FD_VARIABLE: ""}
+    supervisor = WorkerProcess(tmp_path / "supervisor.log", sys.executable, str(tmp_path / "supervisor.py"), env=environment)
+    cluster.spores.append(supervisor)
+    try:
+        first = cluster.wait_online("wedged")["wedged@h"].facts
+        assert cluster.app.send_task(PID).get(timeout=60) == first.pid
+        cluster.app.control.broadcast("wedge")
+        result = cluster.app.send_task(PID)
+        assert result.get(timeout=90) != first.pid
+        assert gone(first.pid)
+        assert "worker_hangs" in supervisor.output()
+    finally:
+        supervisor.stop()
+        cluster.close()
 
 
 def test_a_stop_between_two_starts_is_heard(supervised: Supervised) -> None:

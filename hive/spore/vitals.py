@@ -1,0 +1,55 @@
+"""The worker's side of signs.py: what tells a worker that takes work from one that hangs."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import redis
+from celery.concurrency.solo import TaskPool as Solo
+
+from hive.broker.client import client_of
+from hive.broker.incarnation import Incarnation, boottime
+
+PERIOD = 1.0
+STALE = 5.0
+"""Seconds without an answer to the event loop's question for work, or without a turn of that loop, after which a worker gives no sign."""
+
+
+class Vitals(threading.Thread):
+    """A sign every second while it takes work, has no slot for more, or finds no broker."""
+
+    def __init__(self, fd: int, worker: Any, incarnation: Incarnation) -> None:
+        """fd: the write end, as given by HIVE_SIGNS_FD."""
+        super().__init__(name="hive-signs", daemon=True)
+        os.set_inheritable(fd, False)
+        self._fd = fd
+        self._worker = worker
+        self._incarnation = incarnation
+        self._client = client_of(worker.app).with_timeout(PERIOD)
+
+    def run(self) -> None:
+        while True:
+            if self._works() or not self._broker_answers():
+                try:
+                    os.write(self._fd, b".")
+                except OSError:
+                    return  # nobody listens any more; the lifeline tells of it
+            time.sleep(PERIOD)
+
+    def _works(self) -> bool:
+        incarnation = self._incarnation
+        if incarnation.stopping:
+            return True  # its end has a time limit of its own
+        if not isinstance(self._worker.pool, Solo) and boottime() - incarnation.turned_at > STALE:
+            return False  # a solo pool runs its task in the event loop
+        asks = bool(self._worker.app.amqp.queues.consume_from) and incarnation.can_consume()
+        return not asks or boottime() - incarnation.answered_at < STALE
+
+    def _broker_answers(self) -> bool:
+        try:
+            return bool(self._client.redis.ping())
+        except redis.exceptions.RedisError:
+            return False
