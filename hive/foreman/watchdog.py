@@ -15,6 +15,7 @@ from hive.broker import steps
 from hive.broker.client import BrokerClient
 from hive.broker.dead_letters import DeadLetters
 from hive.foreman.audit import Auditor
+from hive.foreman.sweep import Sweeper
 from hive.foreman.zombies import ZombieFinder
 from hive.logs import get_logger
 
@@ -49,6 +50,7 @@ class Watchdog:
         self._zombies = ZombieFinder(self.client)
         self._dead_letters = DeadLetters(app, self.client)
         self._auditor = Auditor(self.client)
+        self._sweeper = Sweeper(self.client)
         self._answering_since: float | None = None
 
     @classmethod
@@ -97,6 +99,7 @@ class Watchdog:
         self.retry_zombies()
         self.tell_dead_letters()
         self._auditor.audit()
+        self._sweeper.sweep()
 
     def restore_dead(self) -> int:
         """Restore every incarnation whose heartbeats have stopped; returns how many there were."""

@@ -45,7 +45,11 @@ TABLE: dict[str, tuple[str, ...]] = {
     "leave": ("acknowledge", "restore"),
     "assign": ("assign", "assign", "assign"),
     "drain_a_node": ("release",),
-    "restore_the_dead": ("lease", "restore", "restore", "unplace", "unplace", *("store_result", "SREM") * 3, "audit"),
+    "restore_the_dead": (
+        *("lease", "restore", "restore", "unplace", "unplace"),
+        *("store_result", "SREM") * 3,
+        *("audit", "sweep", "sweep_requirements"),
+    ),
     "retry_a_dead_letter": ("revive", "forget_result") * 3,
     "purge_dead_letters": (*("store_result", "SREM") * 3, "purge_dead"),
     "purge_a_queue": ("purge",) * 13,  # two of its five messages at a time, and ten priorities with none

@@ -24,6 +24,7 @@ from hive.broker.client import client_of
 from hive.broker.conservation import AUDIT
 from hive.broker.dead_letters import FORGET_RESULT, PURGE_DEAD, REVIVE, DeadLetters
 from hive.broker.priorities import queue_lists
+from hive.foreman.sweep import REQUIREMENTS, SWEEP
 from hive.foreman.watchdog import Watchdog
 from hive.settings import Settings
 from tests.chaos.dying import Fault, watch
@@ -329,7 +330,7 @@ def obey(order: dict[str, Any], noted: int) -> int:
 
 
 def main() -> None:
-    for script in (*steps.ALL, AUDIT, STORE, REVIVE, PURGE_DEAD, FORGET_RESULT):
+    for script in (*steps.ALL, AUDIT, SWEEP, REQUIREMENTS, STORE, REVIVE, PURGE_DEAD, FORGET_RESULT):
         script.load(client.redis)
     app.finalize()  # once here, not in each victim
     client.close()

@@ -4,9 +4,9 @@
 -- ARGV 1 key prefix   2 incarnation `<node>/<tag>`   3 node id   4 load, as NodeTable writes it   5 what it holds, opaque
 --      6 start of the incarnation, unix seconds, or ''   7 its facts as JSON, or '' when they did not change
 --      (6 and 7 come together)
--- Keys used: venom:epochs (read), venom:beats, venom:held, venom:requirements (read),
+-- Keys used: venom:epochs (read), venom:beats, venom:held, venom:requirements (read), venom:counters (read),
 --      venom:nodes:static | dynamic | versions | version | epoch
--- Reply {'fenced' or 'ok', 1 when the next beat must bring the facts, now in ms, number of registered requirements}
+-- Reply {'fenced' or 'ok', 1 when the next beat must bring the facts, now in ms, number of requirements ever registered}
 --
 -- A dynamic value is one line for each incarnation of the node, the leading one first:
 --      `<ms of last beat, negative once it left> <tag> <start> <version that wrote its facts, 0 none> <load>`
@@ -98,4 +98,5 @@ if version % 64 == 1 then
     redis.call('PEXPIRE', key, 2 * KNOWN_FOR)
   end
 end
-return {'ok', (leads and mine.written == '0') and 1 or 0, now, redis.call('HLEN', space .. 'requirements')}
+local known = redis.call('HLEN', space .. 'requirements') + (redis.call('HGET', space .. 'counters', 'requirements_forgotten') or 0)
+return {'ok', (leads and mine.written == '0') and 1 or 0, now, known}

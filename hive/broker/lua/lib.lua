@@ -35,10 +35,10 @@ local function waiting_in(queue)
   return n
 end
 
--- A token carries nothing; it ends a blocking wait. 64 are enough for every node that could wait.
+-- A token carries nothing; it ends a blocking wait. 64 are enough for every node that could wait; where none does, they go by themselves.
 local function wake(queue)
   local list = P .. 'wake:' .. queue
-  if redis.call('LLEN', list) < 64 then redis.call('LPUSH', list, '1') end
+  if redis.call('LLEN', list) < 64 and redis.call('LPUSH', list, '1') == 1 then redis.call('EXPIRE', list, 60) end
 end
 
 -- Let an id wait: `RPUSH` where it is taken next, `LPUSH` after the others. A list that begins is noted for the audit.

@@ -28,6 +28,7 @@ count('accepted', 1)
 if ARGV[7] ~= '' then
   -- The field is what follows 'venom:req:': digest and queue.
   redis.call('HSETNX', P .. 'requirements', string.sub(home, 11), ARGV[7])
+  redis.call('ZREM', P .. 'requirements:idle', string.sub(home, 11))
 end
 
 local delay = tonumber(ARGV[6])

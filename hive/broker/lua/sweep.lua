@@ -1,0 +1,73 @@
+-- Clear away, a bounded part at a time, what nobody owns any more: the keys of nodes that are gone, and rows of messages that are done.
+-- Every step of the channel leaves none of it; a person's hand, an older release or a disk may have.
+-- KEYS none
+-- ARGV 1 prefix  2 how many keys, and rows, to look at, about  3 cursor of the keys  4 hash whose rows are keyed by or point to publish ids:
+--      ids | dead | pullers  5 cursor of its rows
+-- Reply {next cursor of the keys, next cursor of the rows, what was cleared away or sent home}
+-- Keeps: accepted work. What a gone node holds goes home; a row is removed only when its message has no entry.
+local swept = 0
+
+local function lives(incarnation) return redis.call('HEXISTS', P .. 'epochs', incarnation) == 1 end
+
+local function send_home(id)
+  swept = swept + 1
+  go_home(id, 0, 0, '')
+end
+
+local sweep = {}
+
+function sweep.incarnations(key)
+  for _, incarnation in ipairs(redis.call('SMEMBERS', key)) do
+    if not lives(incarnation) then swept = swept + redis.call('SREM', key, incarnation) end
+  end
+end
+
+function sweep.placed(key, node)
+  sweep.incarnations(P .. 'incarnations:' .. node)
+  if redis.call('EXISTS', P .. 'incarnations:' .. node) == 1 then return end
+  for _, id in ipairs(redis.call('ZREVRANGE', key, 0, tonumber(ARGV[2]))) do
+    redis.call('ZREM', key, id)
+    send_home(id)
+  end
+end
+
+function sweep.reserved(key)
+  local reservations = redis.call('HGETALL', key)
+  for i = 1, #reservations, 2 do
+    if not lives(holder(reservations[i + 1])) then
+      redis.call('HDEL', key, reservations[i])
+      send_home(reservations[i])
+    end
+  end
+end
+
+-- Wake lists of an older release have no time to live.
+function sweep.wake(key)
+  if redis.call('TTL', key) == -1 then swept = swept + redis.call('EXPIRE', key, 60) end
+end
+
+local found = redis.call('SCAN', ARGV[3], 'MATCH', string.gsub(P, '[%*%?%[%]\\]', '\\%0') .. '*', 'COUNT', ARGV[2])
+for _, key in ipairs(found[2]) do
+  local kind, node = string.match(string.sub(key, #P + 1), '^(%w+):(.+)$')
+  if kind and sweep[kind] then sweep[kind](key, node) end
+end
+
+-- An incarnation that no watchdog would ever find silent.
+for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
+  if not redis.call('ZSCORE', P .. 'beats', incarnation) then swept = swept + redis.call('ZADD', P .. 'beats', 0, incarnation) end
+end
+for _, incarnation in ipairs(redis.call('HKEYS', P .. 'held')) do
+  if not lives(incarnation) then swept = swept + redis.call('HDEL', P .. 'held', incarnation) end
+end
+
+local rows = P .. ARGV[4]
+local part = redis.call('HSCAN', rows, ARGV[5], 'COUNT', ARGV[2])
+for i = 1, #part[2], 2 do
+  local field = part[2][i]
+  local id = ARGV[4] == 'ids' and part[2][i + 1] or field
+  if redis.call('HEXISTS', P .. 'entries', id) == 0 then
+    swept = swept + redis.call('HDEL', rows, field)
+    if ARGV[4] == 'dead' then redis.call('SREM', P .. 'untold', id) end
+  end
+end
+return {found[1], part[1], swept}

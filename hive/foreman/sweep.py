@@ -1,0 +1,68 @@
+"""The sweep: a little at each tick of the watchdog, of what nobody owns any more, never of accepted work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hive.broker.client import BrokerClient
+from hive.broker.conservation import Conservation
+from hive.broker.scripts import Script
+from hive.logs import get_logger
+
+log = get_logger(__name__)
+
+SWEPT = 500
+"""Keys, rows and entries that one tick looks at, about."""
+REST = 60
+"""Ticks between two looks at the requirements."""
+FORGET_AFTER = 86_400.0
+"""Seconds for which nothing was sent with requirements until they are forgotten; nodes learn new ones at their next heartbeat."""
+
+SWEEP = Script("hive.broker", "sweep", include=("lib",))
+REQUIREMENTS = Script("hive.broker", "sweep_requirements", include=("lib",))
+_ROWS = ("ids", "dead", "pullers")
+
+
+class Sweeper:
+    """Sweeps one broker.
+
+    forget_after: seconds for which requirements must have been idle.
+    """
+
+    def __init__(self, client: BrokerClient, *, forget_after: float = FORGET_AFTER) -> None:
+        self._client = client
+        self._conservation = Conservation(client)
+        self._age = int(forget_after * 1000)
+        self._keys: Any = "0"
+        self._rows: Any = "0"
+        self._which = 0
+        self._rest = 0
+        self._survey = ""
+        self._survey_began = ""
+
+    def sweep(self) -> int:
+        """One step. Returns: how much was cleared away. Raises redis errors."""
+        arguments = (self._client.prefix, SWEPT, self._keys, _ROWS[self._which], self._rows)
+        self._keys, self._rows, swept = self._client.run(SWEEP, (), arguments)
+        if self._rows == b"0":
+            self._which = (self._which + 1) % len(_ROWS)
+        swept = int(swept) + self._forget_requirements()
+        if swept:
+            log.info("swept", count=swept)
+        return swept
+
+    def _forget_requirements(self) -> int:
+        """Go on with the survey of all entries, without which nothing is forgotten; begin one when something is due."""
+        if self._survey:
+            cursor = self._conservation.survey(self._survey, SWEPT)
+            self._survey = "" if cursor == "0" else cursor
+            if self._survey:
+                return 0
+        elif self._rest:
+            self._rest -= 1
+            return 0
+        self._rest = REST
+        now, due, forgotten = self._client.run(REQUIREMENTS, (), (self._client.prefix, self._age, self._survey_began))
+        self._survey_began = str(now) if due else ""
+        self._survey = "0" if due else ""
+        return int(forgotten)
