@@ -20,6 +20,7 @@ from tests.integration.cluster import REPOSITORY, Cluster
 
 APP = "tests.chaos.app"
 DEAD = re.compile(r"event=node_dead incarnation=(\S+)")
+ALARM = re.compile(r"event=conservation_alarm.*")
 
 
 class Spore:
@@ -119,7 +120,14 @@ class ChaosCluster(Cluster):
 
     def declared_dead(self) -> set[str]:
         """Incarnations that a watchdog took for dead, whether they were or not."""
-        return {found for log in self.directory.glob("*.log") for found in DEAD.findall(log.read_text(errors="replace"))}
+        return set(self._logged(DEAD))
+
+    def alarms(self) -> list[str]:
+        """What the conservation audit cried."""
+        return self._logged(ALARM)
+
+    def _logged(self, what: re.Pattern[str]) -> list[str]:
+        return [found for log in self.directory.glob("*.log") for found in what.findall(log.read_text(errors="replace"))]
 
     def logs(self) -> str:
         return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in self.directory.glob("*.log"))
@@ -129,6 +137,8 @@ class ChaosCluster(Cluster):
             spore.signal(signal.SIGKILL)
         for program in self.programs:
             program.kill()
+        for router in self.app.conf.task_routes:
+            router.close()
         super().close()
 
 

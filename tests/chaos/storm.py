@@ -36,6 +36,7 @@ class Report:
     lost: list[str]
     stuck: list[str]
     doubled: list[tuple[str, int]]
+    alarms: list[str]
     answers: int
     wrong: list[str]
 
@@ -48,6 +49,7 @@ class Report:
                 f"kills    {sum(self.kills.values())}: {kills}; living nodes taken for dead: {self.taken_for_dead}",
                 f"runs     {self.runs}, again {self.again} of {self.held} held at a kill, unexplained {len(self.unexplained)}",
                 f"lost     {len(self.lost)}, stuck {len(self.stuck)}, published twice {len(self.doubled)}",
+                f"audit    {len(self.alarms)} alarms",
                 f"answers  {self.answers}, wrong {len(self.wrong)}",
                 f"all done {self.settled_after:.1f} s after the last kill",
             )
@@ -165,6 +167,7 @@ class Storm:
             lost=sorted({f"t{index}" for index in range(FORM.tasks)} - ledger.ended),
             stuck=stuck,
             doubled=ledger.published_twice(),
+            alarms=self.cluster.alarms(),
             answers=len(lines),
             wrong=[problem for line in lines for problem in self._wrong(line)],
         )

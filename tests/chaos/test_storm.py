@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.cluster import chaos_cluster
-from tests.chaos.forms import FORM
+from tests.chaos.forms import FORM, SHORT
 from tests.chaos.storm import Storm
 
 
@@ -23,7 +23,9 @@ def test_a_storm_of_kills_loses_nothing(tmp_path: Path) -> None:
         assert report.unexplained == []
         assert report.doubled == []
         assert report.wrong == []
+        assert report.alarms == []
         counters = cluster.counters()
         assert counters["accepted"] == counters["done"]
         assert "dead" not in counters
         assert report.settled_after <= FORM.settled
+        assert FORM is SHORT or report.taken_for_dead == 0, "a machine that runs much beside may well make a node late"
