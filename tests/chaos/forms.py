@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["spore", "child", "nexus", "broker"]
+Kind = Literal["spore", "worker", "child", "nexus", "broker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Form:
 
     tasks: plain ones of the storm, some with countdowns, some that retry; canvases: of each of chord, group, chain and job.
     members: of each chord. runs: shortest and longest run of a plain task. backlog: accepted and unfinished tasks that the feeder keeps.
-    spore_kills, child_kills, nexus_kills, broker_kills: SIGKILLs in the storm. outage: how long a killed broker stays away.
+    spore_kills, worker_kills, child_kills, nexus_kills, broker_kills: SIGKILLs in the storm; of a worker alone, so that its supervisor has
+        to bring it back. outage: how long a killed broker stays away.
     heartbeat: between two, for the storm. settled: all must be done so long after the last kill.
     good_tasks: beside a poisonous one. long_task: one run of the task that loses its connections. freeze: how long a node hangs, at least.
     patience: for anything that must happen some time. timeout: of a whole test.
@@ -29,6 +30,7 @@ class Form:
     backlog: int
     spores: int
     spore_kills: int
+    worker_kills: int
     child_kills: int
     nexus_kills: int
     broker_kills: int
@@ -44,7 +46,7 @@ class Form:
     def kills(self, chance: random.Random) -> list[Kind]:
         """All kills in a random order; the last is a spore's, which takes longest to recover from."""
         kinds: list[Kind] = ["spore"] * (self.spore_kills - 1) + ["child"] * self.child_kills
-        kinds += ["nexus"] * self.nexus_kills + ["broker"] * self.broker_kills
+        kinds += ["worker"] * self.worker_kills + ["nexus"] * self.nexus_kills + ["broker"] * self.broker_kills
         chance.shuffle(kinds)
         return [*kinds, "spore"]
 
@@ -57,6 +59,7 @@ SHORT = Form(
     backlog=40,
     spores=3,
     spore_kills=8,
+    worker_kills=1,
     child_kills=10,
     nexus_kills=1,
     broker_kills=1,
@@ -78,6 +81,7 @@ LONG = Form(
     backlog=60,
     spores=5,
     spore_kills=100,
+    worker_kills=10,
     child_kills=100,
     nexus_kills=5,
     broker_kills=3,

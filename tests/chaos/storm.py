@@ -95,6 +95,8 @@ class Storm:
         match kind:
             case "spore":
                 self._kill_spore()
+            case "worker":
+                self._kill_worker()
             case "child":
                 self._kill_child()
             case "nexus":
@@ -107,12 +109,12 @@ class Storm:
                 self.cluster.server.start()
         self.kills[kind] += 1
 
-    def _victim(self) -> tuple[Spore, psutil.Process]:
-        """A pool process that is running a task, and its spore."""
+    def _victim(self, *, supervised: bool = False) -> tuple[Spore, psutil.Process]:
+        """A pool process that is running a task, and its spore; supervised: one of a spore that has a supervisor."""
 
         def find() -> list[tuple[Spore, psutil.Process]]:
             working = {run.pid for run in self.cluster.ledger.read().running()}
-            spores = self.cluster.by_name.values()
+            spores = [spore for spore in self.cluster.by_name.values() if spore.supervised >= supervised]
             return [(spore, process) for spore in spores for process in spore.pool() if process.pid in working]
 
         return self.chance.choice(wait_until(find, FORM.patience, "some spore holds work"))
@@ -121,10 +123,21 @@ class Storm:
         spore, _ = self._victim()
         spore.signal(9)
         spore.process.process.wait(60)
+        self._note_held(spore)
+        self.cluster.start(spore.name, supervised=spore.supervised)
+
+    def _kill_worker(self) -> None:
+        spore, _ = self._victim(supervised=True)
+        worker = spore.worker()
+        assert worker is not None, "nobody else kills"
+        kill_process(worker)
+        self._note_held(spore)
+
+    def _note_held(self, spore: Spore) -> None:
+        """What a worker held when it was killed is still reserved: that it is dead is yet to be noticed."""
         held = self.cluster.held_by(spore.node)
         self.held.update(held)
         self.killed |= {incarnation for incarnation, _ in held}
-        self.cluster.start(spore.name, supervised=spore.supervised)
 
     def _kill_child(self) -> None:
         _, process = self._victim()
