@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
@@ -17,6 +18,10 @@ class Request(CeleryRequest):
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
+        told: dict[str, Any] = self.request_dict
+        due = (told.get("hive") or {}).get("due")
+        if due is not None:  # the task is told its eta; the worker is not, which would hold it again
+            told["eta"] = datetime.fromtimestamp(due, UTC).isoformat()
         incarnation = current()
         if incarnation is not None and self.time_limits[0] is None:  # sent by its name
             incarnation.note_limit(message.delivery_tag, self.task.time_limit or 0)

@@ -68,6 +68,11 @@ def note(name, *parents):
     return name
 
 
+@app.task(bind=True)
+def eta(self):
+    return self.request.eta
+
+
 @app.task(ignore_result=True)
 def ignored(name):
     redis().rpush("noted", name)
@@ -403,6 +408,13 @@ def test_a_task_that_is_due_later_starts_later(canvas: Canvas, how: str) -> None
     result = canvas.tasks.note.apply_async(("late",), **due)
     assert get(result) == "late"
     assert sent(result)["started"] >= before + 0.59
+
+
+def test_a_task_is_told_when_it_was_due(tasks: Any) -> None:
+    due = datetime.now(UTC) + timedelta(seconds=0.1)
+    told = datetime.fromisoformat(get(tasks.eta.apply_async(eta=due)))
+    assert abs(told - due) < timedelta(milliseconds=1)
+    assert get(tasks.eta.delay()) is None
 
 
 def test_a_revoked_task_that_waits_never_runs(canvas: Canvas) -> None:
