@@ -32,7 +32,15 @@ BACKEND = "hive.broker.backend:Backend"
 TASK_MODULES = (*SKILL_MODULES, "hive.parallel.puller", "hive.parallel.finishing", "hive.spore.commands", "hive.spore.draining")
 
 FORCED = frozenset(
-    {"broker_transport", "task_serializer", "result_serializer", "accept_content", "task_acks_late", "task_reject_on_worker_lost"}
+    {
+        "broker_transport",
+        "task_serializer",
+        "result_serializer",
+        "result_compression",
+        "accept_content",
+        "task_acks_late",
+        "task_reject_on_worker_lost",
+    }
 )
 """Settings that Hive's promises rest on: the application's own value gives way, with a warning."""
 
@@ -44,7 +52,7 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
 
     settings: what to use instead of the environment's.
 
-    What the application configured itself wins, except serializer and acknowledgement; each conflict is named in one warning.
+    What the application configured itself wins, except for FORCED; one warning names every conflict.
     With ENABLE_HIVE=false the application only gets the broker's address, where it has none, and stays plain Celery.
 
     Returns: `app`. Raises: SettingsError when a setting is wrong or the application's broker is not Redis or Valkey.
@@ -139,6 +147,7 @@ def _configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
         "task_default_queue": default_queue,
         "task_serializer": "json",
         "result_serializer": "json",
+        "result_compression": None,  # the broker's scripts read a result's state
         "accept_content": ["json"],
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,

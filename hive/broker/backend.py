@@ -11,7 +11,7 @@ from typing import Any
 import redis
 from celery.backends.redis import CHORD_CLAIM_EXTEND_LUA, CHORD_CLEANUP_LUA, CHORD_PART_RETURN_LUA, RedisBackend
 from celery.exceptions import BackendStoreError
-from celery.states import STARTED
+from celery.states import FAILURE, STARTED
 
 from hive.broker.client import client_of
 from hive.broker.scripts import ALLOW_OOM, Script
@@ -58,7 +58,8 @@ class Backend(RedisBackend):
             raise BackendStoreError("The result is larger than 512 MB, the most that Redis stores.", state=state, task_id=task_id)
         hive = getattr(request, "hive", None) or {}
         delivery = (hive["node"], hive["inc"], hive["id"]) if "inc" in hive else ("", "", "")
-        arguments = (client_of(self.app).prefix, value, int(self.expires or 0), *delivery)
+        expires = self.failure_expires if state == FAILURE else self.expires
+        arguments = (client_of(self.app).prefix, value, int(expires or 0), *delivery)
         keyed = (1, self.get_key_for_task(task_id), *arguments)
         if state == STARTED and "inc" in hive and self._lines.send(*keyed):
             return result  # a fenced run is told so when it stores its result

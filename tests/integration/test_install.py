@@ -69,6 +69,7 @@ def test_an_application_without_configuration_gets_all_of_the_hive_silently() ->
     assert conf.result_backend == "hive.broker.backend:Backend+redis://localhost:6379/0"
     assert (names(conf.task_queues), conf.task_default_queue) == ([HIGH, BACKGROUND], BACKGROUND)
     assert (conf.task_serializer, conf.result_serializer, conf.accept_content) == ("json", "json", ["json"])
+    assert conf.result_compression is None
     assert (conf.task_acks_late, conf.task_reject_on_worker_lost, conf.task_track_started, conf.result_extended) == (True,) * 4
     assert (conf.worker_prefetch_multiplier, conf.task_soft_time_limit, conf.task_time_limit) == (1, 300, 330)
     assert conf.control_exchange == "venom:broadcast"
@@ -124,12 +125,14 @@ def test_serializer_and_acknowledgement_give_way_with_a_warning() -> None:
     app, told = install(
         task_serializer="pickle",
         result_serializer="yaml",
+        result_compression="gzip",
         accept_content=["pickle", "json"],
         task_acks_late=False,
         task_reject_on_worker_lost=False,
     )
     conf = app.conf
     assert (conf.task_serializer, conf.result_serializer, conf.accept_content) == ("json", "json", ["json"])
+    assert conf.result_compression is None
     assert (conf.task_acks_late, conf.task_reject_on_worker_lost) == (True, True)
     assert len(told) == 1
     for fragment in ("task_serializer becomes 'json' (was 'pickle')", "result_serializer becomes", "accept_content becomes"):
@@ -179,6 +182,14 @@ def test_an_own_default_queue_is_kept_and_consumed(name: str) -> None:
     assert told == []
     assert app.conf.task_default_queue == name
     assert list(app.amqp.queues.consume_from) == [HIGH, BACKGROUND, name]
+
+
+def test_failures_are_kept_as_long_as_the_application_says(broker: BrokerServer) -> None:
+    app, _ = install(broker_url=broker.url, result_expires=60, result_failure_expires=600)
+    app.backend.store_result("done", 1, "SUCCESS")
+    app.backend.store_result("broken", KeyError("x"), "FAILURE")
+    with broker.client() as client:
+        assert 0 < client.ttl("celery-task-meta-done") <= 60 < client.ttl("celery-task-meta-broken") <= 600
 
 
 @pytest.mark.parametrize("own", [{"*": {"rate_limit": "1/s"}}, {"mine.add": {"rate_limit": "1/s"}}, [{"mine.add": {"rate_limit": "1/s"}}]])
