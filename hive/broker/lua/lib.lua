@@ -108,6 +108,17 @@ end
 
 local function holder(reservation) return string.match(reservation, '^(.-)|') end
 
+-- Whether an id that was delivered to `incarnation` is no longer its to run. One that the broker itself has lost is not run by
+-- anybody else: it stays with who has it.
+local function taken_away(node, incarnation, id)
+  local reservation = redis.call('HGET', P .. 'reserved:' .. node, id)
+  if reservation and holder(reservation) == incarnation then return false end
+  local bucket = math.floor(now() / 120000)
+  return redis.call('HEXISTS', P .. 'entries', id) == 1
+    or redis.call('SISMEMBER', P .. 'finished:' .. bucket, id) == 1
+    or redis.call('SISMEMBER', P .. 'finished:' .. (bucket - 1), id) == 1
+end
+
 -- Acknowledge ids that `incarnation` holds. `from` is the index in ARGV of the first (id, task id, outcome) triple.
 local function acknowledge(node, incarnation, from)
   local reserved, done = P .. 'reserved:' .. node, 0

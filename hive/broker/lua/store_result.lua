@@ -5,18 +5,9 @@
 -- Reply 1 stored, 0 it had succeeded already, -1 the message was taken away from this delivery
 -- Keeps: a success is final, and a run whose message was given to another node leaves no trace; looking and storing are one step
 --        (Celery's own way is a GET, then a MULTI of SETEX and PUBLISH).
-if ARGV[6] ~= '' then
-  local reservation = redis.call('HGET', P .. 'reserved:' .. ARGV[4], ARGV[6])
-  if not reservation or holder(reservation) ~= ARGV[5] then
-    -- A message that the broker itself has lost is not run by anybody else: its result counts.
-    local bucket = math.floor(now() / 120000)
-    if redis.call('HEXISTS', P .. 'entries', ARGV[6]) == 1
-      or redis.call('SISMEMBER', P .. 'finished:' .. bucket, ARGV[6]) == 1
-      or redis.call('SISMEMBER', P .. 'finished:' .. (bucket - 1), ARGV[6]) == 1 then
-      count('fenced', 1)
-      return -1
-    end
-  end
+if ARGV[6] ~= '' and taken_away(ARGV[4], ARGV[5], ARGV[6]) then
+  count('fenced', 1)
+  return -1
 end
 local before = redis.call('GETRANGE', KEYS[1], 0, 19)
 if before == '{"status": "SUCCESS"' then return 0 end
