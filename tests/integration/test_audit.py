@@ -15,6 +15,7 @@ from hive.broker.client import BrokerClient
 from hive.broker.conservation import Alarm, Conservation
 from hive.foreman import audit
 from hive.foreman.audit import Auditor
+from hive.foreman.sweep import Sweeper
 from tests.chaos.conservation import look
 from tests.harness import BrokerServer
 from tests.integration.channel_steps import A1, B1, Steps, plain_message
@@ -127,12 +128,17 @@ def test_a_message_in_no_place_raises_the_alarm_and_is_sent_home(audited: Audite
     assert steps.redis.rpop("venom:pin:a@h") == b"pinned"
     steps.redis.hset("venom:reserved:a@h", "runs", "a@h/never-attached|1")
     steps.redis.zrem("venom:delayed", "delayed")
+    steps.redis.zrem("venom:placed:b@h", "placed")
+    steps.redis.zadd("venom:placed:gone@h", {"placed": 1})
     alarm = audited.alarm()
     assert alarm is not None
-    assert (alarm.missing, alarm.stranded) == (0, 2), "the reservation is a place, if one that nobody looks after"
-    assert audited.conservation.settle() == (3, 0)
+    assert (alarm.missing, alarm.stranded) == (0, 3), "the reservation is a place, if one that nobody looks after"
+    assert audited.conservation.settle() == (4, 0)
+    look(audited.client).check()
+    sweeper = Sweeper(audited.client)
+    assert sum(sweeper.sweep() for _ in range(20)) == 0, "nothing is left that would go home a second time"
     assert steps.waiting("venom:pin:a@h") == ["pinned"]
-    assert sorted(steps.waiting(BACKGROUND)) == ["delayed", "runs"]
+    assert sorted(steps.waiting(BACKGROUND)) == ["delayed", "placed", "runs"]
     assert audited.alarm() is None
     steps.redis.lrem(BACKGROUND + "\x06\x165", 1, "delayed")
     assert audited.alarm() is not None

@@ -1,27 +1,38 @@
 -- Settle the account: what is in no place goes home, what is gone is written off, the alarm ends. It looks at every id that the channel
--- holds, some microseconds each, while everybody else waits.
+-- holds and at every key's name, some microseconds each, while everybody else waits.
 -- KEYS none
 -- ARGV 1 prefix
 -- Reply {sent home, written off}
 -- Keeps: what is somewhere stays there. A reservation or a placement counts while its holder, or its node, has an epoch: nobody would
 --        ever bring it home otherwise.
-local known, looked_into, nodes = {}, {}, {}
-for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
-  local node = string.match(incarnation, '^(.*)/')
-  if node then nodes[node] = true end
+local known, looked_into = {}, {}
+
+-- Calls `visit(key, node)` for what a kind of key holds, also for nodes long gone.
+local function each_node(kind, visit)
+  local cursor, begins = '0', P .. kind .. ':'
+  repeat
+    local found = redis.call('SCAN', cursor, 'MATCH', string.gsub(begins, '[%*%?%[%]\\]', '\\%0') .. '*', 'COUNT', 1000)
+    for _, key in ipairs(found[2]) do visit(key, string.sub(key, #begins + 1)) end
+    cursor = found[1]
+  until cursor == '0'
 end
-for node in pairs(nodes) do
-  local reserved = P .. 'reserved:' .. node
-  local reservations = redis.call('HGETALL', reserved)
+
+each_node('reserved', function(key)
+  local reservations = redis.call('HGETALL', key)
   for i = 1, #reservations, 2 do
     if redis.call('HEXISTS', P .. 'epochs', holder(reservations[i + 1])) == 1 then
       known[reservations[i]] = true
     else
-      redis.call('HDEL', reserved, reservations[i])
+      redis.call('HDEL', key, reservations[i])
     end
   end
-  for _, id in ipairs(redis.call('ZRANGE', P .. 'placed:' .. node, 0, -1)) do known[id] = true end
-end
+end)
+local living = {}
+for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do living[string.match(incarnation, '^(.*)/') or ''] = true end
+each_node('placed', function(key, node)
+  if not living[node] then return redis.call('DEL', key) end
+  for _, id in ipairs(redis.call('ZRANGE', key, 0, -1)) do known[id] = true end
+end)
 for _, id in ipairs(redis.call('ZRANGE', P .. 'delayed', 0, -1)) do known[id] = true end
 for _, id in ipairs(redis.call('HKEYS', P .. 'dead')) do known[id] = true end
 
