@@ -14,6 +14,7 @@ from kombu import Exchange, Queue
 from hive.broker import amqp, encrypted, publishing
 from hive.broker.client import BrokerClient
 from hive.broker.priorities import INDEXES
+from hive.broker.silence import SILENCE, keepalive
 from hive.broker.time_limits import hard_limit
 from hive.errors import SettingsError
 from hive.foreman.router import Router
@@ -125,22 +126,27 @@ def _configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
     elif not app.conf.task_queues:
         queues.append(_queue(default_queue))
     own_queues = list(app.conf.task_queues or ())
+    waits = max(1.0, settings.hive_publish_timeout / 2) if settings.hive_wait_replicas else 0.0
     values: dict[str, Any] = {
         "broker_url": url,
         "broker_transport": TRANSPORT,
         "broker_transport_options": {
             "priority_steps": list(INDEXES),
-            # A frozen broker must not hold a caller for ever.
-            "socket_timeout": max(1.0, settings.hive_publish_timeout),
-            "socket_connect_timeout": 5.0,
+            "socket_timeout": min(SILENCE, max(1.0, settings.hive_publish_timeout)) + waits,
+            "socket_connect_timeout": SILENCE,
             "socket_keepalive": True,
+            "socket_keepalive_options": keepalive(),
             "wait_replicas": settings.hive_wait_replicas,
-            "wait_timeout": settings.hive_publish_timeout / 2,  # before the socket's
+            "wait_timeout": waits,
             **(app.conf.broker_transport_options or {}),
         },
         "broker_connection_retry_on_startup": True,
         "task_publish_retry_policy": amqp.retry_policy(settings.hive_publish_timeout),
         "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,  # what a broker answers that loads its data, or became a replica, ends no worker
+        "redis_socket_timeout": SILENCE,
+        "redis_socket_connect_timeout": SILENCE,
+        "redis_socket_keepalive": True,
         "result_backend": f"{BACKEND}+{url}",
         "result_extended": True,
         "task_queues": [*own_queues, *(queue for queue in queues if queue.name not in {_name(own) for own in own_queues})],

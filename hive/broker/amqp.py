@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import redis
 from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
 
 from hive.broker.client import client_of
+from hive.broker.patience import endures, passes, pause
 from hive.broker.publishing import follows_up, outcome_unknown
 from hive.broker.time_limits import Limit, fitting
 from hive.errors import BrokerUnreachableError
 
 NAME = "hive.broker.amqp:HiveAMQP"
+
+REFUSED_PAUSE = 1.0
 
 
 class HiveAMQP(AMQP):
@@ -30,12 +35,35 @@ class HiveAMQP(AMQP):
             options |= self._admission(options)
             if "timelimit" in message.headers:
                 headers["timelimit"] = self._limits(*message.headers["timelimit"])
-            try:
-                return send(producer, name, message, headers=headers, **options)
-            except OperationalError as error:
-                raise _unreachable(name, message.headers, error) from error
+            options |= self._bounded(name, message, options)
+            waited_since = None
+            while True:
+                try:
+                    return send(producer, name, message, headers=headers, **options)
+                except (OperationalError, BrokerUnreachableError) as error:
+                    # What accepted work sends (its callbacks, its retry) waits on: without it the work would be lost, or fail.
+                    if options.get("retry") is False or not endures():
+                        raise _unreachable(name, message.headers, error) from error.__cause__
+                    waited_since = pause(error, waited_since)
+                headers["hive"] = {**message.headers["hive"], "keep": True}
 
         return send_task_message
+
+    def _bounded(self, name: str, message: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Hive's retry policy, which counts, with an end by the clock: a try may take as long as a silent connection is waited for."""
+        seconds = client_of(self.app).settings.hive_publish_timeout
+        policy = self.app.conf.task_publish_retry_policy
+        if options.get("retry_policy") or policy != retry_policy(seconds):
+            return {}
+        ends = time.monotonic() + seconds
+
+        def look_at_the_clock(error: Exception, _interval: float) -> None:
+            if time.monotonic() >= ends:
+                raise _unreachable(name, message.headers, error) from error
+            if isinstance(error, redis.exceptions.ResponseError) and passes(error):
+                time.sleep(REFUSED_PAUSE)  # kombu waits between tries to connect, not between refusals
+
+        return {"retry_policy": {**policy, "errback": look_at_the_clock}}
 
     def _admission(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The properties that tell the channel what it may refuse; it does not send them."""
@@ -56,6 +84,8 @@ class HiveAMQP(AMQP):
 
 
 def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> BrokerUnreachableError:
+    if isinstance(error, BrokerUnreachableError):
+        return error
     publish_id = (headers.get("hive") or {}).get("id")
     unknown = publish_id is not None and outcome_unknown(publish_id)
     what = "may have been accepted: only the broker's reply is missing" if unknown else "was not sent"

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property, partial
 from typing import Any
 
 import redis
 from celery.backends.redis import CHORD_CLAIM_EXTEND_LUA, CHORD_CLEANUP_LUA, CHORD_PART_RETURN_LUA, RedisBackend
+from celery.backends.redis import ResultConsumer as CeleryResultConsumer
 from celery.exceptions import BackendStoreError
 from celery.states import FAILURE, STARTED
 
 from hive.broker.client import client_of
+from hive.broker.patience import Patience
 from hive.broker.scripts import ALLOW_OOM, Script
+from hive.broker.silence import SILENCE, keepalive
 from hive.broker.store_line import StoreLines
 from hive.errors import BrokerMemoryError
 from hive.logs import get_logger
@@ -24,6 +28,59 @@ log = get_logger(__name__)
 STORE = Script("hive.broker", "store_result", include=("lib",))
 CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker', 'chord_claim', refusable=True).text}"
 
+LOOK_AFTER = 0.5
+"""Seconds after a subscription."""
+
+
+class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
+    """Waits for results; a subscription that falls silent is made anew, and each new one is followed by a look at what is stored.
+
+    Celery's waits on a silent one for as long as the caller allows, with the result long there; it looks before it subscribes anew, and
+    misses what comes in between; and redis-py may connect anew without telling it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._watched: Any = None
+        self._asked_at = 0.0
+        self._look_at: float | None = None
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        with self._locked():
+            if self._pubsub is not None and self._pubsub.subscribed and self._pubsub.connection is not None:
+                self._look_after(self._pubsub)
+        super().drain_events(timeout)
+
+    def _look_after(self, pubsub: Any) -> None:
+        """Look at what is stored a moment after each connect; ask whether the server is there once nothing was heard for a while."""
+        now = time.monotonic()
+        connection = pubsub.connection
+        if connection is not self._watched:
+            self._watched = connection
+            connection.register_connect_callback(self._connected)
+            connection.health_check_interval, connection.next_health_check = SILENCE, now + SILENCE
+            self._connected(connection)
+        if self._look_at is not None and now >= self._look_at:
+            self._look_at = None
+            with self.reconnect_on_error():
+                self._look()
+        elif pubsub.health_check_response_counter:  # redis-py counts the answers that are missing
+            if now - self._asked_at > SILENCE:
+                self._reconnect()
+        else:
+            with self.reconnect_on_error():
+                pubsub.check_health()
+            self._asked_at = now
+
+    def _connected(self, _connection: Any) -> None:
+        """The server will know of the subscriptions when it is asked again."""
+        self._look_at = time.monotonic() + LOOK_AFTER
+
+    def _look(self) -> None:
+        if self.subscribed_to:
+            for meta in filter(None, self.backend.client.mget(self.subscribed_to)):
+                self.on_state_change(self._decode_result(meta), None)
+
 
 class Backend(RedisBackend):
     """Named in `result_backend` as `hive.broker.backend:Backend+redis://…`.
@@ -31,6 +88,8 @@ class Backend(RedisBackend):
     A result's meta gains `hive`: node, attempt (deliveries that died under it + 1), created, started (unix seconds), priority and queue;
     `req`, its requirements, where it had some; `stated` where the state came from an executor outside Celery (TaskRecords.store).
     """
+
+    ResultConsumer = ResultConsumer
 
     def _get_result_meta(self, result: Any, state: str, traceback: Any, request: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         meta: dict[str, Any] = super()._get_result_meta(  # type: ignore[misc]
@@ -88,7 +147,11 @@ class Backend(RedisBackend):
 
     def _create_client(self, **params: Any) -> Any:
         """A server without memory refuses everything within a transaction, also the reading of a chord's results. Celery needs none."""
-        client: Any = super()._create_client(**params)  # type: ignore[misc]
+        if params.get("socket_keepalive"):
+            params["socket_keepalive_options"] = keepalive()
+        client: Any = super()._create_client(**params, retry=Patience())  # type: ignore[misc]
+        # A subscription that redis-py itself mends misses what was told meanwhile; when Celery does it, it looks at what is stored.
+        client.pubsub = super()._create_client(**params).pubsub  # type: ignore[misc]
         client.pipeline = partial(client.pipeline, transaction=False)
         return client
 

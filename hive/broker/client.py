@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from hive.broker.scripts import Script
+from hive.broker.silence import SILENCE, keepalive
 from hive.errors import BrokerAuthError, BrokerMemoryError, BrokerUnreachableError, HiveError
 from hive.security.tls import tls_parameters
 from hive.settings import Settings
@@ -76,7 +77,9 @@ class BrokerClient:
             self.url,
             **tls,
             socket_timeout=self.timeout,
-            socket_connect_timeout=min(self.timeout, 5.0),
+            socket_connect_timeout=min(self.timeout, SILENCE),
+            socket_keepalive=True,
+            socket_keepalive_options=keepalive(),
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
             protocol=2,

@@ -39,7 +39,7 @@ def _prepare(headers: dict[str, Any] | None = None, properties: dict[str, Any] |
     hive = {key: inherited[key] for key in ("home", "req", "aff") if key in inherited}
     hive["id"] = inherited["id"] if inherited.get("keep") else _publish_id(headers)
     hive["created"] = round(time.time(), 3)
-    due = _due(headers)
+    due = _due(headers) or (inherited.get("due") if inherited.get("keep") else None)
     if due is not None:
         hive["due"] = due
     headers["hive"] = hive

@@ -41,7 +41,8 @@ class Script:
     def on_connection(self, connection: Any, keys: Sequence[Any] = (), args: Iterable[Any] = ()) -> Any:
         """Run the script on one connection of redis-py's: nothing is tried twice behind the caller's back."""
         arguments = (len(keys), *keys, *args)
-        connection.send_command("EVALSHA", self.sha, *arguments)
+        # No PING before it: that would be a round trip more, and a silent connection is noticed by the missing answer.
+        connection.send_command("EVALSHA", self.sha, *arguments, check_health=False)
         try:
             return connection.read_response()
         except redis.exceptions.NoScriptError:

@@ -30,7 +30,6 @@ from hive.broker.publishing import note_unknown
 from hive.broker.refusals import PublishBatch, raise_refusal, raise_unconfirmed
 from hive.broker.scripts import ALLOW_OOM, Script
 from hive.broker.serving import ServingOrder
-from hive.errors import BrokerUnreachableError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -144,17 +143,9 @@ class Channel(kombu_redis.Channel):
             script.on_connection(connection, (), arguments)
             if not self.wait_replicas:
                 return 0
-            connection.send_command(*self.wait_command)
+            connection.send_command(*self.wait_command, check_health=False)
             return int(connection.read_response())
-        except redis.exceptions.TimeoutError as error:
-            # Waited for as long as a publication may wait (socket_timeout): not tried again.
-            connection.disconnect()
-            raise BrokerUnreachableError(
-                "The broker took a message and did not answer; it may have been accepted. Sending it again under its publish id is safe.",
-                outcome="unknown",
-                publish_id=publish_id,
-            ) from error
-        except redis.exceptions.ConnectionError:
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
             note_unknown(publish_id)
             connection.disconnect()
             raise
@@ -281,7 +272,8 @@ class Channel(kombu_redis.Channel):
         self._brpop_sent_at = time.monotonic()
         self._expected.append(("reserve", [tag for tag, _ in pending]))
         try:
-            connection.send_command(*command)
+            # A silent connection is noticed by its missing answer (kombu's maybe_check_brpop_health), not by a PING before each question.
+            connection.send_command(*command, check_health=False)
         except BaseException:
             self._lose_exchange(incarnation)
             raise
@@ -313,6 +305,10 @@ class Channel(kombu_redis.Channel):
                 raise
             if kind == "wake":
                 break
+            if not isinstance(reply, list):
+                self._lose_exchange(incarnation)
+                connection.disconnect()
+                raise redis.exceptions.InvalidResponse(f"The broker answered a reserve with {reply!r:.100}.")
             incarnation.confirm(acknowledged)
             if reply[0] != b"ok":
                 incarnation.answered()
@@ -337,7 +333,7 @@ class Channel(kombu_redis.Channel):
         self._brpop_sent_at = time.monotonic()
         incarnation.polling = True
         try:
-            connection.send_command("BLPOP", *(lists if free > 0 else lists[:1]), max(0.01, timeout))
+            connection.send_command("BLPOP", *(lists if free > 0 else lists[:1]), max(0.01, timeout), check_health=False)
         except BaseException:
             self._forget_exchange(incarnation)
             raise

@@ -18,6 +18,7 @@ from celery.concurrency.prefork import TaskPool as ProcessPool
 from hive.broker import incarnation as incarnations
 from hive.broker.client import client_of
 from hive.broker.encrypted import refuse_plain_broker
+from hive.broker.silence import ATTENTION
 from hive.errors import SettingsError
 from hive.foreman.watchdog import STAND_IN_TICK, Watchdog
 from hive.logs import get_logger
@@ -57,7 +58,8 @@ class SporeStep(bootsteps.StartStopStep):
             log.error("worker_cannot_start", reason=error.message)
             raise SystemExit(error.exit_code) from None
         acknowledge_late(app.tasks.values())  # before the consumer builds its strategies
-        incarnation = incarnations.begin(client_of(app), worker.hostname, slots_of(worker))
+        client = client_of(app).with_timeout(ATTENTION)  # also the event loop speaks through it
+        incarnation = incarnations.begin(client, worker.hostname, slots_of(worker))
         self.heartbeat = Heartbeat(app, incarnation, lambda: slots_of(worker))
         self.heartbeat.prepare()
         self.heartbeat.start()

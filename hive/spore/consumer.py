@@ -1,10 +1,22 @@
-"""Celery's consumer, except that a lost connection drops nothing."""
+"""Celery's consumer, except that a lost connection drops nothing, is noticed soon, and is tried anew without long pauses."""
 
 from __future__ import annotations
 
+import time
+from functools import partial
+from typing import Any
+
+import redis
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from hive.broker.silence import ATTENTION
+
 NAME = "hive.spore.consumer:Consumer"
+
+_PAUSES = {"interval_start": 0.2, "interval_step": 0.2, "interval_max": 2.0}
+"""Seconds between two tries to connect; Celery's grow to 32."""
+
+_REFUSED_PAUSE = 1.0
 
 
 class Consumer(CeleryConsumer):
@@ -12,3 +24,24 @@ class Consumer(CeleryConsumer):
 
     def on_close(self) -> None:
         """Keep everything: Celery forgets what it holds, since a delivery tag dies with its channel; Hive's belong to the process."""
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        super().on_connection_error_after_connected(exc)
+        if isinstance(exc, redis.exceptions.ResponseError):
+            time.sleep(_REFUSED_PAUSE)  # it can be reached, so that trying again would cost no time at all
+
+    def connection_for_read(self, heartbeat: Any = None) -> Any:
+        return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat, transport_options=self._attentive()))
+
+    def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
+        return self.ensure_connected(self.app.connection_for_write(url=url, heartbeat=heartbeat, transport_options=self._attentive()))
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(conn.ensure_connection, **_PAUSES)
+        return super().ensure_connected(conn)
+
+    def _attentive(self) -> dict[str, float]:
+        """Transport options under which a silent connection is dropped after a few seconds; kombu's own take a minute."""
+        own = self.app.conf.broker_transport_options
+        waits = {name: min(ATTENTION, own.get(name) or ATTENTION) for name in ("socket_timeout", "socket_connect_timeout")}
+        return {"health_check_interval": ATTENTION, **waits}

@@ -5,10 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import redis
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request as CeleryRequest
 
 from hive.broker.incarnation import Incarnation, Outcome, current
+from hive.logs import get_logger
+
+log = get_logger(__name__)
 
 NAME = "hive.spore.request:Request"
 
@@ -48,7 +52,11 @@ class Request(CeleryRequest):
         super().on_accepted(pid, time_accepted)
         incarnation = current()
         if incarnation is not None and getattr(self.task, "hive_acks_early", False):
-            incarnation.mark_early(self.message.delivery_tag)
+            try:
+                incarnation.mark_early(self.message.delivery_tag)
+            except redis.exceptions.RedisError as error:
+                # It runs all the same; should its node die now, it runs again.
+                log.warning("start_not_marked", task_id=self.id, error=str(error))
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         error = exc_info.exception

@@ -19,11 +19,14 @@ REPOSITORY = Path(__file__).parents[2]
 class Cluster:
     """A private broker with spores on it. Close it, whatever happened."""
 
-    def __init__(self, directory: Path, **settings: object) -> None:
+    def __init__(self, directory: Path, *, server: BrokerServer | None = None, port: int | None = None, **settings: object) -> None:
+        """server: one that runs already, and stays the caller's to stop. port: by which it is reached, when not its own."""
         self.directory = directory
-        self.server = BrokerServer(directory / "broker").start()
-        self.settings = Settings.load(redis_host="127.0.0.1", redis_port=self.server.port, **settings)
-        self.app = hive.install(Celery(f"tests-{self.server.port}"), self.settings)
+        self.server = server or BrokerServer(directory / "broker").start()
+        self.owned = self.server if server is None else None
+        self.port = port or self.server.port
+        self.settings = Settings.load(redis_host="127.0.0.1", redis_port=self.port, **settings)
+        self.app = hive.install(Celery(f"tests-{self.port}"), self.settings)
         self.spores: list[WorkerProcess] = []
         self._environment = {name.upper(): str(value) for name, value in settings.items()}
 
@@ -31,7 +34,8 @@ class Cluster:
         self, name: str, *, concurrency: int = 2, env: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
     ) -> WorkerProcess:
         """Start a spore that knows the tests' own skills; it is not waited for."""
-        environment = {**self.server.environment, **self._environment, "PYTHONPATH": str(REPOSITORY), **(env or {})}
+        environment = {**self.server.environment, "REDIS_PORT": str(self.port), "PYTHONPATH": str(REPOSITORY)}
+        environment |= {**self._environment, **(env or {})}
         wanted = ("-I", "tests.integration.jobs", "--without-gossip", "--without-mingle", *options)
         spore = WorkerProcess.celery(self.directory, name, concurrency=concurrency, env=environment, options=wanted)
         self.spores.append(spore)
@@ -52,4 +56,5 @@ class Cluster:
         for spore in self.spores:
             spore.kill()
         client_of(self.app).close()
-        self.server.kill()
+        if self.owned is not None:
+            self.owned.kill()
