@@ -12,28 +12,35 @@ LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -
 	pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
-.PHONY: help setup demo test chaos check format bench lock upgrade clean
+.PHONY: help setup upstream demo test conformance chaos check format bench lock upgrade clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-setup: $(READY) ## Make .venv, or make it anew when the lock has changed
+setup: $(READY) upstream ## Make .venv, or make it anew when the lock has changed
 
 demo: $(READY) ## See the main job on this machine, in under two minutes
 	@$(BIN)/hive demo
 
-test: $(READY) ## Run all tests, the code blocks of README and docs included
+test: $(READY) upstream ## Run all tests, the code blocks of README and docs included
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 chaos: $(READY) ## Run the chaos proof in its long form: half an hour of kills, cuts and freezes
 	@HIVE_TEST_CHAOS=long $(BIN)/python -m pytest -s tests/chaos
+
+conformance: $(READY) upstream ## Run kombu's and Celery's own integration tests on Hive: half an hour
+	@$(BIN)/python -m tests.conformance
 
 check: $(READY) ## Lint, types, layers
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
+
+# In the folder .upstream. Where there is no network `make test` goes without.
+upstream: $(READY)
+	@$(BIN)/python -m tests.conformance.sources
 
 format: $(READY) ## Lay out the code and apply ruff's safe fixes
 	@$(BIN)/ruff check --quiet --fix-only
@@ -50,7 +57,7 @@ upgrade: UPGRADE := --upgrade
 upgrade: lock ## Write the lock files with the newest versions that pyproject.toml allows
 
 clean: ## Remove .venv, caches and build products; a hive's state in .hive stays
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .upstream
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Source-only dependencies are built with the hashed build backend of requirements-build.lock, never with one fetched on the way.
