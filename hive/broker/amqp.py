@@ -7,14 +7,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
+from celery._state import get_current_worker_task
 from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
 
 from hive.broker.client import client_of
+from hive.broker.fence import is_taken_away
 from hive.broker.patience import endures, passes, pause
-from hive.broker.publishing import follows_up, outcome_unknown
+from hive.broker.publishing import follows_up, outcome_unknown, vouched_for
 from hive.broker.time_limits import Limit, fitting
 from hive.errors import BrokerUnreachableError
+from hive.logs import get_logger
+
+log = get_logger(__name__)
 
 NAME = "hive.broker.amqp:HiveAMQP"
 
@@ -31,6 +36,8 @@ class HiveAMQP(AMQP):
         send: Callable[..., Any] = super()._create_task_sender()  # type: ignore[misc]
 
         def send_task_message(producer: Any, name: str, message: Any, headers: Mapping[str, Any] | None = None, **options: Any) -> Any:
+            if self._sends_for_nobody(name):
+                return None
             headers = {"hive": {}, **(headers or {})}
             options |= self._admission(options)
             if "timelimit" in message.headers:
@@ -64,6 +71,14 @@ class HiveAMQP(AMQP):
                 time.sleep(REFUSED_PAUSE)  # kombu waits between tries to connect, not between refusals
 
         return {"retry_policy": {**policy, "errback": look_at_the_clock}}
+
+    def _sends_for_nobody(self, name: str) -> bool:
+        """Whether the run that sends was given to another node, which sends the same: its callbacks, its retry, its tasks."""
+        task = None if vouched_for() else get_current_worker_task()
+        if task is None or not is_taken_away(self.app, task.request):
+            return False
+        log.warning("fenced_publication_dropped", task_id=task.request.id, task=name)
+        return True
 
     def _admission(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The properties that tell the channel what it may refuse; it does not send them."""

@@ -16,7 +16,9 @@ from celery.exceptions import BackendStoreError
 from celery.states import FAILURE, STARTED
 
 from hive.broker.client import client_of
+from hive.broker.fence import is_taken_away
 from hive.broker.patience import Patience
+from hive.broker.publishing import following_up
 from hive.broker.scripts import ALLOW_OOM, Script
 from hive.broker.silence import SILENCE, keepalive
 from hive.broker.store_line import StoreLines
@@ -128,6 +130,13 @@ class Backend(RedisBackend):
         if stored < 0:
             log.warning("fenced_result_dropped", task_id=task_id, state=state, incarnation=hive["inc"])
         return result
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None, **kwargs: Any) -> None:
+        """Count a member's run, unless it was given to another node: it could end the chord, and its body would not be sent from here."""
+        if request.group and is_taken_away(self.app, request):
+            return
+        with following_up():
+            super().on_chord_part_return(request, state, result, propagate=propagate, **kwargs)
 
     @cached_property
     def _lines(self) -> StoreLines:

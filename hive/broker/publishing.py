@@ -79,6 +79,11 @@ def follows_up() -> bool:
     return bool(task and getattr(task.request, "hive", None)) or incarnation.current() is not None or _following_up.get()
 
 
+def vouched_for() -> bool:
+    """Whether whoever publishes has made sure that its work is still its own (following_up)."""
+    return _following_up.get()
+
+
 _unknown: OrderedDict[str, None] = OrderedDict()
 _MOST_UNKNOWN = 10_000
 

@@ -24,7 +24,7 @@ def idle_process(cluster: ChaosCluster, spore: Spore) -> psutil.Process:
 
 def freeze_with_two_tasks(cluster: ChaosCluster, spore: Spore, go: Path) -> dict[str, str]:
     """Stop a node of two slots while one task runs there and one waits in a pool process' pipe; their ids by label."""
-    tasks = {"runs": cluster.app.send_task(gated.name, ("runs", str(go))).id}
+    tasks = {"runs": cluster.app.send_task(gated.name, ("runs", str(go)), link=gated.si("told", str(go))).id}
     wait_until(lambda: cluster.ledger.read().of("runs"), FORM.patience, "the task has begun")
     idle_process(cluster, spore).suspend()
     tasks["waits"] = cluster.app.send_task(gated.name, ("waits", str(go))).id
@@ -59,11 +59,13 @@ def test_a_frozen_nodes_tasks_run_elsewhere_and_only_there(tmp_path: Path) -> No
         results = {label: cluster.app.AsyncResult(task_id) for label, task_id in tasks.items()}
         assert {result.get(timeout=FORM.patience) for result in results.values()} == {"other@h"}
         wait_until(lambda: time.monotonic() >= began + FORM.freeze, FORM.freeze + 1, "frozen for long enough")
+        wait_until(lambda: [run for run in cluster.ledger.read().of("told") if run.ended], FORM.patience, "the callback has run")
         frozen.signal(signal.SIGCONT)
         fills_both_slots(cluster, tmp_path / "after")
         ledger = cluster.ledger.read()
         assert [run.node for run in ledger.of("runs")] == ["frozen@h", "other@h"]
         assert [run.node for run in ledger.of("waits")] == ["other@h"]
+        assert len(ledger.of("told")) == 1, "the late run called nobody back"
         for result in results.values():
             meta = cluster.app.backend.get_task_meta(result.id)
             assert (meta["status"], meta["result"], meta["hive"]["node"]) == (states.SUCCESS, "other@h", "other@h")
