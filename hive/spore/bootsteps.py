@@ -22,6 +22,7 @@ from hive.broker.silence import ATTENTION
 from hive.errors import SettingsError
 from hive.foreman.watchdog import STAND_IN_TICK, Watchdog
 from hive.logs import get_logger
+from hive.spore import garbage
 from hive.spore.grace import Grace
 from hive.spore.heartbeat import Heartbeat
 from hive.spore.lifeline import supervisor_fd, watch_supervisor
@@ -47,6 +48,7 @@ class SporeStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
+        garbage.connect()
         self.heartbeat: Heartbeat | None = None
         self._stopping = threading.Event()
 
