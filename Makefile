@@ -12,7 +12,10 @@ LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -
 	pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
-.PHONY: help setup upstream demo test conformance chaos check format bench lock upgrade clean
+MINUTES ?= 30
+RATE ?= 200
+
+.PHONY: help setup upstream demo test conformance chaos soak check format bench lock upgrade clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -31,6 +34,9 @@ chaos: $(READY) ## Run the chaos proof in its long form: half an hour of kills, 
 
 conformance: $(READY) upstream ## Run kombu's and Celery's own integration tests on Hive: half an hour
 	@$(BIN)/python -m tests.conformance
+
+soak: $(READY) ## Run a mixed load for MINUTES (30) at RATE (200) tasks a second; memory must stay flat, no key be left over
+	@$(BIN)/python -m tests.chaos.soak $(MINUTES) $(RATE)
 
 check: $(READY) ## Lint, types, layers
 	@$(BIN)/ruff check --quiet

@@ -46,7 +46,7 @@ def time_to_live(app: Celery, item_limit: float, timeout: float | None) -> int:
     """Seconds for which a job is kept after its last step: Celery's result_expires, and never less than a step may take."""
     configured = app.conf.result_expires
     seconds = configured.total_seconds() if hasattr(configured, "total_seconds") else configured
-    return int(max(seconds or 86_400, 2 * item_limit + 60, (timeout or 0) + 600))
+    return int(max(seconds or 86_400, 2 * item_limit + 60, 0 if timeout is None else timeout + 600))
 
 
 def stored_plan(client: BrokerClient, job_id: str) -> Plan | None:

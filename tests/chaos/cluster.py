@@ -60,6 +60,8 @@ class Spore:
 class ChaosCluster(Cluster):
     """A private broker, a nexus, spores by name. Close it, whatever happened."""
 
+    application = APP
+
     def __init__(self, directory: Path, **settings: object) -> None:
         super().__init__(directory, **settings)
         self.ledger = Ledger(directory / "ledger")
@@ -89,10 +91,12 @@ class ChaosCluster(Cluster):
     def start(self, name: str, *, slots: int = 2, supervised: bool = False) -> Spore:
         """Start a spore, or start it again; it is not waited for."""
         if supervised:
-            process = self.program(name, "-m", "hive", "spore", "--app", APP, "--name", f"{name}@h", "--concurrency", str(slots))
+            process = self.program(
+                name, "-m", "hive", "spore", "--app", self.application, "--name", f"{name}@h", "--concurrency", str(slots)
+            )
         else:
             options = ("-n", f"{name}@h", "-c", str(slots), "-l", "info", "--without-gossip", "--without-mingle")
-            process = self.program(name, "-m", "celery", "-A", APP, "worker", *options)
+            process = self.program(name, "-m", "celery", "-A", self.application, "worker", *options)
         self.by_name[name] = Spore(name, process, supervised=supervised)
         return self.by_name[name]
 

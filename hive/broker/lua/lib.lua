@@ -56,7 +56,7 @@ local function finish(id, task_id)
   if task_id ~= '' and redis.call('HGET', P .. 'ids', task_id) == id then redis.call('HDEL', P .. 'ids', task_id) end
   local bucket = P .. 'finished:' .. math.floor(now() / 120000)
   redis.call('SADD', bucket, id)
-  redis.call('EXPIRE', bucket, 360)
+  redis.call('EXPIRE', bucket, 150) -- the next bucket's two minutes, and some more
 end
 
 -- Put an entry back into its home queue, where it is taken next among those of its priority, or into the list of the living node
