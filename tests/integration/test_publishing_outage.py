@@ -6,6 +6,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from celery import Celery
 
 import hive
 from hive.broker.client import client_of
+from hive.broker.priorities import queue_lists
 from hive.errors import BrokerUnreachableError
 from hive.settings import Settings
-from tests.harness import BrokerServer
+from tests.harness import BrokerServer, wait_until
+from tests.proxy import Proxy
 
 WAIT = 2.0
 
@@ -31,6 +35,23 @@ def server(tmp_path: Path) -> Iterator[BrokerServer]:
 def app(server: BrokerServer) -> Iterator[Celery]:
     settings = Settings.load(redis_host="127.0.0.1", redis_port=server.port, hive_publish_timeout=WAIT)
     app = hive.install(Celery("outage", set_as_current=False), settings)
+    app.send_task("first", ignore_result=True)
+    yield app
+    client_of(app).close()
+    hive.app.set_default()
+
+
+@pytest.fixture
+def proxy(server: BrokerServer) -> Iterator[Proxy]:
+    with closing(Proxy(server.port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def app_behind(proxy: Proxy) -> Iterator[Celery]:
+    """An application that reaches its broker through the proxy, and has sent a first task."""
+    settings = Settings.load(redis_host="127.0.0.1", redis_port=proxy.port, hive_publish_timeout=60)
+    app = hive.install(Celery("behind", set_as_current=False), settings)
     app.send_task("first", ignore_result=True)
     yield app
     client_of(app).close()
@@ -78,3 +99,39 @@ def test_a_task_sent_during_a_short_outage_is_accepted_once(server: BrokerServer
     finally:
         back.join()
     assert accepted(server) == 1
+
+
+def test_a_task_whose_reply_a_silent_connection_swallowed_is_accepted_once(server: BrokerServer, proxy: Proxy, app_behind: Celery) -> None:
+    proxy.silence(asks=True)
+    app_behind.send_task("second", ignore_result=True)
+    assert accepted(server) == 1
+    with server.client() as client:
+        assert int(client.hget("venom:counters", "duplicates")) == 1, "it was sent twice, under one id"
+
+
+def test_a_task_sent_during_a_fail_over_is_accepted_once(server: BrokerServer, proxy: Proxy, app_behind: Celery, tmp_path: Path) -> None:
+    with server.client() as client, ThreadPoolExecutor(1) as sender:
+        client.config_set("repl-diskless-sync-delay", 0)
+        replica = BrokerServer(tmp_path / "replica", options=("--replicaof", "127.0.0.1", str(server.port))).start()
+        try:
+            with replica.client() as promoted:
+                wait_until(lambda: promoted.info("replication")["master_link_status"] == "up", what="the replica has all")
+                server.kill()
+                sending = sender.submit(app_behind.send_task, "second", ignore_result=True)
+                proxy.switch(replica.port)  # which refuses to write for now
+                wait_until(lambda: promoted.info("replication")["master_link_status"] == "down", what="it knows that it is alone")
+                promoted.replicaof("no", "one")
+            sending.result(60)
+            assert accepted(replica) == 1
+        finally:
+            replica.kill()
+
+
+def test_what_was_accepted_survives_the_brokers_kill(server: BrokerServer, app: Celery) -> None:
+    for number in range(20):
+        app.send_task(f"task {number}", ignore_result=True)
+    server.kill()  # with appendfsync always
+    server.start()
+    assert accepted(server) == 20
+    with server.client() as client:
+        assert sum(client.llen(name) for name in queue_lists(client_of(app).settings.hive_background_queue)) == 21
