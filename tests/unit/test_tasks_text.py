@@ -81,9 +81,9 @@ def test_a_text_that_is_too_long_is_refused() -> None:
     "text", ["a" * 200_000, "word " * 20_000, "(a. " * 10_000, "\"a' b. " * 5_000], ids=["word", "words", "brackets", "quotes"]
 )
 def test_text_without_structure_does_not_take_for_ever(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     assert best_sentences(text, 1)
-    assert time.monotonic() - began < 15
+    assert time.process_time() - began < 15
 
 
 @settings(max_examples=150, deadline=None)
