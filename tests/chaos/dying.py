@@ -47,7 +47,7 @@ def watch(ask: Callable[[str], str | None], kill: Callable[[], None] | None = No
 
     kill: what ends it; SIGKILL of the process itself if not given.
     """
-    names = _script_names()
+    names = {script.sha: script.name for script in scripts()}
     send: Any = redis.connection.Connection.send_packed_command
     end = kill or (lambda: os.kill(os.getpid(), signal.SIGKILL))
 
@@ -78,16 +78,13 @@ def _name(words: list[bytes], scripts: dict[str, str]) -> str:
     return name
 
 
-def _script_names() -> dict[str, str]:
-    """Names of Hive's scripts by their SHA."""
-    names = {}
+def scripts() -> Iterator[Script]:
+    """All of Hive's, with either of their texts."""
     for package in ("hive.broker", "hive.parallel"):
         for file in (files(package) / "lua").iterdir():
-            name = file.name.removesuffix(".lua")
             for include in ((), ("lib",)):
                 for refusable in (False, True):
-                    names[Script(package, name, include=include, refusable=refusable).sha] = name
-    return names
+                    yield Script(package, file.name.removesuffix(".lua"), include=include, refusable=refusable)
 
 
 def _commands(data: bytes) -> Iterator[tuple[int, int, list[bytes]]]:

@@ -15,19 +15,17 @@ from typing import Any
 
 from celery import Celery, group
 from kombu import Message
+from redis.exceptions import ResponseError
 
 import hive
 from hive.broker import incarnation as incarnations
 from hive.broker import steps, transport
-from hive.broker.backend import STORE
 from hive.broker.client import client_of
-from hive.broker.conservation import AUDIT
-from hive.broker.dead_letters import FORGET_RESULT, PURGE_DEAD, REVIVE, DeadLetters
+from hive.broker.dead_letters import DeadLetters
 from hive.broker.priorities import queue_lists
-from hive.foreman.sweep import REQUIREMENTS, SWEEP
 from hive.foreman.watchdog import Watchdog
 from hive.settings import Settings
-from tests.chaos.dying import Fault, watch
+from tests.chaos.dying import Fault, scripts, watch
 from tests.nodes import BACKGROUND
 
 NODE, DEAD_NODE = "victim@h", "dead@h"
@@ -330,8 +328,9 @@ def obey(order: dict[str, Any], noted: int) -> int:
 
 
 def main() -> None:
-    for script in (*steps.ALL, AUDIT, SWEEP, REQUIREMENTS, STORE, REVIVE, PURGE_DEAD, FORGET_RESULT):
-        script.load(client.redis)
+    for script in scripts():  # so that the first victim sends what all others send
+        with contextlib.suppress(ResponseError):  # one that needs its library
+            script.load(client.redis)
     app.finalize()  # once here, not in each victim
     client.close()
     for line in sys.stdin:
