@@ -18,7 +18,7 @@ from celery.states import FAILURE, STARTED
 from hive.broker.client import client_of
 from hive.broker.fence import is_taken_away
 from hive.broker.patience import Patience
-from hive.broker.publishing import following_up
+from hive.broker.publishing import chord_group, following_up, on_behalf_of
 from hive.broker.scripts import ALLOW_OOM, Script
 from hive.broker.silence import SILENCE, keepalive
 from hive.broker.store_line import StoreLines
@@ -28,6 +28,7 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 STORE = Script("hive.broker", "store_result", include=("lib",))
+CHORD_ADD = Script("hive.broker", "chord_add")
 CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker', 'chord_claim', refusable=True).text}"
 
 LOOK_AFTER = 0.5
@@ -138,6 +139,24 @@ class Backend(RedisBackend):
         with following_up():
             super().on_chord_part_return(request, state, result, propagate=propagate, **kwargs)
 
+    def mark_as_failure(self, task_id: str, exc: Any, traceback: Any = None, request: Any = None, *args: Any, **kwargs: Any) -> Any:
+        with on_behalf_of(request):
+            return super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+
+    def add_to_chord(self, group_id: str, result: Any) -> None:
+        """Count a task that a member adds, once: Celery's increment would be made again by a repeated run, and the chord never end."""
+        keys = [self.get_key_for_group(group_id, part) for part in (".t", ".d")]
+        self.ensure(CHORD_ADD, (self.client, keys, (result.id, int(self.chord_expires or 0))))
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> Any:
+        group_id, results = header_result_args
+        if isinstance(results, list):  # not of a generator, whose members nobody knows before they are sent
+            group_id = chord_group(group_id, _first(results))
+        return super().apply_chord((group_id, results), body, **kwargs)
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        super().set_chord_size(chord_group(group_id), chord_size)
+
     @cached_property
     def _lines(self) -> StoreLines:
         return StoreLines(lambda: self.client, STORE)
@@ -175,3 +194,9 @@ class Backend(RedisBackend):
 
         Celery subscribes here already, two more commands a task; and with the broker away it would wait 20 s before it says so.
         """
+
+
+def _first(results: Any) -> str:
+    """The id of the first task among results and groups of results."""
+    first = results[0]
+    return _first(first.results) if getattr(first, "results", None) else str(first.id)

@@ -20,9 +20,11 @@ from celery import current_task, signals
 from celery._state import get_current_worker_task
 
 from hive.broker import incarnation
+from hive.broker.naming import name_links, regroup
 from hive.broker.priorities import DEFAULT
 
 _SEEN = "_hive_published"
+_GROUPS = "_hive_groups"
 
 
 def connect() -> None:
@@ -30,14 +32,20 @@ def connect() -> None:
     signals.before_task_publish.connect(_prepare, weak=False, dispatch_uid="hive.publishing")
 
 
-def _prepare(headers: dict[str, Any] | None = None, properties: dict[str, Any] | None = None, **_: Any) -> None:
+def _prepare(headers: dict[str, Any] | None = None, properties: dict[str, Any] | None = None, body: Any = None, **_: Any) -> None:
     if headers is None or not {"hive", "id", "task"} <= headers.keys():
         return
     if properties is not None and properties.get("priority") is None:
         properties["priority"] = DEFAULT  # kombu would make an unset priority 0
     inherited = headers.get("hive") or {}
     hive = {key: inherited[key] for key in ("home", "req", "aff") if key in inherited}
-    hive["id"] = inherited["id"] if inherited.get("keep") else _publish_id(headers)
+    if inherited.get("keep"):
+        hive["id"] = inherited["id"]
+    else:
+        hive |= _publish_ids(headers)
+    if isinstance(body, tuple):  # not as protocol 1 has it
+        _regroup(headers, body[2])
+        name_links(body[2], hive["id"])
     hive["created"] = round(time.time(), 3)
     due = _due(headers) or (inherited.get("due") if inherited.get("keep") else None)
     if due is not None:
@@ -45,15 +53,62 @@ def _prepare(headers: dict[str, Any] | None = None, properties: dict[str, Any] |
     headers["hive"] = hive
 
 
-def _publish_id(headers: dict[str, Any]) -> str:
-    request = getattr(current_task, "request", None)
-    parent = getattr(request, "hive", None)
-    if request is None or request.called_directly or not parent:
-        return uuid.uuid4().hex[:24]
+def _publish_ids(headers: dict[str, Any]) -> dict[str, str]:
+    """The publish id of a message, and `of`, the one of the message for whose run it is sent, if it is."""
+    request = _running()
+    if request is None:
+        return {"id": uuid.uuid4().hex[:24]}
+    parent = request.hive
     published = request.__dict__.setdefault(_SEEN, {})
     which = (headers["id"], headers.get("retries"))
     published[which] = nth = published.get(which, -1) + 1
-    return derived_id(parent["id"], *which, nth)
+    # A dead letter's error callbacks are not those of its next run, should it be sent again.
+    run = () if "inc" in parent else ("dead",)
+    return {"id": derived_id(parent["id"], *which, nth, *run), "of": parent["id"]}
+
+
+def chord_group(group_id: str, first: str | None = None) -> str:
+    """The group id of a chord that the running task sends, or of one that Celery sends around it.
+
+    Celery makes a random one, while the members' ids are those that the chord had in its signature: a run repeated after a kill would
+    send the rest of them as members of another chord, and neither would end.
+
+    first: the first member's id, from which the group's follows, when the chord is about to be sent.
+    """
+    request = _running()
+    if request is None:
+        return group_id
+    groups: dict[str, str] = request.__dict__.setdefault(_GROUPS, {})
+    if first is not None:
+        groups[group_id] = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{first}|group"))
+    return groups.get(group_id, group_id)
+
+
+def _regroup(headers: dict[str, Any], embed: dict[str, Any]) -> None:
+    request = _running()
+    groups = request.__dict__.get(_GROUPS) if request is not None else None
+    if groups:
+        headers["group"] = groups.get(headers.get("group"), headers.get("group"))
+        embed.update(regroup(embed, groups))
+
+
+def _running() -> Any:
+    """The request of the run for which this process publishes just now, None for none."""
+    request = _behalf.get() or getattr(current_task, "request", None)
+    return request if request is not None and not request.called_directly and getattr(request, "hive", None) else None
+
+
+_behalf: ContextVar[Any] = ContextVar("hive_behalf", default=None)
+
+
+@contextmanager
+def on_behalf_of(request: Any) -> Iterator[None]:
+    """What is published within belongs to the run of that request, though another process publishes it: its end, by who saw it die."""
+    token = _behalf.set(request if getattr(request, "hive", None) else None)
+    try:
+        yield
+    finally:
+        _behalf.reset(token)
 
 
 _following_up: ContextVar[bool] = ContextVar("hive_following_up", default=False)

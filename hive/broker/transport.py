@@ -173,6 +173,7 @@ class Channel(kombu_redis.Channel):
             message["properties"].get("hive_tasks_weight", 0.3),
             dumps({**message, "properties": properties}),
             message["properties"].get("hive_limit", 0),
+            hive.get("of", ""),
         ]
         for candidate in candidates:
             arguments += candidate

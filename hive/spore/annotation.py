@@ -7,6 +7,7 @@ from typing import Any
 from celery.app.annotations import prepare, resolve_all
 
 from hive.broker.time_limits import fitting
+from hive.spore import repeating
 from hive.spore.fence import fenced
 from hive.spore.request import NAME as REQUEST
 
@@ -30,4 +31,6 @@ class Annotation:
         hard = attributes.get("time_limit", task.time_limit)
         hard, soft = fitting(hard, attributes.get("soft_time_limit", task.soft_time_limit), task.app.conf)
         before_start = fenced(attributes.get("before_start", task.before_start))
-        return attributes | {"Request": REQUEST, "time_limit": hard, "soft_time_limit": soft, "before_start": before_start}
+        around = {"@replace": repeating.replace, "@add_to_chord": repeating.add_to_chord}
+        own = {"Request": REQUEST, "time_limit": hard, "soft_time_limit": soft, "before_start": before_start}
+        return around | attributes | own

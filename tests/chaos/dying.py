@@ -22,7 +22,7 @@ HARMLESS = frozenset(
         *("AUTH", "CLIENT", "ECHO", "EXEC", "HELLO", "MULTI", "PING", "PSUBSCRIBE", "SCRIPT", "SELECT", "SUBSCRIBE", "TIME", "UNSUBSCRIBE"),
         *("BLPOP", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "HVALS", "LLEN", "LRANGE", "MGET"),
         *("SCARD", "SISMEMBER", "SMEMBERS", "SRANDMEMBER", "ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"),
-        *("locate", "node_delta", "queue_stats"),
+        *("locate", "node_delta", "queue_stats", "taken_away"),
     }
 )
 

@@ -40,11 +40,14 @@ class Steps:
         demands: str = "",
         limit: int = 0,
         candidates: Sequence[tuple[str, int, float]] = (),
+        parent: str = "",
     ) -> Any:
         envelope = json.dumps({"body": "", "headers": {"id": task_id}, "properties": {"delivery_tag": publish_id}})
         offered = [part for candidate in candidates for part in candidate]
         self.task_ids[publish_id] = task_id
-        return self.run(steps.PUBLISH, publish_id, home, list_index(priority), task_id, delay, demands, 0.3, envelope, limit, *offered)
+        return self.run(
+            steps.PUBLISH, publish_id, home, list_index(priority), task_id, delay, demands, 0.3, envelope, limit, parent, *offered
+        )
 
     def attach(self, incarnation: str, epoch: int = 1, *held: str, first: bool = True) -> Any:
         return self.run(steps.ATTACH, node_of(incarnation), incarnation, epoch, "1" if first else "0", *held)

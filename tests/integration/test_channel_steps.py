@@ -559,3 +559,30 @@ def test_a_lease_has_one_holder_and_its_token_rises_with_each_change(channel: St
     assert lease("x", 60_000) == [0, 2, "y"], "giving up what one does not hold changes nothing"
     assert lease("y", 0)[0] == 0
     assert lease("y", 60_000) == [1, 3, "y"]
+
+
+def test_what_a_run_has_sent_is_known_until_its_message_is_finished(channel: Steps) -> None:
+    channel.attach(A1)
+    channel.publish("parent", task_id="t")
+    channel.take(A1, 1)
+    assert channel.publish("child", task_id="c", parent="parent") == [1, ""]
+    channel.take(A1, 2)
+    channel.acknowledge(A1, "child")
+    channel.redis.delete(*channel.redis.keys("*venom:finished:*"))  # minutes later
+    assert channel.publish("child", task_id="c", parent="parent") == [0]
+    channel.acknowledge(A1, "parent")
+    assert not channel.redis.keys("*venom:sent:*")
+    assert channel.publish("another", task_id="d", parent="parent") == [1, ""]
+    assert not channel.redis.keys("*venom:sent:*"), "a run whose message is finished leaves nothing behind"
+
+
+@pytest.mark.parametrize("deaths", [0, 1, 9])
+def test_a_message_whose_retry_was_accepted_does_not_run_again(channel: Steps, deaths: int) -> None:
+    channel.attach(A1)
+    channel.publish("first", task_id="t")
+    channel.take(A1, 1)
+    channel.publish("retry", task_id="t", parent="first")
+    assert channel.give_back(A1, "first", deaths=deaths) == ["first", 3]
+    assert channel.waiting(BACKGROUND) == ["retry"]
+    assert channel.counters() == {"accepted": 2, "retried": 1, "done": 1}
+    assert channel.hash("ids") == {"t": "retry"}

@@ -105,8 +105,8 @@ def test_an_inherited_header_keeps_wishes_and_nothing_of_its_delivery(outbox: Ou
     with outbox.running():
         hive = outbox.send(headers={"hive": {**DELIVERED, **wishes}, "trace": "x"}).hive
     assert {name: hive[name] for name in wishes} == wishes
-    assert hive.keys() - wishes.keys() == {"id", "created"}
-    assert hive["id"] != "parent"
+    assert hive.keys() - wishes.keys() == {"id", "of", "created"}
+    assert (hive["id"] != "parent", hive["of"]) == (True, "parent")
     assert abs(hive["created"] - time.time()) < 10
     assert outbox.sent[-1].headers["trace"] == "x"
 

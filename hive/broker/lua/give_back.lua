@@ -2,7 +2,7 @@
 -- KEYS none
 -- ARGV 1 prefix  2 node  3 incarnation  4 deaths to add (0: it was not started)  5 most deaths allowed  6 reason
 --      7.. publish ids, each alone or followed by US (byte 31) and when it was reserved (ms)
--- Reply (id, 1 home | 2 dead letter) of those that the incarnation held
+-- Reply (id, 1 home | 2 dead letter | 3 finished, its retry is on its way) of those that the incarnation held
 -- Keeps: what is not, or no longer, this incarnation's is left alone, and so is what it has reserved again since: the call may come late,
 --        or twice. The first id is the next to be taken.
 local reserved, reply = P .. 'reserved:' .. ARGV[2], {}

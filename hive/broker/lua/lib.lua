@@ -53,6 +53,7 @@ local function count(name, by) redis.call('HINCRBY', P .. 'counters', name, by) 
 -- The entry is finished: forget it, remember its id for a while so that a late copy of its publication is a no-op.
 local function finish(id, task_id)
   redis.call('HDEL', P .. 'entries', id)
+  redis.call('DEL', P .. 'sent:' .. id)
   if task_id ~= '' and redis.call('HGET', P .. 'ids', task_id) == id then redis.call('HDEL', P .. 'ids', task_id) end
   local bucket = P .. 'finished:' .. math.floor(now() / 120000)
   redis.call('SADD', bucket, id)
@@ -61,11 +62,18 @@ end
 
 -- Put an entry back into its home queue, where it is taken next among those of its priority, or into the list of the living node
 -- that it is pinned to; `deaths` is added to its delivery count; above `max` deaths it becomes a dead letter instead. `reason` and
--- `node` say of what it died, and where. Returns 1 home, 2 dead, 0 no such entry.
+-- `node` say of what it died, and where. One whose run has sent its successor (its retry, or what replaces it) is finished instead.
+-- Returns 1 home, 2 dead, 3 finished, 0 no such entry.
 local function go_home(id, deaths, max, reason, node)
   local value = redis.call('HGET', P .. 'entries', id)
   if not value then return 0 end
   local n, home, priority, pin, task_id, created, at = unpack_entry(value)
+  if redis.call('SISMEMBER', P .. 'sent:' .. id, 'successor') == 1 then
+    finish(id, task_id)
+    count('retried', 1)
+    count('done', 1)
+    return 3
+  end
   n = tonumber(n) + deaths
   local dies = deaths ~= 0 and n > max
   local stays = pin ~= '' and not dies and redis.call('EXISTS', P .. 'incarnations:' .. pin) == 1

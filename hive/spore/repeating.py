@@ -1,0 +1,43 @@
+"""What a running task sends in its own place or adds to its chord, so that a run repeated after a kill sends it once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import signature
+
+from hive.broker.naming import named
+
+_ADDED = "_hive_added"
+
+
+def replace(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Around `Task.replace`."""
+
+    def replace(self: Any, sig: Any) -> Any:
+        publish_id = _publish_id(self)
+        if publish_id is not None:
+            sig = signature(named(sig, publish_id, "replace", result=False), app=self.app)
+        return original(self, sig)
+
+    return replace
+
+
+def add_to_chord(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Around `Task.add_to_chord`. A repeated run is taken to add the same tasks in the same order."""
+
+    def add_to_chord(self: Any, sig: Any, lazy: bool = False) -> Any:
+        publish_id = _publish_id(self)
+        if publish_id is not None:
+            nth = self.request.__dict__[_ADDED] = self.request.__dict__.get(_ADDED, -1) + 1
+            sig = signature(named(sig, publish_id, "add", nth), app=self.app)
+        return original(self, sig, lazy)
+
+    return add_to_chord
+
+
+def _publish_id(task: Any) -> str | None:
+    """That of the message that a task runs for; None where it runs for none."""
+    hive = getattr(task.request, "hive", None)
+    return None if task.request.is_eager or not hive else str(hive["id"])
