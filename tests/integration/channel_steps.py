@@ -113,5 +113,6 @@ def node_of(incarnation: str) -> str:
     return incarnation.rpartition("/")[0]
 
 
-def plain_message(tag: str, **headers: Any) -> str:
-    return json.dumps({"body": "W10=", "headers": headers, "properties": {"delivery_tag": tag, "priority": 3}})
+def plain_message(tag: str, *, priority: int = 3, **headers: Any) -> str:
+    """A message as a plain Celery producer pushes it: its priority is 0 where nobody gave one."""
+    return json.dumps({"body": "W10=", "headers": headers, "properties": {"delivery_tag": tag, "priority": priority}})

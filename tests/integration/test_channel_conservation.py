@@ -66,7 +66,7 @@ class Walk:
         tag = f"plain{self.calls['do_publish_as_plain_celery_does']}"
         self.channel.task_ids[tag] = task_id = self.task_id()
         name = self.random.choice(queue_lists(self.random.choice(self.QUEUES))[::5])
-        self.channel.redis.lpush(self.channel.client.prefix + name, plain_message(tag, id=task_id))
+        self.channel.redis.lpush(self.channel.client.prefix + name, plain_message(tag, priority=self.random.choice((0, 3)), id=task_id))
 
     def do_start(self) -> None:
         if len(self.alive) < 5:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -218,6 +219,42 @@ def test_a_plain_celery_producers_message_becomes_an_entry(channel: Steps) -> No
     assert channel.hash("ids") == {"t": "tag"}
     channel.give_back(A1, "tag", deaths=0)
     assert channel.waiting("video") == ["tag"]
+
+
+def test_a_plain_message_without_a_priority_waits_with_those_of_the_default_one(channel: Steps) -> None:
+    channel.attach(A1)
+    channel.publish("five")
+    channel.redis.lpush(channel.client.prefix + BACKGROUND, *(plain_message(f"plain{n}", priority=0) for n in range(3)))
+    channel.publish("four", priority=4)
+    channel.publish("six", priority=6)
+    assert channel.take(A1, 2) == ["six", "five"]
+    channel.publish("ten", priority=10)
+    channel.publish("late")
+    assert channel.take(A1, 8) == ["ten", "plain0", "plain1", "plain2", "late", "four"]
+    assert channel.counters()["accepted"] == 8
+
+
+@pytest.mark.parametrize("ahead", [0, 5.5, -12])
+def test_a_plain_message_that_is_due_later_is_delayed(channel: Steps, ahead: float) -> None:
+    channel.attach(A1)
+    now = datetime.now(timezone(timedelta(hours=ahead)))
+    dues = {"soon": now + timedelta(minutes=1), "tomorrow": now + timedelta(days=1), "in years": now.replace(year=now.year + 7, day=28)}
+    etas = {"past": now.isoformat(), "odd": "tomorrow", **{tag: due.isoformat() for tag, due in dues.items()}}
+    channel.redis.lpush(channel.client.prefix + BACKGROUND, *(plain_message(tag, eta=eta) for tag, eta in etas.items()))
+    reply = channel.reserve(A1, 9)
+    assert (reply[3::7], 0 < reply[2] <= 60_000) == (["past", "odd"], True)
+    waiting = dict(channel.redis.zrange(channel.client.key("delayed"), 0, -1, withscores=True))
+    assert waiting == {tag.encode(): pytest.approx(due.timestamp() * 1000, abs=1) for tag, due in dues.items()}
+    assert channel.counters()["accepted"] == 5
+
+
+def test_many_plain_messages_are_looked_at_in_turns(channel: Steps) -> None:
+    channel.attach(A1)
+    channel.redis.lpush(channel.client.prefix + BACKGROUND, *(plain_message(f"plain{n}", priority=0) for n in range(1200)))
+    assert channel.reserve(A1, 2) == ["ok", 2, 1]
+    assert channel.reserve(A1, 2) == ["ok", 2, 1]
+    assert channel.take(A1, 2) == ["plain0", "plain1"]
+    assert channel.counters()["accepted"] == 1200
 
 
 @pytest.mark.parametrize("garbage", ["{", "{}", '{"properties": {}}', '{"properties": null}', '{"properties": {"delivery_tag": 7}}'])

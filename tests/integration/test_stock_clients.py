@@ -92,7 +92,7 @@ def test_stock_commands_reach_a_spore(stock: Stock) -> None:
 def test_a_stock_programs_revocation_is_obeyed(stock: Stock) -> None:
     program = """
 from celery.exceptions import TaskRevokedError
-later = add(1, 2).apply_async(countdown=3600)
+later = add(1, 2).apply_async(countdown=2)
 later.revoke()
 try:
     later.get(timeout=60)

@@ -18,6 +18,20 @@ local want = tonumber(ARGV[5]) - redis.call('HLEN', reserved)
 local reply = {'ok', want, 0}
 local check_revoked = want > 0 and redis.call('EXISTS', P .. 'revoked') == 1
 local stamp = incarnation .. '|' .. t
+local moved, MOST_MOVED = 0, 500
+
+-- An ISO time, as Celery writes an eta, in milliseconds since 1970; nil for what is none.
+local function milliseconds(text)
+  local year, month, day, hour, minute, second, zone = string.match(text, '^(%d+)-(%d+)-(%d+)T(%d+):(%d+):([%d.]+)(.*)$')
+  if not tonumber(second) then return nil end
+  local sign, ahead_hours, ahead_minutes = string.match(zone, '^([+-])(%d+):(%d+)$')
+  local ahead = sign and tonumber(sign .. (ahead_hours * 60 + ahead_minutes)) or 0
+  year, month = tonumber(year), tonumber(month)
+  if month < 3 then year, month = year - 1, month + 12 end  -- years that begin in March have their leap day at the end
+  local days = 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
+    + math.floor((153 * (month - 3) + 2) / 5) + day - 719469
+  return math.floor((((days * 24 + hour) * 60 + minute - ahead) * 60 + second) * 1000)
+end
 
 local function take(id, list)
   local value = redis.call('HGET', P .. 'entries', id)
@@ -37,10 +51,26 @@ local function take(id, list)
     home = string.sub(home or list, #G + 1)
     local task_id = type(message.headers) == 'table' and message.headers.id
     if type(task_id) ~= 'string' then task_id = '' end
-    value = '0\31' .. home .. '\31' .. (priority or '0') .. '\31\31' .. task_id .. '\31' .. t .. '\31' .. raw
+    -- kombu puts 0 for a priority that nobody gave, and serves 0 first; here it is the default one.
+    local unset = not priority and message.properties.priority == 0
+    priority = unset and '5' or priority or '0'
+    value = '0\31' .. home .. '\31' .. priority .. '\31\31' .. task_id .. '\31' .. t .. '\31' .. raw
     redis.call('HSET', P .. 'entries', id, value)
     if task_id ~= '' then redis.call('HSET', P .. 'ids', task_id, id) end
     count('accepted', 1)
+    local eta = type(message.headers) == 'table' and message.headers.eta
+    local later = type(eta) == 'string' and milliseconds(eta)
+    if later and later > t then  -- a worker would hold it in a slot for so long
+      redis.call('ZADD', P .. 'delayed', later, id)
+      if not due or later < tonumber(due) then due = later end
+      moved = moved + 1
+      return
+    end
+    if unset then
+      let_wait('LPUSH', id, home, priority)
+      moved = moved + 1
+      return
+    end
   end
   local deaths, home, _, _, task_id, _, at = unpack_entry(value)
   redis.call('HSET', reserved, id, stamp)
@@ -55,7 +85,7 @@ if want > 0 then
   local placed = redis.call('ZPOPMIN', P .. 'placed:' .. node, want)
   for i = 1, #placed, 2 do take(placed[i], '') end
 end
-while want > 0 and #KEYS > 0 do
+while want > 0 and #KEYS > 0 and moved < MOST_MOVED do
   local call = {'LMPOP', #KEYS}
   for i = 1, #KEYS do call[i + 2] = KEYS[i] end
   local n = #call
@@ -64,7 +94,9 @@ while want > 0 and #KEYS > 0 do
   if not got then break end
   for _, id in ipairs(got[2]) do take(id, got[1]) end
 end
-if #reply == 3 and want > 0 then
+if moved >= MOST_MOVED then
+  due = t  -- there is more to do: ask again at once
+elseif #reply == 3 and want > 0 then
   for list in string.gmatch(ARGV[6], '[^\n]+') do redis.call('DEL', list) end
 end
 reply[2] = want
