@@ -17,7 +17,7 @@ from celery import chord
 from hive.broker.client import client_of
 from tests.harness import BrokerServer, WorkerProcess, wait_until
 from tests.integration.cluster import Cluster
-from tests.integration.jobs import add_numbers, plain, wait_for
+from tests.integration.jobs import add_numbers, plain, wait_and_retry, wait_for
 from tests.proxy import Proxy
 
 pytestmark = pytest.mark.slow
@@ -153,14 +153,14 @@ def test_every_spore_consumes_again_and_what_ran_runs_once(losses: Losses, loss:
 
 
 def test_what_ends_while_the_broker_is_away_is_told_when_it_is_back(losses: Losses, tmp_path: Path) -> None:
-    """Results, callbacks and a chord's body: none is lost, and none turns into a failure."""
+    """Results, retries, callbacks and a chord's body: none is lost, and none turns into a failure."""
     wait_until(lambda: losses.reserved() == 0, what="nothing runs")
     before = {name: spore.output().count("waits_for_broker") for name, spore in losses.spores.items()}
     go = tmp_path / "go"
-    members, linked = {}, {}
+    members, retried = {}, {}
     for name in POOLS:
         here = {"requirements": {"node": f"{name}@h"}}
-        linked[name] = wait_for.si(str(tmp_path / f"{name} linked"), str(go)).set(link=plain.si(), **here).apply_async()
+        retried[name] = wait_and_retry.si(str(tmp_path / f"{name} retried"), str(go)).set(link=plain.si(), **here).apply_async()
         members[name] = wait_for.si(str(tmp_path / f"{name} member"), str(go)).set(**here)
     body = chord(members.values(), app=losses.cluster.app)(add_numbers.si(1, 1))
     wait_until(lambda: len(list(tmp_path.iterdir())) == 4, what="the tasks run")
@@ -170,11 +170,12 @@ def test_what_ends_while_the_broker_is_away_is_told_when_it_is_back(losses: Loss
         wait_until(lambda name=name, spore=spore: spore.output().count("waits_for_broker") >= before[name] + 2, what=f"{name} waits")
     time.sleep(AWAY)
     losses.server.start()
-    for result in linked.values():
-        assert result.get(timeout=60) == "went on"
+    for result in retried.values():
+        assert result.get(timeout=60) == 1
     assert body.get(timeout=60) == 2
     wait_until(lambda: losses.reserved() == 0, what="nothing runs")
-    assert all(file.read_text() == "x" for file in tmp_path.iterdir() if file != go), "each ran once"
+    runs = {file.name: len(file.read_text()) for file in tmp_path.iterdir() if file != go}
+    assert runs == {f"{name} {kind}": times for name in POOLS for kind, times in (("member", 1), ("retried", 2))}
     with losses.server.client() as client:
         wait_until(lambda: client.hlen("venom:entries") == 0, what="the callbacks have run, too")
 

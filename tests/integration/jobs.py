@@ -45,6 +45,15 @@ def wait_for(begun: str, go: str) -> str:
     return "went on"
 
 
+@shared_task(bind=True)
+def wait_and_retry(self: Any, begun: str, go: str) -> int:
+    """Wait as `wait_for` does, and send itself again, once."""
+    wait_for(begun, go)
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    return int(self.request.retries)
+
+
 @skill("Kill its own process", name="poison")
 def poison() -> None:
     os.kill(os.getpid(), 9)
