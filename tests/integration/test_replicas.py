@@ -26,8 +26,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def replica(cluster: Cluster, tmp_path: Path) -> Iterator[BrokerServer]:
     with cluster.server.client() as client:
         client.config_set("repl-diskless-sync-delay", 0)
-        server = BrokerServer(tmp_path / "replica", options=("--replicaof", "127.0.0.1", str(cluster.server.port))).start()
-        wait_until(lambda: client.wait(1, 1_000) == 1, what="the replica is in step")
+    server = BrokerServer(tmp_path / "replica", options=("--replicaof", "127.0.0.1", str(cluster.server.port))).start()
+    with server.client() as client:
+        wait_until(lambda: client.info("replication")["master_link_status"] == "up", what="the replica is in step")
     yield server
     server.kill()
 
