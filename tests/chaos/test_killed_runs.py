@@ -143,9 +143,9 @@ def send(cluster: Hive, variant: str) -> Any:
 def answer(sent: Any) -> Any:
     """The value or the error; all has ended."""
     if isinstance(sent, hive.Job):
-        return sent.result(timeout=5).value
+        return sent.result(timeout=30).value
     try:
-        return sent.get(timeout=0.5)
+        return sent.get(timeout=30)
     except Exception as error:  # noqa: BLE001 - that is the answer
         return error
 
