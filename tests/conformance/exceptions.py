@@ -37,6 +37,13 @@ EXCEPTIONS: tuple[Cannot, ...] = (
         ),
     ),
     Cannot(
+        "A wait for work has two answers, nothing yet and then a token; the test calls kombu's reader itself, and lets its Empty, which"
+        " every event loop passes over, end it",
+        ("kombu-spore",),
+        ("test_event_loop_consumes_after_connection_reconnect[[]*-BRPOP]",),
+        run=False,
+    ),
+    Cannot(
         "Late acknowledgement: what runs is not acknowledged; and a priority that nobody gave is 5",
         ("celery-spore",),
         ("test_Inspect::test_active", "test_Inspect::test_query_task"),
@@ -74,6 +81,12 @@ EXCEPTIONS: tuple[Cannot, ...] = (
         "The test clears its flag after it has sent the task, which an idle spore has received by then",
         ("celery-spore",),
         ("test_task_replacement::test_replaced_task_nesting_level_0",),
+        run=False,
+    ),
+    Cannot(
+        "It reads what a pool's process logs within 10 ms; here it fails, or hangs, without Hive, too",
+        ("celery-spore", "celery-stock"),
+        ("test_trace_log_arguments::*",),
         run=False,
     ),
     Cannot(
