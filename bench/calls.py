@@ -25,7 +25,7 @@ import sys, time
 from hive.broker import steps
 from hive.broker.nodes import NodeFacts, NodeLoad, NodeTable
 from hive.celery import app
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 client = client_of(app)
 for n in range(5):
     node, incarnation = f"n{n}@h", f"n{n}@h/0000000{n}"

@@ -19,7 +19,7 @@ from celery import Celery
 import hive
 from bench._verdict import verdict
 from hive.broker import steps
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.settings import Settings
 from tests.harness import BrokerServer
 from tests.integration.channel_steps import Steps

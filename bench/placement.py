@@ -54,7 +54,7 @@ class Spores:
     def wait_online(self) -> None:
         # Only now: importing Hive reads the environment set above.
         from bench._placed import app
-        from hive.broker.client import client_of
+        from hive.broker.link.client import client_of
         from hive.broker.nodes import NodeTable
 
         table = NodeTable(client_of(app))

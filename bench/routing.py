@@ -20,7 +20,7 @@ from typing import Any
 
 from celery import Celery
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import BEAT, NodeTable
 from hive.foreman.router import Router
 from tests.harness import BrokerServer

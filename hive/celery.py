@@ -12,9 +12,9 @@ from celery.app.defaults import NAMESPACES, flatten
 from kombu import Exchange, Queue
 
 from hive.broker import amqp, encrypted, publishing
-from hive.broker.client import BrokerClient
-from hive.broker.priorities import INDEXES
-from hive.broker.silence import SILENCE, keepalive
+from hive.broker.link.client import BrokerClient
+from hive.broker.link.priorities import INDEXES
+from hive.broker.link.silence import SILENCE, keepalive
 from hive.broker.time_limits import hard_limit
 from hive.errors import SettingsError
 from hive.foreman.router import Router

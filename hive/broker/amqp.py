@@ -11,8 +11,8 @@ from celery._state import get_current_worker_task
 from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
 
-from hive.broker.client import client_of
 from hive.broker.fence import is_taken_away
+from hive.broker.link.client import client_of
 from hive.broker.patience import endures, passes, pause
 from hive.broker.publishing import follows_up, outcome_unknown, vouched_for
 from hive.broker.time_limits import Limit, fitting

@@ -15,12 +15,12 @@ from celery.backends.redis import ResultConsumer as CeleryResultConsumer
 from celery.exceptions import BackendStoreError
 from celery.states import FAILURE, STARTED
 
-from hive.broker.client import client_of
 from hive.broker.fence import is_taken_away
+from hive.broker.link.client import client_of
+from hive.broker.link.scripts import ALLOW_OOM, Script
+from hive.broker.link.silence import SILENCE, keepalive
 from hive.broker.patience import Patience
 from hive.broker.publishing import chord_group, following_up, on_behalf_of
-from hive.broker.scripts import ALLOW_OOM, Script
-from hive.broker.silence import SILENCE, keepalive
 from hive.broker.store_line import StoreLines
 from hive.errors import BrokerMemoryError
 from hive.logs import get_logger

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from hive.broker.client import BrokerClient
-from hive.broker.scripts import Script
+from hive.broker.link.client import BrokerClient
+from hive.broker.link.scripts import Script
 
 AUDIT = Script("hive.broker", "audit", include=("lib",))
 SURVEY = Script("hive.broker", "survey", include=("lib",))

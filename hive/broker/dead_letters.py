@@ -11,11 +11,11 @@ import redis
 from celery import Celery, states
 from pydantic import BaseModel, ConfigDict
 
-from hive.broker.client import BrokerClient, client_of
 from hive.broker.entries import UNIT, Entry
-from hive.broker.priorities import HIGHEST
+from hive.broker.link.client import BrokerClient, client_of
+from hive.broker.link.priorities import HIGHEST
+from hive.broker.link.scripts import Script
 from hive.broker.publishing import following_up
-from hive.broker.scripts import Script
 from hive.errors import DeadLetterError
 from hive.logs import get_logger
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import redis
 
 from hive.broker import transport
-from hive.broker.client import BrokerClient, is_about_tls
+from hive.broker.link.client import BrokerClient, is_about_tls
 from hive.errors import SettingsError
 
 NAME = "hive.broker.encrypted:Transport"

@@ -9,9 +9,9 @@ from typing import Any
 
 import redis
 
-from hive.broker.client import client_of
 from hive.broker.incarnation import boottime
-from hive.broker.scripts import Script
+from hive.broker.link.client import client_of
+from hive.broker.link.scripts import Script
 from hive.logs import get_logger
 
 log = get_logger(__name__)

@@ -22,8 +22,8 @@ from celery.exceptions import Retry
 from kombu.exceptions import EncodeError
 from kombu.utils.json import dumps, loads
 
-from hive.broker.client import BrokerClient, broker_errors
-from hive.broker.scripts import Script
+from hive.broker.link.client import BrokerClient, broker_errors
+from hive.broker.link.scripts import Script
 from hive.errors import HiveError, InvalidInputError
 from hive.logs import get_logger
 

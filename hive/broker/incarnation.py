@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import redis
 
 from hive.broker import steps
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.logs import get_logger
 
 log = get_logger(__name__)

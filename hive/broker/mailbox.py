@@ -10,7 +10,7 @@ import kombu.exceptions
 from celery import Celery
 from kombu import Connection, Consumer, Queue
 
-from hive.broker.client import broker_errors, client_of
+from hive.broker.link.client import broker_errors, client_of
 from hive.errors import BrokerUnreachableError
 from hive.logs import get_logger
 

@@ -12,13 +12,13 @@ from kombu.utils.json import dumps, loads
 
 from hive.broker.application import application, skill_of
 from hive.broker.broadcast import BroadcastCaller
-from hive.broker.client import broker_errors, client_of
+from hive.broker.link.client import broker_errors, client_of
+from hive.broker.link.priorities import queue_of
+from hive.broker.link.scripts import Script
 from hive.broker.mailbox import HIVE_COMMAND
 from hive.broker.nodes import NodeTable
-from hive.broker.priorities import queue_of
 from hive.broker.publishing import derived_id
 from hive.broker.records import TaskRecords, TaskStatus
-from hive.broker.scripts import Script
 from hive.broker.subscription import BroadcastSubscription
 from hive.errors import ClusterUnreachableError, DuplicateTaskError, InvalidInputError
 from hive.logs import get_logger

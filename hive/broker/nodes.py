@@ -9,8 +9,8 @@ from typing import Any, Literal
 import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hive.broker.client import BrokerClient
-from hive.broker.scripts import Script
+from hive.broker.link.client import BrokerClient
+from hive.broker.link.scripts import Script
 from hive.logs import get_logger
 
 log = get_logger(__name__)

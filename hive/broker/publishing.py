@@ -20,8 +20,8 @@ from celery import current_task, signals
 from celery._state import get_current_worker_task
 
 from hive.broker import incarnation
+from hive.broker.link.priorities import DEFAULT
 from hive.broker.naming import name_links, regroup
-from hive.broker.priorities import DEFAULT
 
 _SEEN = "_hive_published"
 _GROUPS = "_hive_groups"

@@ -18,12 +18,12 @@ from celery.app.task import Context
 from pydantic import BaseModel, ConfigDict
 
 from hive.broker.application import import_skills
-from hive.broker.client import client_of
 from hive.broker.dead_letters import DeadLetters, forget_failure, stored_result
 from hive.broker.entries import Entry
-from hive.broker.priorities import DEFAULT, HIGHEST
+from hive.broker.link.client import client_of
+from hive.broker.link.priorities import DEFAULT, HIGHEST
+from hive.broker.link.scripts import Script
 from hive.broker.publishing import derived_id
-from hive.broker.scripts import Script
 from hive.errors import HiveError, InvalidInputError, UnknownSkillError
 from hive.skills import Skill, find_skill, skill_of_task
 

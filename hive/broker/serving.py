@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hive.broker.client import SPACE
-from hive.broker.priorities import queue_lists
+from hive.broker.link.client import SPACE
+from hive.broker.link.priorities import queue_lists
 
 
 class ServingOrder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hive.broker.scripts import Script
+from hive.broker.link.scripts import Script
 
 
 def _step(name: str, *, refusable: bool = False) -> Script:

@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from hive.broker.scripts import Script
+from hive.broker.link.scripts import Script
 from hive.logs import get_logger
 
 log = get_logger(__name__)

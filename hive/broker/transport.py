@@ -23,12 +23,12 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from hive.broker import steps
-from hive.broker.client import SPACE
 from hive.broker.incarnation import Incarnation, current, triples
-from hive.broker.priorities import HIGHEST, INDEXES, list_index, queue_lists
+from hive.broker.link.client import SPACE
+from hive.broker.link.priorities import HIGHEST, INDEXES, list_index, queue_lists
+from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.broker.publishing import note_unknown
 from hive.broker.refusals import PublishBatch, raise_refusal, raise_unconfirmed
-from hive.broker.scripts import ALLOW_OOM, Script
 from hive.broker.serving import ServingOrder
 from hive.logs import get_logger
 

@@ -116,7 +116,7 @@ def _expected(error: Exception) -> HiveError | None:
     import kombu.exceptions
     import redis
 
-    from hive.broker.client import broker_errors
+    from hive.broker.link.client import broker_errors
 
     if isinstance(error, kombu.exceptions.OperationalError | redis.exceptions.RedisError):
         try:

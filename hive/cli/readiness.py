@@ -9,7 +9,7 @@ from types import TracebackType
 import psutil
 import redis
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import NodeTable
 from hive.settings import Settings
 

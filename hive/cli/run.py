@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hive.broker.priorities import queue_of
+from hive.broker.link.priorities import queue_of
 from hive.cli.items import Priority, json_object, split_arguments
 from hive.cli.output import app_option, json_option, note, print_json
 from hive.errors import HiveError, InvalidInputError
@@ -99,7 +99,7 @@ def _wait(sent: AsyncResult[Any], cluster: Cluster, timeout: float | None) -> No
     """Wait for the task's end. Raises: LateError after `timeout` seconds, BrokerUnreachableError when the broker stays away."""
     from celery.exceptions import TimeoutError as NotYet
 
-    from hive.broker.client import broker_errors
+    from hive.broker.link.client import broker_errors
     from hive.cli.cluster import Attendance
 
     end = None if timeout is None else time.monotonic() + timeout

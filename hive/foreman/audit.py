@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hive.broker.client import BrokerClient
 from hive.broker.conservation import Alarm, Audit, Conservation, WentBack
+from hive.broker.link.client import BrokerClient
 from hive.logs import get_logger
 
 log = get_logger(__name__)

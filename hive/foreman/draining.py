@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery
 
 from hive.broker.broadcast import BroadcastCaller
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.broker.mailbox import HIVE_COMMAND
 from hive.broker.nodes import Node
 from hive.errors import UnknownNodeError

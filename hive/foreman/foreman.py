@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hive.broker import steps
-from hive.broker.client import broker_errors
+from hive.broker.link.client import broker_errors
 from hive.broker.message_broker import MessageBroker
 from hive.broker.nodes import Node
 from hive.errors import UnknownTaskError

@@ -10,7 +10,7 @@ from celery import Celery
 from celery.app.routes import Router as CeleryRouter
 from celery.app.routes import prepare
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.errors import InvalidInputError
 from hive.foreman.requirements import Requirements
 from hive.foreman.snapshot import Snapshot

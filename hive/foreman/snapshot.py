@@ -10,7 +10,7 @@ import weakref
 
 import redis
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import NodeTable
 from hive.errors import NoEligibleNodeError
 from hive.foreman.ranking import Candidate, Rankings

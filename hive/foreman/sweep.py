@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hive.broker.client import BrokerClient
 from hive.broker.conservation import Conservation
-from hive.broker.scripts import Script
+from hive.broker.link.client import BrokerClient
+from hive.broker.link.scripts import Script
 from hive.logs import get_logger
 
 log = get_logger(__name__)

@@ -12,8 +12,8 @@ import redis
 from celery import Celery
 
 from hive.broker import steps
-from hive.broker.client import BrokerClient
 from hive.broker.dead_letters import DeadLetters
+from hive.broker.link.client import BrokerClient
 from hive.foreman.audit import Auditor
 from hive.foreman.sweep import Sweeper
 from hive.foreman.zombies import ZombieFinder

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from celery import Celery
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.foreman.watchdog import Watchdog
 from hive.logs import get_logger
 

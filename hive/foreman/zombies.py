@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import redis
 
-from hive.broker.client import BrokerClient
 from hive.broker.entries import Entry
 from hive.broker.incarnation import UNREAD
+from hive.broker.link.client import BrokerClient
 
 GRACE_SECONDS = 30.0
 REMEMBERED_SECONDS = 3600

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from hive.broker.client import BrokerClient
 from hive.broker.conservation import Conservation
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import NodeTable
 from hive.foreman.watchdog_thread import WatchdogThread
 

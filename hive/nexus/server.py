@@ -16,7 +16,7 @@ from types import FrameType
 import uvicorn
 from celery import Celery
 
-from hive.broker.client import broker_errors, client_of
+from hive.broker.link.client import broker_errors, client_of
 from hive.errors import PortInUseError, SettingsError
 from hive.foreman.watchdog_thread import WatchdogThread
 from hive.logs import get_logger

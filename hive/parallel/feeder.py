@@ -11,8 +11,8 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from hive.broker.client import client_of
-from hive.broker.scripts import Script
+from hive.broker.link.client import client_of
+from hive.broker.link.scripts import Script
 from hive.errors import HiveError
 from hive.logs import get_logger
 from hive.parallel import steps

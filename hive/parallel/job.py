@@ -14,7 +14,7 @@ import redis.asyncio
 from celery import Celery
 from celery.app import app_or_default
 
-from hive.broker.client import broker_errors, client_of
+from hive.broker.link.client import broker_errors, client_of
 from hive.errors import InvalidInputError, UnknownJobError
 from hive.parallel import steps
 from hive.parallel.finishing import built_in_value

@@ -7,7 +7,7 @@ import time
 
 import redis
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.logs import get_logger
 from hive.parallel import steps
 from hive.parallel.lease_size import STUCK, TARGET

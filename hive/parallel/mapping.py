@@ -11,8 +11,8 @@ from celery import Celery, Task
 from celery.app import app_or_default
 
 from hive.broker.application import skill_of
-from hive.broker.client import BrokerClient, broker_errors, client_of
-from hive.broker.priorities import queue_of
+from hive.broker.link.client import BrokerClient, broker_errors, client_of
+from hive.broker.link.priorities import queue_of
 from hive.errors import BrokerMemoryError, InvalidInputError, QueueFullError
 from hive.parallel import steps
 from hive.parallel.blocks import Block, encode_all

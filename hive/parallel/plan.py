@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 from pydantic import BaseModel, ConfigDict, Field
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.parallel import steps
 from hive.parallel.reduce import FOLDED
 

@@ -8,8 +8,8 @@ from typing import Any
 import redis
 from celery import Task, shared_task
 
-from hive.broker.client import client_of
-from hive.broker.priorities import list_index, queue_lists
+from hive.broker.link.client import client_of
+from hive.broker.link.priorities import list_index, queue_lists
 from hive.logs import get_logger
 from hive.parallel import steps
 from hive.parallel.calls import SkillCalls

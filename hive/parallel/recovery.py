@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.logs import get_logger
 from hive.parallel import steps
 

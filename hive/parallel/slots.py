@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import NodeTable
 from hive.errors import NoEligibleNodeError
 from hive.foreman.requirements import Requirements

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hive.broker.client import BrokerClient
-from hive.broker.scripts import Script
+from hive.broker.link.client import BrokerClient
+from hive.broker.link.scripts import Script
 
 
 def _step(name: str, *, refusable: bool = False) -> Script:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.parallel import steps
 from hive.parallel.outcomes import Entry
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.parallel import steps
 from hive.parallel.stream import StreamPosition
 

@@ -7,7 +7,7 @@ import time
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.errors import InvalidInputError, UnknownJobError
 from hive.logs import get_logger
 from hive.parallel import steps

@@ -16,9 +16,9 @@ from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool as ProcessPool
 
 from hive.broker import incarnation as incarnations
-from hive.broker.client import client_of
 from hive.broker.encrypted import refuse_plain_broker
-from hive.broker.silence import ATTENTION
+from hive.broker.link.client import client_of
+from hive.broker.link.silence import ATTENTION
 from hive.errors import SettingsError
 from hive.foreman.watchdog import STAND_IN_TICK, Watchdog
 from hive.logs import get_logger

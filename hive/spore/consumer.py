@@ -9,7 +9,7 @@ from typing import Any
 import redis
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from hive.broker.silence import ATTENTION
+from hive.broker.link.silence import ATTENTION
 
 NAME = "hive.spore.consumer:Consumer"
 

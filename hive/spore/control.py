@@ -9,7 +9,7 @@ from celery.app.control import Control as CeleryControl
 from celery.worker.state import REVOKE_EXPIRES
 
 from hive.broker import steps
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 
 NAME = "hive.spore.control:Control"
 

@@ -10,8 +10,8 @@ from typing import Any
 import redis
 from celery.concurrency.solo import TaskPool as Solo
 
-from hive.broker.client import client_of
 from hive.broker.incarnation import Incarnation, boottime
+from hive.broker.link.client import client_of
 
 PERIOD = 1.0
 STALE = 5.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from tests.chaos.ledger import Ledger
 from tests.harness import WorkerProcess, wait_until
 from tests.integration.cluster import REPOSITORY, Cluster

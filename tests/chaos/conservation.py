@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 import redis.connection
 
-from hive.broker.scripts import Script
+from hive.broker.link.scripts import Script
 
 # To die at one of these is to die after the command before it: they change nothing that anybody else sees.
 HARMLESS = frozenset(

@@ -17,7 +17,7 @@ import redis
 from celery import chain, chord, group
 
 import hive
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.errors import BrokerUnreachableError
 from tests.chaos.app import app
 from tests.chaos.forms import FORM

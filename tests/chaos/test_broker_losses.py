@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from celery import chord
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from tests.harness import BrokerServer, WorkerProcess, wait_until
 from tests.integration.cluster import Cluster
 from tests.integration.jobs import add_numbers, plain, wait_and_retry, wait_for

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from hive.broker.client import BrokerClient
 from hive.broker.dead_letters import REVIVE
+from hive.broker.link.client import BrokerClient
 from tests.chaos.conservation import Sight, look
 from tests.harness import BrokerServer
 from tests.integration.channel_steps import Steps

@@ -16,7 +16,7 @@ import pytest
 from celery import _state, chain, chord, group
 
 import hive
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from tests.chaos.conservation import look
 from tests.chaos.forms import FORM, LONG
 from tests.harness import BrokerServer, WorkerProcess, wait_until

@@ -20,9 +20,9 @@ from redis.exceptions import ResponseError
 import hive
 from hive.broker import incarnation as incarnations
 from hive.broker import steps, transport
-from hive.broker.client import client_of
 from hive.broker.dead_letters import DeadLetters
-from hive.broker.priorities import queue_lists
+from hive.broker.link.client import client_of
+from hive.broker.link.priorities import queue_lists
 from hive.foreman.watchdog import Watchdog
 from hive.settings import Settings
 from tests.chaos.dying import Fault, scripts, watch

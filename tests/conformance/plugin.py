@@ -61,7 +61,7 @@ if SUITE == "kombu":
             yield
             return
         from hive.broker import incarnation
-        from hive.broker.client import BrokerClient
+        from hive.broker.link.client import BrokerClient
         from hive.settings import Settings
 
         callspec = getattr(request.node, "callspec", None)
@@ -87,7 +87,7 @@ def _installed(app: Any) -> Any:
     from kombu import Queue
 
     import hive
-    from hive.broker.client import client_of
+    from hive.broker.link.client import client_of
 
     # Their tests consume the queue `celery` alone, and see to it that there is no other.
     app.conf.task_default_queue = "celery"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from hive.broker import steps
-from hive.broker.client import BrokerClient
 from hive.broker.entries import Entry
-from hive.broker.priorities import list_index, queue_lists
-from hive.broker.scripts import Script
+from hive.broker.link.client import BrokerClient
+from hive.broker.link.priorities import list_index, queue_lists
+from hive.broker.link.scripts import Script
 from tests.nodes import BACKGROUND, HIGH
 
 PIN, REQUIREMENT = "venom:pin:a@h", "venom:req:d1"

@@ -8,7 +8,7 @@ from pathlib import Path
 from celery import Celery
 
 import hive
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.broker.nodes import Node, NodeTable
 from hive.settings import Settings
 from tests.harness import BrokerServer, WorkerProcess, wait_until

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.foreman.watchdog import Watchdog
 from hive.parallel.job import Job
 from hive.parallel.outcomes import Outcome

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hive.broker.client import BrokerClient
 from hive.broker.conservation import Alarm, Conservation
+from hive.broker.link.client import BrokerClient
 from hive.foreman import audit
 from hive.foreman.audit import Auditor
 from hive.foreman.sweep import Sweeper

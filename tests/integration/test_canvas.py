@@ -16,7 +16,7 @@ from celery import Celery, chain, chord, group
 from celery.exceptions import ChordError, NotRegistered, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from celery.result import AsyncResult
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.broker.nodes import NodeTable
 from hive.errors import NoEligibleNodeError
 from tests.harness import BrokerServer, WorkerProcess, wait_until
@@ -30,7 +30,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from kombu import Queue
 
 import hive
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 
 app = Celery("canvas_app")
 app.conf.task_queues = [Queue("video"), Queue("threads")]

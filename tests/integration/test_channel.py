@@ -11,9 +11,9 @@ import pytest
 from kombu import Connection, Exchange, Message, Queue
 
 from hive.broker import incarnation as incarnations
-from hive.broker.client import BrokerClient
 from hive.broker.incarnation import Incarnation
-from hive.broker.priorities import INDEXES
+from hive.broker.link.client import BrokerClient
+from hive.broker.link.priorities import INDEXES
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import Steps, plain_message
 from tests.nodes import BACKGROUND, HIGH, make_settings

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from hive.broker import steps
-from hive.broker.client import BrokerClient
 from hive.broker.dead_letters import PURGE_DEAD, REVIVE
-from hive.broker.priorities import queue_lists
+from hive.broker.link.client import BrokerClient
+from hive.broker.link.priorities import queue_lists
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import A1, A2, B1, PIN, REQUIREMENT, SERVED, Steps, plain_message
 from tests.nodes import BACKGROUND, HIGH, make_settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.broker.nodes import Node, NodeTable
 from hive.broker.steps import ASSIGN
 from hive.errors import UnknownNodeError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from tests.harness import wait_until
 from tests.integration import jobs
 from tests.integration.cluster import Cluster

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from tests.harness import wait_until
 from tests.integration.cluster import Cluster
 from tests.integration.jobs import needs_file

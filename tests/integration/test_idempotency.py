@@ -12,9 +12,9 @@ import pytest
 from celery import chord
 
 import hive
-from hive.broker.client import BrokerClient, client_of
+from hive.broker.link.client import BrokerClient, client_of
+from hive.broker.link.scripts import Script
 from hive.broker.nodes import NodeTable
-from hive.broker.scripts import Script
 from hive.errors import InvalidInputError
 from tests.harness import BrokerServer, WorkerProcess, wait_until
 from tests.integration.channel_steps import A1, A2, B1, Steps
@@ -128,7 +128,7 @@ from celery.exceptions import Ignore
 from pydantic import BaseModel
 
 import hive
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 
 app = hive.install(Celery("once_app"))
 

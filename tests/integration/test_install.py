@@ -15,8 +15,8 @@ from celery import Celery, _state
 from kombu import Exchange, Queue
 
 import hive
-from hive.broker.client import BrokerClient, client_of
 from hive.broker.entries import Entry
+from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.time_limits import LIFTED
 from hive.errors import HiveError, SettingsError
 from hive.settings import Settings

@@ -19,8 +19,8 @@ import psutil
 import pytest
 import redis
 
-from hive.broker.client import BrokerClient
 from hive.broker.embedded import HOST, claim_port
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import Node, NodeTable
 from hive.cli.state_dir import MARK, StateDirectory
 from hive.settings import Settings

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 import hive
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.errors import InvalidInputError, NoEligibleNodeError, UnknownJobError, UnknownSkillError
 from hive.parallel.finishing import send_finish
 from hive.parallel.plan import stored_plan

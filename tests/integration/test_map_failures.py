@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import hive
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.parallel.recovery import return_leases
 from tests.harness import wait_until
 from tests.integration import map_skills as skills

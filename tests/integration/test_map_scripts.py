@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.parallel import steps
 from hive.parallel.leases import Commit
 from hive.parallel.recovery import return_leases

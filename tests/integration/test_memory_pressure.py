@@ -15,8 +15,8 @@ from celery import Celery, _state, chord
 import hive
 from hive.broker import backend, dead_letters, idempotency, message_broker, nodes, records
 from hive.broker import steps as broker_steps
-from hive.broker.client import client_of
-from hive.broker.scripts import ALLOW_OOM, Script
+from hive.broker.link.client import client_of
+from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.errors import BrokerMemoryError
 from hive.foreman.watchdog_thread import WatchdogThread
 from hive.parallel import steps as job_steps

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import BeatReply, NodeTable
 from tests.harness import BrokerServer, wait_until
 from tests.nodes import make_facts, make_load, make_settings

@@ -8,7 +8,7 @@ import pytest
 from kombu import Connection
 
 from hive.broker import incarnation as incarnations
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from tests.harness import BrokerServer
 from tests.nodes import make_settings
 

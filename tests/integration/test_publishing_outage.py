@@ -14,8 +14,8 @@ import pytest
 from celery import Celery
 
 import hive
-from hive.broker.client import client_of
-from hive.broker.priorities import queue_lists
+from hive.broker.link.client import client_of
+from hive.broker.link.priorities import queue_lists
 from hive.errors import BrokerUnreachableError
 from hive.settings import Settings
 from tests.harness import BrokerServer, wait_until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.errors import BrokerUnreachableError
 from tests.harness import BrokerServer, wait_until
 from tests.integration.cluster import Cluster

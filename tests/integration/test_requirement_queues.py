@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from hive.broker.nodes import NodeTable
 from tests.harness import wait_until
 from tests.integration.cluster import Cluster

@@ -14,7 +14,7 @@ import pytest
 import redis
 from celery import Celery
 
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import NodeTable
 from hive.errors import NoEligibleNodeError
 from hive.foreman import snapshot

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hive.broker.client import client_of
+from hive.broker.link.client import client_of
 from tests.harness import WorkerProcess, wait_until
 from tests.integration import jobs
 from tests.integration.channel_steps import Steps

@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from hive.broker.client import BrokerClient
 from hive.broker.conservation import Conservation
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import NodeTable
 from hive.foreman import sweep
 from hive.foreman.sweep import Sweeper

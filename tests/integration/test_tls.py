@@ -13,7 +13,7 @@ import redis
 from celery import Celery, _state
 
 import hive
-from hive.broker.client import BrokerClient, broker_errors, client_of
+from hive.broker.link.client import BrokerClient, broker_errors, client_of
 from hive.errors import BrokerUnreachableError, SettingsError
 from hive.settings import Settings
 from tests.harness import BrokerServer, WorkerProcess

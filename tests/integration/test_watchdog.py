@@ -15,7 +15,7 @@ import pytest
 from celery import Celery, _state
 
 import hive
-from hive.broker.client import BrokerClient, client_of
+from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.nodes import NodeTable
 from hive.errors import DeadLetterError
 from hive.foreman.watchdog import Watchdog

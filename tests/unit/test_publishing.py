@@ -16,7 +16,7 @@ from celery.app.task import Context
 from kombu import Exchange, Queue
 
 from hive.broker import amqp, publishing
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from tests.nodes import BACKGROUND, make_settings
 
 DELIVERED = {"id": "parent", "node": "a@h", "inc": "a@h/1", "at": 1.0, "deaths": 0, "reserved": 2.0, "created": 1.0, "due": 1.0}

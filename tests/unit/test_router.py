@@ -11,7 +11,7 @@ from kombu import Exchange, Queue
 from kombu.common import Broadcast
 
 from hive import skills
-from hive.broker.client import BrokerClient
+from hive.broker.link.client import BrokerClient
 from hive.broker.nodes import Node
 from hive.errors import InvalidInputError, NoEligibleNodeError
 from hive.foreman.ranking import Rankings

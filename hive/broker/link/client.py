@@ -17,8 +17,8 @@ from redis import Redis, asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from hive.broker.scripts import Script
-from hive.broker.silence import SILENCE, keepalive
+from hive.broker.link.scripts import Script
+from hive.broker.link.silence import SILENCE, keepalive
 from hive.errors import BrokerAuthError, BrokerMemoryError, BrokerUnreachableError, HiveError
 from hive.security.tls import tls_parameters
 from hive.settings import Settings
