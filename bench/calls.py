@@ -22,7 +22,7 @@ ROUND_TRIPS = 400
 
 NODES = """
 import sys, time
-from hive.broker import steps
+from hive.broker.channel import steps
 from hive.broker.nodes import NodeFacts, NodeLoad, NodeTable
 from hive.celery import app
 from hive.broker.link.client import client_of

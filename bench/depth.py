@@ -18,7 +18,7 @@ from celery import Celery
 
 import hive
 from bench._verdict import verdict
-from hive.broker import steps
+from hive.broker.channel import steps
 from hive.broker.link.client import client_of
 from hive.settings import Settings
 from tests.harness import BrokerServer

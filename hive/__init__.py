@@ -9,7 +9,7 @@ from pathlib import PurePath
 from hive.errors import SettingsError
 
 try:
-    from hive.broker.idempotency import idempotent
+    from hive.broker.channel.idempotency import idempotent
     from hive.broker.message_broker import MessageBroker
     from hive.celery import app, install
     from hive.foreman.foreman import Foreman

@@ -11,11 +11,11 @@ from celery import Celery
 from celery.app.defaults import NAMESPACES, flatten
 from kombu import Exchange, Queue
 
-from hive.broker import amqp, encrypted, publishing
+from hive.broker.channel import amqp, encrypted, publishing
+from hive.broker.channel.time_limits import hard_limit
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import INDEXES
 from hive.broker.link.silence import SILENCE, keepalive
-from hive.broker.time_limits import hard_limit
 from hive.errors import SettingsError
 from hive.foreman.router import Router
 from hive.logs import get_logger
@@ -28,7 +28,7 @@ from hive.tasks import MODULES as SKILL_MODULES
 
 log = get_logger(__name__)
 
-TRANSPORT = "hive.broker.transport:Transport"
+TRANSPORT = "hive.broker.channel.transport:Transport"
 BACKEND = "hive.broker.backend:Backend"
 TASK_MODULES = (*SKILL_MODULES, "hive.parallel.puller", "hive.parallel.finishing", "hive.spore.commands", "hive.spore.draining")
 

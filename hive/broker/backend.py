@@ -15,21 +15,22 @@ from celery.backends.redis import ResultConsumer as CeleryResultConsumer
 from celery.exceptions import BackendStoreError
 from celery.states import FAILURE, STARTED
 
-from hive.broker.fence import is_taken_away
+from hive.broker.channel.fence import is_taken_away
+from hive.broker.channel.patience import Patience
+from hive.broker.channel.publishing import chord_group, following_up, on_behalf_of
+from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import client_of
 from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.broker.link.silence import SILENCE, keepalive
-from hive.broker.patience import Patience
-from hive.broker.publishing import chord_group, following_up, on_behalf_of
 from hive.broker.store_line import StoreLines
 from hive.errors import BrokerMemoryError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-STORE = Script("hive.broker", "store_result", include=("lib",))
-CHORD_ADD = Script("hive.broker", "chord_add")
-CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker', 'chord_claim', refusable=True).text}"
+STORE = Script("hive.broker.channel", "store_result", include=(LIBRARY,))
+CHORD_ADD = Script("hive.broker.channel", "chord_add")
+CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker.channel', 'chord_claim', refusable=True).text}"
 
 LOOK_AFTER = 0.5
 """Seconds after a subscription."""

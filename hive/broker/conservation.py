@@ -12,13 +12,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.scripts import Script
 
-AUDIT = Script("hive.broker", "audit", include=("lib",))
-SURVEY = Script("hive.broker", "survey", include=("lib",))
-ALARM = Script("hive.broker", "alarm", include=("lib",))
-SETTLE = Script("hive.broker", "settle", include=("lib",))
+AUDIT = Script("hive.broker.channel", "audit", include=(LIBRARY,))
+SURVEY = Script("hive.broker.channel", "survey", include=(LIBRARY,))
+ALARM = Script("hive.broker.channel", "alarm", include=(LIBRARY,))
+SETTLE = Script("hive.broker.channel", "settle", include=(LIBRARY,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,19 +11,20 @@ import redis
 from celery import Celery, states
 from pydantic import BaseModel, ConfigDict
 
-from hive.broker.entries import UNIT, Entry
+from hive.broker.channel.entries import UNIT, Entry
+from hive.broker.channel.publishing import following_up
+from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.link.priorities import HIGHEST
 from hive.broker.link.scripts import Script
-from hive.broker.publishing import following_up
 from hive.errors import DeadLetterError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-REVIVE = Script("hive.broker", "revive", include=("lib",))
-PURGE_DEAD = Script("hive.broker", "purge_dead", include=("lib",))
-FORGET_RESULT = Script("hive.broker", "forget_result")
+REVIVE = Script("hive.broker.channel", "revive", include=(LIBRARY,))
+PURGE_DEAD = Script("hive.broker.channel", "purge_dead", include=(LIBRARY,))
+FORGET_RESULT = Script("hive.broker.channel", "forget_result")
 BATCH = 500
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hive.broker import steps
+from hive.broker.channel import steps
 from hive.broker.link.client import broker_errors
 from hive.broker.message_broker import MessageBroker
 from hive.broker.nodes import Node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hive.broker.channel.steps import LIBRARY
 from hive.broker.conservation import Conservation
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.scripts import Script
@@ -18,8 +19,8 @@ REST = 60
 FORGET_AFTER = 86_400.0
 """Seconds for which nothing was sent with requirements until they are forgotten; nodes learn new ones at their next heartbeat."""
 
-SWEEP = Script("hive.broker", "sweep", include=("lib",))
-REQUIREMENTS = Script("hive.broker", "sweep_requirements", include=("lib",))
+SWEEP = Script("hive.broker.channel", "sweep", include=(LIBRARY,))
+REQUIREMENTS = Script("hive.broker.channel", "sweep_requirements", include=(LIBRARY,))
 _ROWS = ("ids", "dead", "pullers")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import redis
 from celery import Celery
 
-from hive.broker import steps
+from hive.broker.channel import steps
 from hive.broker.dead_letters import DeadLetters
 from hive.broker.link.client import BrokerClient
 from hive.foreman.audit import Auditor

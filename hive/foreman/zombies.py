@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import redis
 
-from hive.broker.entries import Entry
-from hive.broker.incarnation import UNREAD
+from hive.broker.channel.entries import Entry
+from hive.broker.channel.incarnation import UNREAD
 from hive.broker.link.client import BrokerClient
 
 GRACE_SECONDS = 30.0

@@ -9,8 +9,8 @@ from celery import Celery, Signature, Task, shared_task
 from celery.utils import uuid
 from celery.utils.functional import regen
 
+from hive.broker.channel.publishing import following_up
 from hive.broker.link.client import BrokerClient, client_of
-from hive.broker.publishing import following_up
 from hive.errors import InvalidInputError
 from hive.logs import get_logger
 from hive.parallel import steps

@@ -15,8 +15,8 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool as ProcessPool
 
-from hive.broker import incarnation as incarnations
-from hive.broker.encrypted import refuse_plain_broker
+from hive.broker.channel import incarnation as incarnations
+from hive.broker.channel.encrypted import refuse_plain_broker
 from hive.broker.link.client import client_of
 from hive.broker.link.silence import ATTENTION
 from hive.errors import SettingsError

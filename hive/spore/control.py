@@ -8,7 +8,7 @@ from typing import Any
 from celery.app.control import Control as CeleryControl
 from celery.worker.state import REVOKE_EXPIRES
 
-from hive.broker import steps
+from hive.broker.channel import steps
 from hive.broker.link.client import client_of
 
 NAME = "hive.spore.control:Control"

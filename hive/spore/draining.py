@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.worker import state as worker_state
 
-from hive.broker.incarnation import Incarnation, current
+from hive.broker.channel.incarnation import Incarnation, current
 from hive.errors import HiveError
 from hive.foreman.draining import DRAIN, RESUME
 from hive.logs import get_logger

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.exceptions import Ignore
 
-from hive.broker.fence import is_taken_away
+from hive.broker.channel.fence import is_taken_away
 from hive.logs import get_logger
 
 log = get_logger(__name__)

@@ -16,8 +16,8 @@ from celery import Celery
 from celery.worker import state
 from pydantic import TypeAdapter
 
-from hive.broker import steps
-from hive.broker.incarnation import Incarnation, boottime
+from hive.broker.channel import steps
+from hive.broker.channel.incarnation import Incarnation, boottime
 from hive.broker.link.client import SPACE, client_of
 from hive.broker.nodes import Gpu, NodeFacts, NodeLoad, NodeTable
 from hive.foreman.requirements import Requirements

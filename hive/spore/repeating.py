@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import signature
 
-from hive.broker.naming import named
+from hive.broker.channel.naming import named
 
 _ADDED = "_hive_added"
 

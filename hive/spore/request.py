@@ -9,7 +9,7 @@ import redis
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request as CeleryRequest
 
-from hive.broker.incarnation import Incarnation, Outcome, current
+from hive.broker.channel.incarnation import Incarnation, Outcome, current
 from hive.logs import get_logger
 
 log = get_logger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 from celery.concurrency.solo import TaskPool as Solo
 
-from hive.broker.incarnation import Incarnation, boottime
+from hive.broker.channel.incarnation import Incarnation, boottime
 from hive.broker.link.client import client_of
 
 PERIOD = 1.0

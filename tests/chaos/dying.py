@@ -10,10 +10,13 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import redis.connection
 
+import hive
+from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.scripts import Script
 
 # To die at one of these is to die after the command before it: they change nothing that anybody else sees.
@@ -80,11 +83,18 @@ def _name(words: list[bytes], scripts: dict[str, str]) -> str:
 
 def scripts() -> Iterator[Script]:
     """All of Hive's, with either of their texts."""
-    for package in ("hive.broker", "hive.parallel"):
-        for file in (files(package) / "lua").iterdir():
-            for include in ((), ("lib",)):
+    root = Path(hive.__file__).parent
+    for file in root.rglob("lua/*.lua"):
+        package = ".".join(("hive", *file.relative_to(root).parts[:-2]))
+        for include in ((), (LIBRARY,), (f"{package}:lib",)):
+            if all(_exists(part) for part in include):
                 for refusable in (False, True):
-                    yield Script(package, file.name.removesuffix(".lua"), include=include, refusable=refusable)
+                    yield Script(package, file.stem, include=include, refusable=refusable)
+
+
+def _exists(part: str) -> bool:
+    package, _, name = part.partition(":")
+    return (files(package) / "lua" / f"{name}.lua").is_file()
 
 
 def _commands(data: bytes) -> Iterator[tuple[int, int, list[bytes]]]:

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from hive.broker import steps
+from hive.broker.channel import steps
+from hive.broker.channel.entries import Entry
 from hive.broker.dead_letters import PURGE_DEAD, REVIVE
-from hive.broker.entries import Entry
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import list_index, queue_lists
 from tests.chaos.conservation import look

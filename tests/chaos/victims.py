@@ -18,8 +18,8 @@ from kombu import Message
 from redis.exceptions import ResponseError
 
 import hive
-from hive.broker import incarnation as incarnations
-from hive.broker import steps, transport
+from hive.broker.channel import incarnation as incarnations
+from hive.broker.channel import steps, transport
 from hive.broker.dead_letters import DeadLetters
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import queue_lists

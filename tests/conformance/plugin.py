@@ -60,7 +60,7 @@ if SUITE == "kombu":
         if WAY != "spore":
             yield
             return
-        from hive.broker import incarnation
+        from hive.broker.channel import incarnation
         from hive.broker.link.client import BrokerClient
         from hive.settings import Settings
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from hive.broker import steps
-from hive.broker.entries import Entry
+from hive.broker.channel import steps
+from hive.broker.channel.entries import Entry
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import list_index, queue_lists
 from hive.broker.link.scripts import Script

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from kombu import Connection, Exchange, Message, Queue
 
-from hive.broker import incarnation as incarnations
-from hive.broker.incarnation import Incarnation
+from hive.broker.channel import incarnation as incarnations
+from hive.broker.channel.incarnation import Incarnation
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import INDEXES
 from tests.harness import BrokerServer, wait_until
@@ -37,7 +37,7 @@ class Spore:
     def connect(self, url: str = "", **options: Any) -> Connection:
         """A connection; url: where it leads, when not straight to the server."""
         options = {"priority_steps": list(INDEXES), "global_keyprefix": self.prefix, **options}
-        connection = Connection(url or self.server.url, transport="hive.broker.transport:Transport", transport_options=options)
+        connection = Connection(url or self.server.url, transport="hive.broker.channel.transport:Transport", transport_options=options)
         self.connections.append(connection)
         return connection
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hive.broker import steps
+from hive.broker.channel import steps
 from hive.broker.dead_letters import PURGE_DEAD, REVIVE
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import queue_lists

@@ -12,7 +12,7 @@ from celery import Celery, _state
 from celery.exceptions import Ignore
 
 import hive
-from hive.broker.incarnation import boottime
+from hive.broker.channel.incarnation import boottime
 from hive.spore.fence import fenced
 from tests.harness import BrokerServer, free_port
 from tests.integration.channel_steps import A1, node_of

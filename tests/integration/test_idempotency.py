@@ -12,6 +12,7 @@ import pytest
 from celery import chord
 
 import hive
+from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.link.scripts import Script
 from hive.broker.nodes import NodeTable
@@ -20,9 +21,9 @@ from tests.harness import BrokerServer, WorkerProcess, wait_until
 from tests.integration.channel_steps import A1, A2, B1, Steps
 from tests.nodes import make_settings
 
-CLAIM = Script("hive.broker", "once_claim", include=("lib",))
-COMPLETE = Script("hive.broker", "once_complete", include=("lib",))
-RELEASE = Script("hive.broker", "once_release", include=("lib",))
+CLAIM = Script("hive.broker.channel", "once_claim", include=(LIBRARY,))
+COMPLETE = Script("hive.broker.channel", "once_complete", include=(LIBRARY,))
+RELEASE = Script("hive.broker.channel", "once_release", include=(LIBRARY,))
 
 
 @pytest.fixture(params=["", "tenant:"], ids=["", "with a key prefix"])

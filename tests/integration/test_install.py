@@ -15,9 +15,9 @@ from celery import Celery, _state
 from kombu import Exchange, Queue
 
 import hive
-from hive.broker.entries import Entry
+from hive.broker.channel.entries import Entry
+from hive.broker.channel.time_limits import LIFTED
 from hive.broker.link.client import BrokerClient, client_of
-from hive.broker.time_limits import LIFTED
 from hive.errors import HiveError, SettingsError
 from hive.settings import Settings
 from tests.harness import BrokerServer
@@ -65,7 +65,7 @@ def test_an_application_without_configuration_gets_all_of_the_hive_silently() ->
     app, told = install(None)
     assert told == []
     conf = app.conf
-    assert (conf.broker_url, conf.broker_transport) == ("redis://localhost:6379/0", "hive.broker.transport:Transport")
+    assert (conf.broker_url, conf.broker_transport) == ("redis://localhost:6379/0", "hive.broker.channel.transport:Transport")
     assert conf.result_backend == "hive.broker.backend:Backend+redis://localhost:6379/0"
     assert (names(conf.task_queues), conf.task_default_queue) == ([HIGH, BACKGROUND], BACKGROUND)
     assert (conf.task_serializer, conf.result_serializer, conf.accept_content) == ("json", "json", ["json"])

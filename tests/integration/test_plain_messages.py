@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 from kombu import Connection
 
-from hive.broker import incarnation as incarnations
+from hive.broker.channel import incarnation as incarnations
 from hive.broker.link.client import BrokerClient
 from tests.harness import BrokerServer
 from tests.nodes import make_settings
 
-TRANSPORT = "hive.broker.transport:Transport"
+TRANSPORT = "hive.broker.channel.transport:Transport"
 
 
 @pytest.fixture(params=[False, True], ids=["in a program", "in a worker"])

@@ -12,8 +12,8 @@ from celery import Celery, _state
 from kombu import Queue
 
 import hive
+from hive.broker.channel.publishing import following_up
 from hive.broker.link.client import BrokerClient, client_of
-from hive.broker.publishing import following_up
 from hive.errors import QueueFullError
 from hive.settings import Settings
 from tests.harness import BrokerServer, wait_until

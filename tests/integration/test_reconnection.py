@@ -11,7 +11,7 @@ from queue import Empty
 
 import pytest
 
-from hive.broker import incarnation as incarnations
+from hive.broker.channel import incarnation as incarnations
 from hive.broker.nodes import NodeTable
 from hive.foreman.zombies import ZombieFinder
 from tests.harness import BrokerServer, wait_until

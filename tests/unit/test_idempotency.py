@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 import hive
-from hive.broker.idempotency import _formatter, _made_key
+from hive.broker.channel.idempotency import _formatter, _made_key
 from hive.errors import InvalidInputError
 
 

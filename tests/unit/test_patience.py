@@ -8,9 +8,9 @@ import pytest
 import redis
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from hive.broker import patience
-from hive.broker.patience import Patience, passes
-from hive.broker.publishing import following_up
+from hive.broker.channel import patience
+from hive.broker.channel.patience import Patience, passes
+from hive.broker.channel.publishing import following_up
 
 PASSING = (
     redis.exceptions.ConnectionError("refused"),

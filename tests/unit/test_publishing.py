@@ -15,7 +15,7 @@ from celery._state import _task_stack
 from celery.app.task import Context
 from kombu import Exchange, Queue
 
-from hive.broker import amqp, publishing
+from hive.broker.channel import amqp, publishing
 from hive.broker.link.client import BrokerClient
 from tests.nodes import BACKGROUND, make_settings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hive.broker.serving import ServingOrder
+from hive.broker.channel.serving import ServingOrder
 
 
 def bare(lists: list[str]) -> list[str]:

@@ -16,17 +16,16 @@ ALLOW_OOM = "#!lua flags=allow-oom\n"
 class Script:
     """One Lua file of a package, after the files it builds on.
 
-    A file is `<package>/lua/<name>.lua`; `include` names files of the same folder that are put in front of it, so that
-    scripts share functions. The server runs each call as one atomic step.
+    A file is `<package>/lua/<name>.lua`; `include` names files, as `package:name`, that are put in front of it, so that scripts share
+    functions. The server runs each call as one atomic step.
 
     refusable: it brings new work, so a server without memory refuses it, before its first write. All others run on: they finish
         what was accepted, which is what frees memory.
     """
 
     def __init__(self, package: str, name: str, include: Sequence[str] = (), *, refusable: bool = False) -> None:
-        folder = files(package) / "lua"
         self.name = name
-        text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*include, name))
+        text = "\n".join(map(_read, (*include, f"{package}:{name}")))
         self.text = text if refusable else ALLOW_OOM + text
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
@@ -51,3 +50,8 @@ class Script:
 
     def load(self, client: Any) -> None:
         client.script_load(self.text)
+
+
+def _read(part: str) -> str:
+    package, _, name = part.partition(":")
+    return (files(package) / "lua" / f"{name}.lua").read_text("utf-8")

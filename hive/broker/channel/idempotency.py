@@ -22,6 +22,7 @@ from celery.exceptions import Retry
 from kombu.exceptions import EncodeError
 from kombu.utils.json import dumps, loads
 
+from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient, broker_errors
 from hive.broker.link.scripts import Script
 from hive.errors import HiveError, InvalidInputError
@@ -40,9 +41,9 @@ _SHORTEST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 _OUTAGE = 60.0
 """Seconds for which a run tries to reach a broker that does not answer, rather than forget that it has completed."""
 
-_CLAIM = Script("hive.broker", "once_claim", include=("lib",))
-_COMPLETE = Script("hive.broker", "once_complete", include=("lib",))
-_RELEASE = Script("hive.broker", "once_release", include=("lib",))
+_CLAIM = Script("hive.broker.channel", "once_claim", include=(LIBRARY,))
+_COMPLETE = Script("hive.broker.channel", "once_complete", include=(LIBRARY,))
+_RELEASE = Script("hive.broker.channel", "once_release", include=(LIBRARY,))
 
 
 def idempotent(*, key: str | Callable[..., str]) -> Callable[[F], F]:

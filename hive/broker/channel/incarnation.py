@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import redis
 
-from hive.broker import steps
+from hive.broker.channel import steps
 from hive.broker.link.client import BrokerClient
 from hive.logs import get_logger
 

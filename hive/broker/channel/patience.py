@@ -15,7 +15,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from hive.broker.publishing import follows_up
+from hive.broker.channel.publishing import follows_up
 from hive.logs import get_logger
 
 log = get_logger(__name__)

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import redis
 
-from hive.broker import transport
+from hive.broker.channel import transport
 from hive.broker.link.client import BrokerClient, is_about_tls
 from hive.errors import SettingsError
 
-NAME = "hive.broker.encrypted:Transport"
+NAME = "hive.broker.channel.encrypted:Transport"
 _PROBE_SECONDS = 2.0
 
 

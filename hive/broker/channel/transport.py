@@ -22,14 +22,14 @@ from kombu.transport.redis import REFRESH_BINDING
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
-from hive.broker import steps
-from hive.broker.incarnation import Incarnation, current, triples
+from hive.broker.channel import steps
+from hive.broker.channel.incarnation import Incarnation, current, triples
+from hive.broker.channel.publishing import note_unknown
+from hive.broker.channel.refusals import PublishBatch, raise_refusal, raise_unconfirmed
+from hive.broker.channel.serving import ServingOrder
 from hive.broker.link.client import SPACE
 from hive.broker.link.priorities import HIGHEST, INDEXES, list_index, queue_lists
 from hive.broker.link.scripts import ALLOW_OOM, Script
-from hive.broker.publishing import note_unknown
-from hive.broker.refusals import PublishBatch, raise_refusal, raise_unconfirmed
-from hive.broker.serving import ServingOrder
 from hive.logs import get_logger
 
 log = get_logger(__name__)

@@ -9,14 +9,15 @@ from typing import Any
 
 import redis
 
-from hive.broker.incarnation import boottime
+from hive.broker.channel.incarnation import boottime
+from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import client_of
 from hive.broker.link.scripts import Script
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-TAKEN_AWAY = Script("hive.broker", "taken_away", include=("lib",))
+TAKEN_AWAY = Script("hive.broker.channel", "taken_away", include=(LIBRARY,))
 STALE_BEATS = 2
 """Heartbeat intervals after which a delivery's stamp no longer vouches for its node; with three it is dead."""
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from hive.broker.link.scripts import Script
 
+LIBRARY = "hive.broker.channel:lib"
+"""What scripts that touch messages include, also those of other rooms."""
+
 
 def _step(name: str, *, refusable: bool = False) -> Script:
-    return Script("hive.broker", name, include=("lib",), refusable=refusable)
+    return Script("hive.broker.channel", name, include=(LIBRARY,), refusable=refusable)
 
 
 PUBLISH = _step("publish", refusable=True)
@@ -24,6 +27,6 @@ PURGE = _step("purge")
 MARK_EARLY = _step("mark_early")
 REVOKE = _step("revoke")
 LEASE = _step("lease")
-BIND = Script("hive.broker", "bind")
+BIND = Script("hive.broker.channel", "bind")
 
 ALL = (PUBLISH, RESERVE, ACKNOWLEDGE, ATTACH, GIVE_BACK, RESTORE, UNPLACE, ASSIGN, RELEASE, PURGE, MARK_EARLY, REVOKE, LEASE)

@@ -11,17 +11,17 @@ from celery._state import get_current_worker_task
 from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
 
-from hive.broker.fence import is_taken_away
+from hive.broker.channel.fence import is_taken_away
+from hive.broker.channel.patience import endures, passes, pause
+from hive.broker.channel.publishing import follows_up, outcome_unknown, vouched_for
+from hive.broker.channel.time_limits import Limit, fitting
 from hive.broker.link.client import client_of
-from hive.broker.patience import endures, passes, pause
-from hive.broker.publishing import follows_up, outcome_unknown, vouched_for
-from hive.broker.time_limits import Limit, fitting
 from hive.errors import BrokerUnreachableError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-NAME = "hive.broker.amqp:HiveAMQP"
+NAME = "hive.broker.channel.amqp:HiveAMQP"
 
 REFUSED_PAUSE = 1.0
 

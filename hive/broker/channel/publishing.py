@@ -19,9 +19,9 @@ from typing import Any
 from celery import current_task, signals
 from celery._state import get_current_worker_task
 
-from hive.broker import incarnation
+from hive.broker.channel import incarnation
+from hive.broker.channel.naming import name_links, regroup
 from hive.broker.link.priorities import DEFAULT
-from hive.broker.naming import name_links, regroup
 
 _SEEN = "_hive_published"
 _GROUPS = "_hive_groups"
