@@ -23,7 +23,7 @@ ROUND_TRIPS = 400
 NODES = """
 import sys, time
 from hive.broker.channel import steps
-from hive.broker.nodes import NodeFacts, NodeLoad, NodeTable
+from hive.broker.nodes.table import NodeFacts, NodeLoad, NodeTable
 from hive.celery import app
 from hive.broker.link.client import client_of
 client = client_of(app)

@@ -55,7 +55,7 @@ class Spores:
         # Only now: importing Hive reads the environment set above.
         from bench._placed import app
         from hive.broker.link.client import client_of
-        from hive.broker.nodes import NodeTable
+        from hive.broker.nodes.table import NodeTable
 
         table = NodeTable(client_of(app))
         wait_until(lambda: sum(node.online for node in table.read().values()) == len(NAMES), 60, "all spores are online")

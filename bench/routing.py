@@ -21,7 +21,7 @@ from typing import Any
 from celery import Celery
 
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import BEAT, NodeTable
+from hive.broker.nodes.table import BEAT, NodeTable
 from hive.foreman.router import Router
 from tests.harness import BrokerServer
 from tests.nodes import BACKGROUND, make_facts, make_load, make_settings

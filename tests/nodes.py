@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hive.broker.nodes import Gpu, Node, NodeFacts, NodeLoad
+from hive.broker.nodes.table import Gpu, Node, NodeFacts, NodeLoad
 from hive.settings import Settings
 
 HIGH, BACKGROUND = "venom:tasks:high", "venom:tasks:background"

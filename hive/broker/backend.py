@@ -30,7 +30,9 @@ log = get_logger(__name__)
 
 STORE = Script("hive.broker.channel", "store_result", include=(LIBRARY,))
 CHORD_ADD = Script("hive.broker.channel", "chord_add")
-CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker.channel', 'chord_claim', refusable=True).text}"
+CHORD_CLAIM = (
+    f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker.channel', 'chord_claim', refusable=True).text}"
+)
 
 LOOK_AFTER = 0.5
 """Seconds after a subscription."""

@@ -18,7 +18,7 @@ from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.priorities import queue_of
 from hive.broker.link.scripts import Script
 from hive.broker.mailbox import HIVE_COMMAND
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.table import NodeTable
 from hive.broker.records import TaskRecords, TaskStatus
 from hive.broker.subscription import BroadcastSubscription
 from hive.errors import ClusterUnreachableError, DuplicateTaskError, InvalidInputError

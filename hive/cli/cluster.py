@@ -13,7 +13,7 @@ from pathlib import Path
 from celery import Celery
 
 from hive.broker.link.client import BrokerClient, broker_errors, client_of
-from hive.broker.nodes import Node, NodeTable
+from hive.broker.nodes.table import Node, NodeTable
 from hive.cli.output import note
 from hive.errors import InvalidInputError, NoNodeOnlineError
 from hive.skills import Skill, find_skill

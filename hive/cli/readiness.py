@@ -10,7 +10,7 @@ import psutil
 import redis
 
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.table import NodeTable
 from hive.settings import Settings
 
 TIMEOUT = 2.0

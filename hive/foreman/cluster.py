@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from hive.broker.nodes import Node
-from hive.foreman.requirements import Requirements
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import Node
 from hive.foreman.score import Weights, load_score
 from hive.settings import Settings
 

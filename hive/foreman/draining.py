@@ -10,7 +10,7 @@ from celery import Celery
 from hive.broker.broadcast import BroadcastCaller
 from hive.broker.link.client import client_of
 from hive.broker.mailbox import HIVE_COMMAND
-from hive.broker.nodes import Node
+from hive.broker.nodes.table import Node
 from hive.errors import UnknownNodeError
 
 DRAIN, RESUME = "DRAIN", "RESUME"

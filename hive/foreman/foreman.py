@@ -9,10 +9,10 @@ from typing import Any
 from hive.broker.channel import steps
 from hive.broker.link.client import broker_errors
 from hive.broker.message_broker import MessageBroker
-from hive.broker.nodes import Node
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import Node
 from hive.errors import UnknownTaskError
 from hive.foreman.cluster import cluster_status, select_best_node
-from hive.foreman.requirements import Requirements
 from hive.foreman.watchdog_thread import WatchdogThread
 
 

@@ -12,9 +12,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
-from hive.broker.nodes import Node
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import Node
 from hive.errors import NoEligibleNodeError
-from hive.foreman.requirements import Requirements
 from hive.foreman.score import Weights, machine_score
 
 Candidate = list[str | int | float]

@@ -11,8 +11,8 @@ from celery.app.routes import Router as CeleryRouter
 from celery.app.routes import prepare
 
 from hive.broker.link.client import BrokerClient
+from hive.broker.nodes.requirements import Requirements
 from hive.errors import InvalidInputError
-from hive.foreman.requirements import Requirements
 from hive.foreman.snapshot import Snapshot
 from hive.skills import skill_of_task
 

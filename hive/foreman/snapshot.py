@@ -11,10 +11,10 @@ import weakref
 import redis
 
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import NodeTable
 from hive.errors import NoEligibleNodeError
 from hive.foreman.ranking import Candidate, Rankings
-from hive.foreman.requirements import Requirements
 from hive.foreman.score import Weights
 from hive.logs import get_logger
 

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from hive.broker.conservation import Conservation
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.table import NodeTable
 from hive.foreman.watchdog_thread import WatchdogThread
 
 BROKER_TIMEOUT = 2.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import NodeTable
 from hive.errors import NoEligibleNodeError
-from hive.foreman.requirements import Requirements
 
 UNKNOWN = 4
 """Pullers of a job that is made before any node is known; they wait for the first one."""

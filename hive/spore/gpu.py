@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hive.broker.nodes import Gpu
+from hive.broker.nodes.table import Gpu
 from hive.logs import get_logger
 from hive.spore.limits import MIB
 

@@ -19,8 +19,8 @@ from pydantic import TypeAdapter
 from hive.broker.channel import steps
 from hive.broker.channel.incarnation import Incarnation, boottime
 from hive.broker.link.client import SPACE, client_of
-from hive.broker.nodes import Gpu, NodeFacts, NodeLoad, NodeTable
-from hive.foreman.requirements import Requirements
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import Gpu, NodeFacts, NodeLoad, NodeTable
 from hive.logs import get_logger
 from hive.skills import registered
 from hive.spore.gpu import Gpus

@@ -9,7 +9,7 @@ from celery import Celery
 
 import hive
 from hive.broker.link.client import client_of
-from hive.broker.nodes import Node, NodeTable
+from hive.broker.nodes.table import Node, NodeTable
 from hive.settings import Settings
 from tests.harness import BrokerServer, WorkerProcess, wait_until
 

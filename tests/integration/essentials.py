@@ -19,7 +19,7 @@ from celery.exceptions import TaskRevokedError
 import hive
 from hive import Foreman, MessageBroker
 from hive.broker.link.client import client_of
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.table import NodeTable
 from tests.harness import WorkerProcess, wait_until
 from tests.integration.cluster import REPOSITORY
 

@@ -17,7 +17,7 @@ from celery.exceptions import ChordError, NotRegistered, SoftTimeLimitExceeded, 
 from celery.result import AsyncResult
 
 from hive.broker.link.client import client_of
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.table import NodeTable
 from hive.errors import NoEligibleNodeError
 from tests.harness import BrokerServer, WorkerProcess, wait_until
 from tests.nodes import BACKGROUND, HIGH

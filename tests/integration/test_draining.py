@@ -12,7 +12,7 @@ import pytest
 
 from hive.broker.channel.steps import ASSIGN
 from hive.broker.link.client import client_of
-from hive.broker.nodes import Node, NodeTable
+from hive.broker.nodes.table import Node, NodeTable
 from hive.errors import UnknownNodeError
 from hive.foreman.draining import DRAIN, RESUME, named_nodes, tell, unfinished
 from tests.harness import wait_until

@@ -15,7 +15,7 @@ import hive
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.link.scripts import Script
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.table import NodeTable
 from hive.errors import InvalidInputError
 from tests.harness import BrokerServer, WorkerProcess, wait_until
 from tests.integration.channel_steps import A1, A2, B1, Steps

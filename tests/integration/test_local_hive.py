@@ -21,7 +21,7 @@ import redis
 
 from hive.broker.embedded import HOST, claim_port
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import Node, NodeTable
+from hive.broker.nodes.table import Node, NodeTable
 from hive.cli.state_dir import MARK, StateDirectory
 from hive.settings import Settings
 from tests.harness import wait_until

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import BeatReply, NodeTable
+from hive.broker.nodes.table import BeatReply, NodeTable
 from tests.harness import BrokerServer, wait_until
 from tests.nodes import make_facts, make_load, make_settings
 

@@ -12,7 +12,7 @@ from queue import Empty
 import pytest
 
 from hive.broker.channel import incarnation as incarnations
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.table import NodeTable
 from hive.foreman.zombies import ZombieFinder
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import A1

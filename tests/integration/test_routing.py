@@ -15,10 +15,10 @@ import redis
 from celery import Celery
 
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import NodeTable
 from hive.errors import NoEligibleNodeError
 from hive.foreman import snapshot
-from hive.foreman.requirements import Requirements
 from hive.foreman.router import Router
 from hive.foreman.snapshot import Snapshot
 from tests.harness import BrokerServer, free_port, wait_until

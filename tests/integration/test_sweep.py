@@ -9,7 +9,7 @@ import pytest
 
 from hive.broker.conservation import Conservation
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.table import NodeTable
 from hive.foreman import sweep
 from hive.foreman.sweep import Sweeper
 from tests.chaos.conservation import look

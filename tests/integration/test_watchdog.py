@@ -16,7 +16,7 @@ from celery import Celery, _state
 
 import hive
 from hive.broker.link.client import BrokerClient, client_of
-from hive.broker.nodes import NodeTable
+from hive.broker.nodes.table import NodeTable
 from hive.errors import DeadLetterError
 from hive.foreman.watchdog import Watchdog
 from tests.harness import BrokerServer, wait_until

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from hive.broker.nodes import Node
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import Node
 from hive.errors import NoEligibleNodeError
 from hive.foreman import ranking
 from hive.foreman.ranking import HashRing, Rankings
-from hive.foreman.requirements import Requirements
 from hive.foreman.score import Weights
 from tests.nodes import BACKGROUND, HIGH, make_load, make_node, table
 

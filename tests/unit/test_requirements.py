@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from hive.broker.nodes.requirements import Requirements
 from hive.errors import InvalidInputError
-from hive.foreman.requirements import Requirements
 from tests.nodes import make_facts, make_load, make_node
 
 

@@ -12,10 +12,10 @@ from kombu.common import Broadcast
 
 from hive import skills
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes import Node
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import Node
 from hive.errors import InvalidInputError, NoEligibleNodeError
 from hive.foreman.ranking import Rankings
-from hive.foreman.requirements import Requirements
 from hive.foreman.router import Router
 from hive.foreman.score import Weights
 from tests.nodes import BACKGROUND, HIGH, make_node, make_settings, table

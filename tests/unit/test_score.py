@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hive.broker.nodes.requirements import Requirements
 from hive.foreman.cluster import cluster_status, select_best_node
-from hive.foreman.requirements import Requirements
 from hive.foreman.score import Weights, load_score
 from tests.nodes import make_load, make_node, make_settings, table
 

@@ -18,9 +18,9 @@ log = get_logger(__name__)
 KNOWN_FOR = 24 * 3600.0
 """Seconds for which a silent node stays known."""
 
-BEAT = Script("hive.broker.channel", "beat")
-DELTA = Script("hive.broker.channel", "node_delta")
-LEAVE = Script("hive.broker.channel", "node_leave")
+BEAT = Script("hive.broker.nodes", "beat")
+DELTA = Script("hive.broker.nodes", "node_delta")
+LEAVE = Script("hive.broker.nodes", "node_leave")
 
 
 class Gpu(BaseModel):

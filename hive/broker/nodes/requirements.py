@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
-from hive.broker.nodes import Node, NodeFacts
+from hive.broker.nodes.table import Node, NodeFacts
 from hive.errors import InvalidInputError
 
 NAMES_SHOWN = 10
