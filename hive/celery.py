@@ -29,7 +29,7 @@ from hive.tasks import MODULES as SKILL_MODULES
 log = get_logger(__name__)
 
 TRANSPORT = "hive.broker.channel.transport:Transport"
-BACKEND = "hive.broker.backend:Backend"
+BACKEND = "hive.broker.results.backend:Backend"
 TASK_MODULES = (*SKILL_MODULES, "hive.parallel.puller", "hive.parallel.finishing", "hive.spore.commands", "hive.spore.draining")
 
 FORCED = frozenset(

@@ -107,6 +107,11 @@ def skill_of_task(task_name: str | None) -> Skill | None:
     return next((known for known in _skills.values() if known.task.name == task_name), None)
 
 
+def import_skills(app: Any) -> None:
+    """Import the modules that the application's workers import, which registers their skills."""
+    app.loader.import_default_modules()
+
+
 def _checking(skill_name: str, model: type[BaseModel], function: Callable[..., Any], leading: int) -> Callable[..., Any]:
     """Wrap `function` so that it is called with the checked fields of `model`, after `leading` arguments (a bound task's self)."""
 

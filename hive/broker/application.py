@@ -8,7 +8,7 @@ from celery import Celery
 from celery.app import default_app
 
 from hive.errors import UnknownSkillError
-from hive.skills import Skill, find_skill, registered
+from hive.skills import Skill, find_skill, import_skills, registered
 
 
 def application(app: Celery | None = None) -> Celery:
@@ -33,8 +33,3 @@ def skills_of(app: Celery) -> dict[str, Skill]:
     """All skills that the application's workers offer, by name."""
     import_skills(app)
     return registered()
-
-
-def import_skills(app: Celery) -> None:
-    """Import the modules that the application's workers import, which registers their skills."""
-    app.loader.import_default_modules()

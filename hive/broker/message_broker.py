@@ -11,16 +11,16 @@ from kombu.exceptions import EncodeError
 from kombu.utils.json import dumps, loads
 
 from hive.broker.application import application, skill_of
-from hive.broker.broadcast import BroadcastCaller
 from hive.broker.channel.publishing import derived_id
 from hive.broker.channel.steps import LIBRARY
+from hive.broker.control.broadcast import BroadcastCaller
+from hive.broker.control.mailbox import HIVE_COMMAND
+from hive.broker.control.subscription import BroadcastSubscription
+from hive.broker.ledger.records import TaskRecords, TaskStatus
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.priorities import queue_of
 from hive.broker.link.scripts import Script
-from hive.broker.mailbox import HIVE_COMMAND
 from hive.broker.nodes.table import NodeTable
-from hive.broker.records import TaskRecords, TaskStatus
-from hive.broker.subscription import BroadcastSubscription
 from hive.errors import ClusterUnreachableError, DuplicateTaskError, InvalidInputError
 from hive.logs import get_logger
 from hive.skills import Skill
@@ -30,7 +30,7 @@ log = get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_QUEUE_STATS = Script("hive.broker.channel", "queue_stats", include=(LIBRARY,))
+_QUEUE_STATS = Script("hive.broker.ledger", "queue_stats", include=(LIBRARY,))
 
 
 class MessageBroker:

@@ -11,7 +11,7 @@ from hive.cli.confirmation import confirmed, yes_option
 from hive.cli.output import console, json_option, print_json, table
 
 if TYPE_CHECKING:
-    from hive.broker.conservation import Audit
+    from hive.broker.ledger.account import Audit
 
 MEANINGS = {
     "queued": "waiting in a queue",
@@ -41,7 +41,7 @@ def audit(settle: bool, yes: bool, as_json: bool) -> int:
       hive audit
       hive audit --settle
     """
-    from hive.broker.conservation import Conservation
+    from hive.broker.ledger.account import Conservation
     from hive.cli.cluster import connected
 
     if settle and not confirmed("Settle the account? What is gone cannot be brought back, and is not counted as missing any more.", yes):

@@ -16,7 +16,7 @@ from hive.errors import UnknownTaskError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from hive.broker.dead_letters import DeadLetter, DeadLetters
+    from hive.broker.ledger.dead_letters import DeadLetter, DeadLetters
 
 DETAILS = {"args", "kwargs", "history"}
 
@@ -146,7 +146,7 @@ def _check_choice(ids: tuple[str, ...], every: bool) -> None:
 
 @contextmanager
 def _dead_letters() -> Iterator[DeadLetters]:
-    from hive.broker.dead_letters import DeadLetters
+    from hive.broker.ledger.dead_letters import DeadLetters
     from hive.cli.cluster import connected
 
     with connected() as cluster:

@@ -67,8 +67,8 @@ def drain(*, names: tuple[str, ...], wait: bool, timeout: float | None, as_json:
     Example:
       hive node drain gpu-1 gpu-2@rack7 --wait --timeout 600
     """
+    from hive.broker.control.draining import DRAIN, unfinished
     from hive.cli.cluster import connected
-    from hive.foreman.draining import DRAIN, unfinished
 
     if timeout is not None and not wait:
         raise click.UsageError("--timeout is of --wait.")
@@ -95,8 +95,8 @@ def resume(names: tuple[str, ...], as_json: bool) -> int:
     Example:
       hive node resume gpu-1
     """
+    from hive.broker.control.draining import RESUME
     from hive.cli.cluster import connected
-    from hive.foreman.draining import RESUME
 
     with connected() as cluster:
         told = _tell(cluster, RESUME, names)
@@ -105,7 +105,7 @@ def resume(names: tuple[str, ...], as_json: bool) -> int:
 
 def _tell(cluster: Cluster, command: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """What each of the nodes answers, flat, with its id."""
-    from hive.foreman.draining import named_nodes, tell
+    from hive.broker.control.draining import named_nodes, tell
 
     replies = tell(cluster.app, command, named_nodes(cluster.nodes(), names))
     return [{"node_id": node_id} | (reply.get("ok") or {"error": reply.get("error")}) for node_id, reply in replies.items()]
@@ -113,7 +113,7 @@ def _tell(cluster: Cluster, command: str, names: tuple[str, ...]) -> list[dict[s
 
 def _wait_drained(cluster: Cluster, node_ids: list[str], timeout: float | None) -> None:
     """Wait until these nodes hold nothing; one that goes offline holds nothing for long. Raises: HiveError when the time is over."""
-    from hive.foreman.draining import unfinished
+    from hive.broker.control.draining import unfinished
 
     end = None if timeout is None else time.monotonic() + timeout
     said: dict[str, int] = {}

@@ -74,7 +74,7 @@ def run(
 
 
 def _finish(sent: AsyncResult[Any], cluster: Cluster, name: str, timeout: float | None, *, as_json: bool) -> int:
-    from hive.broker.records import TaskRecords
+    from hive.broker.ledger.records import TaskRecords
 
     try:
         _wait(sent, cluster, timeout)

@@ -22,7 +22,7 @@ def status(as_json: bool) -> None:
       hive status
       hive status --json | jq '.nodes[] | {node_id, load_score}'
     """
-    from hive.broker.conservation import Conservation
+    from hive.broker.ledger.account import Conservation
     from hive.cli.cluster import connected
     from hive.cli.queue import queue_stats, queue_table
     from hive.foreman.cluster import cluster_status

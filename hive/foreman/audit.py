@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hive.broker.conservation import Alarm, Audit, Conservation, WentBack
+from hive.broker.ledger.account import Alarm, Audit, Conservation, WentBack
 from hive.broker.link.client import BrokerClient
 from hive.logs import get_logger
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hive.broker.channel.steps import LIBRARY
-from hive.broker.conservation import Conservation
+from hive.broker.ledger.account import Conservation
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.scripts import Script
 from hive.logs import get_logger

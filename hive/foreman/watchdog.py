@@ -12,7 +12,7 @@ import redis
 from celery import Celery
 
 from hive.broker.channel import steps
-from hive.broker.dead_letters import DeadLetters
+from hive.broker.ledger.dead_letters import DeadLetters
 from hive.broker.link.client import BrokerClient
 from hive.foreman.audit import Auditor
 from hive.foreman.sweep import Sweeper

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from hive.broker.conservation import Conservation
+from hive.broker.ledger.account import Conservation
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.table import NodeTable
 from hive.foreman.watchdog_thread import WatchdogThread

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hive.broker.application import skills_of
+from hive.broker.ledger.records import TaskStatus
 from hive.broker.link.client import broker_errors
 from hive.broker.message_broker import MessageBroker
-from hive.broker.records import TaskStatus
 from hive.errors import BrokerMemoryError, HiveError, InvalidInputError, NoNodeOnlineError, QueueFullError, UnknownJobError
 from hive.parallel.arguments import item_field
 from hive.parallel.job import Job, job

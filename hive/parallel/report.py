@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
-from hive.broker.records import TaskStatus
+from hive.broker.ledger.records import TaskStatus
 from hive.parallel.outcomes import Outcome
 
 Status = Literal["completed", "failed", "pending"]

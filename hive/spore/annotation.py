@@ -7,7 +7,7 @@ from typing import Any
 from celery.app.annotations import prepare, resolve_all
 
 from hive.broker.channel.time_limits import fitting
-from hive.spore import repeating
+from hive.broker.results import repeating
 from hive.spore.fence import fenced
 from hive.spore.request import NAME as REQUEST
 

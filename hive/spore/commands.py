@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.worker.control import control_command
 
-from hive.broker.mailbox import HIVE_COMMAND
+from hive.broker.control.mailbox import HIVE_COMMAND
 from hive.errors import HiveError
 
 Handler = Callable[[Any, dict[str, Any]], dict[str, Any]]

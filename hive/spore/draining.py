@@ -8,8 +8,8 @@ from typing import Any
 from celery.worker import state as worker_state
 
 from hive.broker.channel.incarnation import Incarnation, current
+from hive.broker.control.draining import DRAIN, RESUME
 from hive.errors import HiveError
-from hive.foreman.draining import DRAIN, RESUME
 from hive.logs import get_logger
 from hive.spore.commands import command
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from hive.broker.channel import steps
 from hive.broker.channel.entries import Entry
-from hive.broker.dead_letters import PURGE_DEAD, REVIVE
+from hive.broker.ledger.dead_letters import PURGE_DEAD, REVIVE
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import list_index, queue_lists
 from tests.chaos.conservation import look

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hive.broker.dead_letters import REVIVE
+from hive.broker.ledger.dead_letters import REVIVE
 from hive.broker.link.client import BrokerClient
 from tests.chaos.conservation import Sight, look
 from tests.harness import BrokerServer
@@ -48,7 +48,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "restore_the_dead": (
         *("lease", "restore", "restore", "unplace", "unplace"),
         *("store_result", "SREM") * 3,
-        *("audit", "sweep", "sweep_requirements"),
+        *("account", "sweep", "sweep_requirements"),
     ),
     "retry_a_dead_letter": ("revive", "forget_result") * 3,
     "purge_dead_letters": (*("store_result", "SREM") * 3, "purge_dead"),

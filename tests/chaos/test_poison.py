@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.broker.dead_letters import DeadLetters
+from hive.broker.ledger.dead_letters import DeadLetters
 from tests.chaos.cluster import chaos_cluster
 from tests.chaos.forms import FORM
 from tests.chaos.tasks import poison, work

@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 import hive
 from hive.broker.channel import incarnation as incarnations
 from hive.broker.channel import steps, transport
-from hive.broker.dead_letters import DeadLetters
+from hive.broker.ledger.dead_letters import DeadLetters
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import queue_lists
 from hive.foreman.watchdog import Watchdog

@@ -91,7 +91,7 @@ def _installed(app: Any) -> Any:
 
     # Their tests consume the queue `celery` alone, and see to it that there is no other.
     app.conf.task_default_queue = "celery"
-    app.loader.override_backends = {"redis": "hive.broker.backend:Backend"}
+    app.loader.override_backends = {"redis": "hive.broker.results.backend:Backend"}
     hive.install(app)
     app.conf.task_queues = [Queue("celery", routing_key="celery")]
 

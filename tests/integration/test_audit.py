@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.broker.conservation import Alarm, Conservation
+from hive.broker.ledger.account import Alarm, Conservation
 from hive.broker.link.client import BrokerClient
 from hive.foreman import audit
 from hive.foreman.audit import Auditor

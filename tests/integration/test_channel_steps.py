@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hive.broker.channel import steps
-from hive.broker.dead_letters import PURGE_DEAD, REVIVE
+from hive.broker.ledger.dead_letters import PURGE_DEAD, REVIVE
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import queue_lists
 from tests.harness import BrokerServer, wait_until

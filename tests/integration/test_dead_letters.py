@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from celery import _state, states
 
-from hive.broker.dead_letters import DeadLetters
-from hive.broker.records import TaskRecords
+from hive.broker.ledger.dead_letters import DeadLetters
+from hive.broker.ledger.records import TaskRecords
 from hive.errors import DeadLetterError
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import A1, plain_message

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from hive.broker.channel.steps import ASSIGN
+from hive.broker.control.draining import DRAIN, RESUME, named_nodes, tell, unfinished
 from hive.broker.link.client import client_of
 from hive.broker.nodes.table import Node, NodeTable
 from hive.errors import UnknownNodeError
-from hive.foreman.draining import DRAIN, RESUME, named_nodes, tell, unfinished
 from tests.harness import wait_until
 from tests.integration import jobs
 from tests.integration.channel_steps import Steps

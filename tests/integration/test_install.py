@@ -66,7 +66,7 @@ def test_an_application_without_configuration_gets_all_of_the_hive_silently() ->
     assert told == []
     conf = app.conf
     assert (conf.broker_url, conf.broker_transport) == ("redis://localhost:6379/0", "hive.broker.channel.transport:Transport")
-    assert conf.result_backend == "hive.broker.backend:Backend+redis://localhost:6379/0"
+    assert conf.result_backend == "hive.broker.results.backend:Backend+redis://localhost:6379/0"
     assert (names(conf.task_queues), conf.task_default_queue) == ([HIGH, BACKGROUND], BACKGROUND)
     assert (conf.task_serializer, conf.result_serializer, conf.accept_content) == ("json", "json", ["json"])
     assert conf.result_compression is None

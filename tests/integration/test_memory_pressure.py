@@ -13,12 +13,14 @@ import redis
 from celery import Celery, _state, chord
 
 import hive
-from hive.broker import backend, dead_letters, message_broker, records
+from hive.broker import message_broker
 from hive.broker.channel import idempotency
 from hive.broker.channel import steps as broker_steps
+from hive.broker.ledger import dead_letters, records
 from hive.broker.link.client import client_of
 from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.broker.nodes import table as nodes
+from hive.broker.results import backend
 from hive.errors import BrokerMemoryError
 from hive.foreman.watchdog_thread import WatchdogThread
 from hive.parallel import steps as job_steps

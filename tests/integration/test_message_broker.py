@@ -16,8 +16,8 @@ import pytest
 from celery import Celery
 
 import hive
+from hive.broker.ledger.records import TaskStatus
 from hive.broker.message_broker import MessageBroker
-from hive.broker.records import TaskStatus
 from hive.errors import BrokerUnreachableError, DuplicateTaskError, InvalidInputError, UnknownSkillError
 from hive.settings import Settings
 from tests.harness import BrokerServer, free_port, wait_until

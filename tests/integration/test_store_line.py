@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from hive.broker.backend import STORE
-from hive.broker.store_line import StoreLines
+from hive.broker.results.backend import STORE
+from hive.broker.results.store_line import StoreLines
 from tests.harness import BrokerServer, wait_until
 
 KEY = "celery-task-meta-1"

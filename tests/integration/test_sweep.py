@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from hive.broker.conservation import Conservation
+from hive.broker.ledger.account import Conservation
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.table import NodeTable
 from hive.foreman import sweep

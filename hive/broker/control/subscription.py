@@ -13,8 +13,8 @@ from typing import Any, Self
 from celery import Celery
 from kombu import Queue
 
+from hive.broker.control.mailbox import HIVE_COMMAND, MailboxReader, mailbox_of, publish_command
 from hive.broker.link.client import client_of
-from hive.broker.mailbox import HIVE_COMMAND, MailboxReader, mailbox_of, publish_command
 from hive.errors import BrokerUnreachableError
 from hive.logs import get_logger
 

@@ -16,10 +16,10 @@ from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.scripts import Script
 
-AUDIT = Script("hive.broker.channel", "audit", include=(LIBRARY,))
-SURVEY = Script("hive.broker.channel", "survey", include=(LIBRARY,))
-ALARM = Script("hive.broker.channel", "alarm", include=(LIBRARY,))
-SETTLE = Script("hive.broker.channel", "settle", include=(LIBRARY,))
+AUDIT = Script("hive.broker.ledger", "account", include=(LIBRARY,))
+SURVEY = Script("hive.broker.ledger", "survey", include=(LIBRARY,))
+ALARM = Script("hive.broker.ledger", "alarm", include=(LIBRARY,))
+SETTLE = Script("hive.broker.ledger", "settle", include=(LIBRARY,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 from celery import Celery
 
-from hive.broker.broadcast import BroadcastCaller
+from hive.broker.control.broadcast import BroadcastCaller
+from hive.broker.control.mailbox import HIVE_COMMAND
 from hive.broker.link.client import client_of
-from hive.broker.mailbox import HIVE_COMMAND
 from hive.broker.nodes.table import Node
 from hive.errors import UnknownNodeError
 

@@ -17,20 +17,19 @@ from celery import Celery, states
 from celery.app.task import Context
 from pydantic import BaseModel, ConfigDict
 
-from hive.broker.application import import_skills
 from hive.broker.channel.entries import Entry
 from hive.broker.channel.publishing import derived_id
 from hive.broker.channel.steps import LIBRARY
-from hive.broker.dead_letters import DeadLetters, forget_failure, stored_result
+from hive.broker.ledger.dead_letters import DeadLetters, forget_failure, stored_result
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import DEFAULT, HIGHEST
 from hive.broker.link.scripts import Script
 from hive.errors import HiveError, InvalidInputError, UnknownSkillError
-from hive.skills import Skill, find_skill, skill_of_task
+from hive.skills import Skill, find_skill, import_skills, skill_of_task
 
 State = Literal["pending", "running", "completed", "failed", "dead"]
 
-_LOCATE = Script("hive.broker.channel", "locate", include=(LIBRARY,))
+_LOCATE = Script("hive.broker.ledger", "locate", include=(LIBRARY,))
 _CELERY_STATES = {"pending": states.PENDING, "running": states.STARTED, "completed": states.SUCCESS, "failed": states.FAILURE}
 
 

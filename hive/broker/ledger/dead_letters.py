@@ -22,9 +22,9 @@ from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-REVIVE = Script("hive.broker.channel", "revive", include=(LIBRARY,))
-PURGE_DEAD = Script("hive.broker.channel", "purge_dead", include=(LIBRARY,))
-FORGET_RESULT = Script("hive.broker.channel", "forget_result")
+REVIVE = Script("hive.broker.ledger", "revive", include=(LIBRARY,))
+PURGE_DEAD = Script("hive.broker.ledger", "purge_dead", include=(LIBRARY,))
+FORGET_RESULT = Script("hive.broker.ledger", "forget_result")
 BATCH = 500
 
 

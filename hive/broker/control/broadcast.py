@@ -20,8 +20,8 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
+from hive.broker.control.mailbox import MailboxReader, clock_of, mailbox_of, publish_command
 from hive.broker.link.client import broker_errors, client_of
-from hive.broker.mailbox import MailboxReader, clock_of, mailbox_of, publish_command
 from hive.errors import BrokerAuthError, BrokerUnreachableError
 from hive.logs import get_logger
 

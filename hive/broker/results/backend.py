@@ -22,16 +22,16 @@ from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import client_of
 from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.broker.link.silence import SILENCE, keepalive
-from hive.broker.store_line import StoreLines
+from hive.broker.results.store_line import StoreLines
 from hive.errors import BrokerMemoryError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-STORE = Script("hive.broker.channel", "store_result", include=(LIBRARY,))
-CHORD_ADD = Script("hive.broker.channel", "chord_add")
+STORE = Script("hive.broker.results", "store_result", include=(LIBRARY,))
+CHORD_ADD = Script("hive.broker.results", "chord_add")
 CHORD_CLAIM = (
-    f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker.channel', 'chord_claim', refusable=True).text}"
+    f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker.results', 'chord_claim', refusable=True).text}"
 )
 
 LOOK_AFTER = 0.5
@@ -89,7 +89,7 @@ class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
 
 
 class Backend(RedisBackend):
-    """Named in `result_backend` as `hive.broker.backend:Backend+redis://…`.
+    """Named in `result_backend` as `hive.broker.results.backend:Backend+redis://…`.
 
     A result's meta gains `hive`: node, attempt (deliveries that died under it + 1), created, started (unix seconds), priority and queue;
     `req`, its requirements, where it had some; `stated` where the state came from an executor outside Celery (TaskRecords.store).
