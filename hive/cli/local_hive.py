@@ -17,9 +17,9 @@ from hive.cli.readiness import Readiness
 from hive.cli.state_dir import StateDirectory
 from hive.errors import HiveError, InvalidInputError
 from hive.logs import get_logger
+from hive.process.child import Backoff, Child, Respawning
+from hive.process.signal_events import Signals
 from hive.settings import Settings
-from hive.spore.child import Backoff, Child, Respawning
-from hive.spore.signals import Signals
 
 log = get_logger(__name__)
 

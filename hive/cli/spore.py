@@ -27,11 +27,14 @@ def spore(application: str, name: str | None, concurrency: int | None, as_json: 
       REDIS_HOST=10.0.0.5 hive spore --name gpu-1
       hive spore --app shop.tasks:app
     """
+    from hive.process.supervisor import Supervisor
     from hive.settings import Settings
-    from hive.spore.supervisor import Supervisor
+    from hive.spore.machine.limits import read_limits
 
     log_to_stderr()
-    supervisor = Supervisor(application, Settings.load(), node_name=name, concurrency=concurrency)
+    settings = Settings.load()
+    slots = concurrency or settings.hive_concurrency or max(1, int(read_limits().cpus))
+    supervisor = Supervisor(application, settings, node_name=name, concurrency=slots)
     if as_json:
         click.echo(json.dumps({"node_name": supervisor.node_name, "slots": supervisor.concurrency, "pid": os.getpid()}))
     return supervisor.run()

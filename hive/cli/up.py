@@ -18,7 +18,7 @@ from hive.cli.state_dir import StateDirectory
 from hive.errors import HiveError, SettingsError
 from hive.logs import log_to_stderr
 from hive.settings import Settings
-from hive.spore.limits import read_limits
+from hive.spore.machine.limits import read_limits
 
 PORT = click.IntRange(0, 65535)
 

@@ -13,7 +13,7 @@ from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
 from hive.errors import UnknownTaskError
 from hive.foreman.cluster import cluster_status, select_best_node
-from hive.foreman.watchdog_thread import WatchdogThread
+from hive.foreman.watch.thread import WatchdogThread
 
 
 class Foreman:

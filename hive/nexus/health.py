@@ -17,7 +17,7 @@ from starlette.routing import Route
 from hive.broker.ledger.account import Conservation
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.table import NodeTable
-from hive.foreman.watchdog_thread import WatchdogThread
+from hive.foreman.watch.thread import WatchdogThread
 
 BROKER_TIMEOUT = 2.0
 TICK_OVERDUE = 10.0

@@ -8,7 +8,7 @@ from celery.app.annotations import prepare, resolve_all
 
 from hive.broker.channel.time_limits import fitting
 from hive.broker.results import repeating
-from hive.spore.fence import fenced
+from hive.spore.before_start import fenced
 from hive.spore.request import NAME as REQUEST
 
 

@@ -20,15 +20,15 @@ from hive.broker.channel.encrypted import refuse_plain_broker
 from hive.broker.link.client import client_of
 from hive.broker.link.silence import ATTENTION
 from hive.errors import SettingsError
-from hive.foreman.watchdog import STAND_IN_TICK, Watchdog
+from hive.foreman.watch.watchdog import STAND_IN_TICK, Watchdog
 from hive.logs import get_logger
+from hive.process.lifeline import supervisor_fd, watch_supervisor
+from hive.process.liveness import signs_fd
 from hive.spore import garbage
 from hive.spore.grace import Grace
 from hive.spore.heartbeat import Heartbeat
-from hive.spore.lifeline import supervisor_fd, watch_supervisor
+from hive.spore.proof_of_life import Vitals
 from hive.spore.request import acknowledge_late
-from hive.spore.signs import signs_fd
-from hive.spore.vitals import Vitals
 from hive.spore.wakeup import Wakeup
 
 log = get_logger(__name__)

@@ -23,8 +23,8 @@ from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Gpu, NodeFacts, NodeLoad, NodeTable
 from hive.logs import get_logger
 from hive.skills import registered
-from hive.spore.gpu import Gpus
-from hive.spore.telemetry import Sampler
+from hive.spore.machine.gpu import Gpus
+from hive.spore.machine.telemetry import Sampler
 
 log = get_logger(__name__)
 

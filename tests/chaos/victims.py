@@ -23,7 +23,7 @@ from hive.broker.channel import steps, transport
 from hive.broker.ledger.dead_letters import DeadLetters
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import queue_lists
-from hive.foreman.watchdog import Watchdog
+from hive.foreman.watch.watchdog import Watchdog
 from hive.settings import Settings
 from tests.chaos.dying import Fault, scripts, watch
 from tests.nodes import BACKGROUND

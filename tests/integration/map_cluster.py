@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from hive.broker.link.client import client_of
-from hive.foreman.watchdog import Watchdog
+from hive.foreman.watch.watchdog import Watchdog
 from hive.parallel.job import Job
 from hive.parallel.outcomes import Outcome
 from hive.parallel.recovery import return_leases

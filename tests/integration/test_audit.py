@@ -13,9 +13,9 @@ import pytest
 
 from hive.broker.ledger.account import Alarm, Conservation
 from hive.broker.link.client import BrokerClient
-from hive.foreman import audit
-from hive.foreman.audit import Auditor
-from hive.foreman.sweep import Sweeper
+from hive.foreman.watch import account as audit
+from hive.foreman.watch.account import Auditor
+from hive.foreman.watch.sweep import Sweeper
 from tests.chaos.conservation import look
 from tests.harness import BrokerServer
 from tests.integration.channel_steps import A1, B1, Steps, plain_message

@@ -13,6 +13,7 @@ from hive.broker.channel import steps
 from hive.broker.ledger.dead_letters import PURGE_DEAD, REVIVE
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import queue_lists
+from hive.foreman.watch.watchdog import LEASE
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import A1, A2, B1, PIN, REQUIREMENT, SERVED, Steps, plain_message
 from tests.nodes import BACKGROUND, HIGH, make_settings
@@ -586,7 +587,7 @@ def test_purging_ends_what_waits_in_one_list(channel: Steps) -> None:
 
 def test_a_lease_has_one_holder_and_its_token_rises_with_each_change(channel: Steps) -> None:
     def lease(holder: str, ms: int) -> list[Any]:
-        return list(channel.run(steps.LEASE, "foreman", holder, ms))
+        return list(channel.run(LEASE, "foreman", holder, ms))
 
     assert lease("x", 60_000) == [1, 1, "x"]
     assert lease("y", 60_000) == [0, 1, "x"]

@@ -13,7 +13,7 @@ from celery.exceptions import Ignore
 
 import hive
 from hive.broker.channel.incarnation import boottime
-from hive.spore.fence import fenced
+from hive.spore.before_start import fenced
 from tests.harness import BrokerServer, free_port
 from tests.integration.channel_steps import A1, node_of
 from tests.integration.test_watchdog import Cluster

@@ -22,7 +22,7 @@ from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.broker.nodes import table as nodes
 from hive.broker.results import backend
 from hive.errors import BrokerMemoryError
-from hive.foreman.watchdog_thread import WatchdogThread
+from hive.foreman.watch.thread import WatchdogThread
 from hive.parallel import steps as job_steps
 from tests.harness import wait_until
 from tests.integration import jobs

@@ -13,7 +13,7 @@ import pytest
 
 from hive.broker.channel import incarnation as incarnations
 from hive.broker.nodes.table import NodeTable
-from hive.foreman.zombies import ZombieFinder
+from hive.foreman.watch.zombies import ZombieFinder
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import A1
 from tests.integration.test_channel import NODE, Spore, reserve_unread

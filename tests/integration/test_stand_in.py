@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hive.broker.link.client import client_of
-from hive.foreman.watchdog import Watchdog
+from hive.foreman.watch.watchdog import Watchdog
 from tests.harness import wait_until
 from tests.integration.cluster import Cluster
 from tests.integration.jobs import wait_for

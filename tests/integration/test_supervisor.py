@@ -13,17 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hive.spore.child import HEALTHY_AFTER, LONGEST_DELAY, Backoff, Child
-from hive.spore.lifeline import FD_VARIABLE, Lifeline, watch_supervisor
-from hive.spore.signs import Signs
-from hive.spore.supervisor import Supervisor
+from hive.process.child import HEALTHY_AFTER, LONGEST_DELAY, Backoff, Child
+from hive.process.lifeline import FD_VARIABLE, Lifeline, watch_supervisor
+from hive.process.liveness import Signs
+from hive.process.supervisor import Supervisor
 from tests.harness import WorkerProcess, wait_until
 from tests.integration.cluster import REPOSITORY, Cluster
 
 SUPERVISOR = """
 import logging, sys
-from hive.spore import signs
-from hive.spore.supervisor import Supervisor
+from hive.process import liveness as signs
+from hive.process.supervisor import Supervisor
 
 signs.PATIENCE = 1.0
 
@@ -38,7 +38,7 @@ sys.exit(WithCommand("hive", node_name="spore-1", concurrency=2).run())
 # Plays `hive up`: starts the supervisor as a child.
 HIVE = """
 import os, sys, time
-from hive.spore.child import Child
+from hive.process.child import Child
 
 child = Child([sys.executable, "supervisor.py", *sys.argv[1:]], os.environ)
 while True:
@@ -48,8 +48,8 @@ while True:
 # Writes a line "started <pid>" a start, and what befalls it.
 WORKER = """
 import os, signal, subprocess, sys, time
-from hive.spore.lifeline import supervisor_fd, watch_supervisor
-from hive.spore.signs import signs_fd
+from hive.process.lifeline import supervisor_fd, watch_supervisor
+from hive.process.liveness import signs_fd
 
 def say(*words):
     with open("worker.txt", "a") as file:
@@ -85,8 +85,8 @@ PID = "tests.integration.wedge_app.pid"
 WEDGED = """
 import logging, sys
 from hive.settings import Settings
-from hive.spore import signs
-from hive.spore.supervisor import Supervisor
+from hive.process import liveness as signs
+from hive.process.supervisor import Supervisor
 
 signs.PATIENCE = 3.0
 logging.basicConfig(level=logging.INFO)

@@ -10,8 +10,8 @@ import pytest
 from hive.broker.ledger.account import Conservation
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.table import NodeTable
-from hive.foreman import sweep
-from hive.foreman.sweep import Sweeper
+from hive.foreman.watch import sweep
+from hive.foreman.watch.sweep import Sweeper
 from tests.chaos.conservation import look
 from tests.harness import BrokerServer
 from tests.integration.channel_steps import A1, B1, Steps

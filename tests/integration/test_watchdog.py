@@ -18,7 +18,7 @@ import hive
 from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.nodes.table import NodeTable
 from hive.errors import DeadLetterError
-from hive.foreman.watchdog import Watchdog
+from hive.foreman.watch.watchdog import Watchdog
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import A1, B1, Steps, node_of, plain_message
 from tests.nodes import BACKGROUND, make_facts, make_load, make_settings

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hive.spore.gpu import Gpus, visible
-from hive.spore.limits import MIB
+from hive.spore.machine.gpu import Gpus, visible
+from hive.spore.machine.limits import MIB
 
 
 class NVMLError(Exception):

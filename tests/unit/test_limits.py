@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hive.spore.limits import MIB, Limits, read_limits
-from hive.spore.telemetry import Sampler
+from hive.spore.machine.limits import MIB, Limits, read_limits
+from hive.spore.machine.telemetry import Sampler
 
 V2 = "30 23 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n"
 V1_DOCKER = (

@@ -26,7 +26,4 @@ RELEASE = _step("release")
 PURGE = _step("purge")
 MARK_EARLY = _step("mark_early")
 REVOKE = _step("revoke")
-LEASE = _step("lease")
 BIND = Script("hive.broker.channel", "bind")
-
-ALL = (PUBLISH, RESERVE, ACKNOWLEDGE, ATTACH, GIVE_BACK, RESTORE, UNPLACE, ASSIGN, RELEASE, PURGE, MARK_EARLY, REVOKE, LEASE)

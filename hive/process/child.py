@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hive.logs import get_logger
-from hive.spore.lifeline import Lifeline
+from hive.process.lifeline import Lifeline
 
 log = get_logger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from hive.spore.lifeline import inherited_fd
+from hive.process.lifeline import inherited_fd
 
 FD_VARIABLE = "HIVE_SIGNS_FD"
 PATIENCE = 15.0

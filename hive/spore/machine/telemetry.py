@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from hive.spore.limits import MIB, ROOT, Limits, affinity, read_limits
+from hive.spore.machine.limits import MIB, ROOT, Limits, affinity, read_limits
 
 # Shorter intervals hold too few of the kernel's 10 ms ticks to be a share of anything.
 SHORTEST_INTERVAL = 0.05

@@ -10,7 +10,7 @@ from typing import Any
 
 from hive.broker.nodes.table import Gpu
 from hive.logs import get_logger
-from hive.spore.limits import MIB
+from hive.spore.machine.limits import MIB
 
 log = get_logger(__name__)
 

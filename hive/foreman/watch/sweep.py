@@ -19,8 +19,8 @@ REST = 60
 FORGET_AFTER = 86_400.0
 """Seconds for which nothing was sent with requirements until they are forgotten; nodes learn new ones at their next heartbeat."""
 
-SWEEP = Script("hive.broker.channel", "sweep", include=(LIBRARY,))
-REQUIREMENTS = Script("hive.broker.channel", "sweep_requirements", include=(LIBRARY,))
+SWEEP = Script("hive.foreman.watch", "sweep", include=(LIBRARY,))
+REQUIREMENTS = Script("hive.foreman.watch", "sweep_requirements", include=(LIBRARY,))
 _ROWS = ("ids", "dead", "pullers")
 
 

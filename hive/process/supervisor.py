@@ -9,12 +9,11 @@ import sys
 import time
 
 from hive.logs import get_logger
+from hive.process.child import Child, Respawning
+from hive.process.lifeline import supervisor_fd
+from hive.process.liveness import Signs
+from hive.process.signal_events import Signals, at_end
 from hive.settings import Settings
-from hive.spore.child import Child, Respawning
-from hive.spore.lifeline import supervisor_fd
-from hive.spore.limits import read_limits
-from hive.spore.signals import Signals, at_end
-from hive.spore.signs import Signs
 
 log = get_logger(__name__)
 
@@ -37,18 +36,17 @@ class Supervisor:
         app_name: str = "hive",
         settings: Settings | None = None,
         *,
+        concurrency: int,
         node_name: str | None = None,
-        concurrency: int | None = None,
     ) -> None:
         """app_name: the application as `celery -A` takes it, `module` or `module:app`.
 
-        node_name: the node's name, with or without "@host"; HIVE_NODE_NAME or "spore" when None.
-        concurrency: slots; HIVE_CONCURRENCY, or the number of CPUs this process may use, when None.
+        concurrency: slots. node_name: the node's name, with or without "@host"; HIVE_NODE_NAME or "spore" when None.
         """
         settings = settings or Settings.load()
         self.app_name = app_name
         self.node_name = node_name or settings.hive_node_name or "spore"
-        self.concurrency = concurrency or settings.hive_concurrency or max(1, int(read_limits().cpus))
+        self.concurrency = concurrency
         self._drain_timeout = settings.hive_drain_timeout
         self._worker = Respawning(self._start)
         self._parent: int | None = None

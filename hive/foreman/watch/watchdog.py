@@ -14,9 +14,10 @@ from celery import Celery
 from hive.broker.channel import steps
 from hive.broker.ledger.dead_letters import DeadLetters
 from hive.broker.link.client import BrokerClient
-from hive.foreman.audit import Auditor
-from hive.foreman.sweep import Sweeper
-from hive.foreman.zombies import ZombieFinder
+from hive.broker.link.scripts import Script
+from hive.foreman.watch.account import Auditor
+from hive.foreman.watch.sweep import Sweeper
+from hive.foreman.watch.zombies import ZombieFinder
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -27,6 +28,8 @@ STAND_IN_PATIENCE = 10.0
 LEASE_NAME = "foreman"
 LEASE_SECONDS = 4.0
 PLACED_WAIT_MS = 1000
+
+LEASE = Script("hive.foreman.watch", "lease", include=(steps.LIBRARY,))
 
 
 class Watchdog:
@@ -70,7 +73,7 @@ class Watchdog:
                 log.warning("watchdog_waits_for_broker", error=str(error))
             stop.wait(max(0.05, (STAND_IN_TICK if self.patience else TICK) - (time.monotonic() - began)))
         try:
-            self.client.run(steps.LEASE, (), (self.client.prefix, LEASE_NAME, self.holder, 0))
+            self.client.run(LEASE, (), (self.client.prefix, LEASE_NAME, self.holder, 0))
         except redis.exceptions.RedisError as error:
             log.warning("lease_not_given_up", error=str(error))
         self.client.close()
@@ -79,7 +82,7 @@ class Watchdog:
         """One round. Raises redis errors."""
         asked = time.monotonic()
         terms = (LEASE_NAME, self.holder, int(LEASE_SECONDS * 1000), int(self.patience * 1000))
-        held, _, _ = self.client.run(steps.LEASE, (), (self.client.prefix, *terms))
+        held, _, _ = self.client.run(LEASE, (), (self.client.prefix, *terms))
         if bool(held) != self.leads:
             self.leads = bool(held)
             log.info("lease_taken" if held else "lease_lost", holder=self.holder)

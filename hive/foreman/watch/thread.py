@@ -8,7 +8,7 @@ from collections.abc import Callable
 from celery import Celery
 
 from hive.broker.link.client import BrokerClient
-from hive.foreman.watchdog import Watchdog
+from hive.foreman.watch.watchdog import Watchdog
 from hive.logs import get_logger
 
 log = get_logger(__name__)
