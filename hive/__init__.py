@@ -9,14 +9,14 @@ from pathlib import PurePath
 from hive.errors import SettingsError
 
 try:
+    from hive.agents.parallel_skill import ParallelSkill
     from hive.broker.channel.idempotency import idempotent
     from hive.broker.message_broker import MessageBroker
     from hive.celery import app, install
     from hive.foreman.foreman import Foreman
-    from hive.parallel.job import Job, JobResult, Progress, job
-    from hive.parallel.mapping import map
-    from hive.parallel.outcomes import Outcome
-    from hive.parallel.parallel_skill import ParallelSkill
+    from hive.jobs.answer.job import Job, JobResult, Progress, job
+    from hive.jobs.mapping import map
+    from hive.jobs.state.outcomes import Outcome
     from hive.skills import skill
 except (SettingsError, KeyboardInterrupt) as error:
     # `hive …` and `python -m hive …` (its argv[0] is "-m" until the package is there) go on to hive.cli.main, which says it in a line.

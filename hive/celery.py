@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 TRANSPORT = "hive.broker.channel.transport:Transport"
 BACKEND = "hive.broker.results.backend:Backend"
-TASK_MODULES = (*SKILL_MODULES, "hive.parallel.puller", "hive.parallel.finishing", "hive.spore.commands", "hive.spore.draining")
+TASK_MODULES = (*SKILL_MODULES, "hive.jobs.work.puller", "hive.jobs.answer.finishing", "hive.spore.commands", "hive.spore.draining")
 
 FORCED = frozenset(
     {

@@ -18,8 +18,8 @@ import redis
 from hive.cli.cluster import Attendance, Cluster
 from hive.cli.output import Bar, console, exit_code, note, seconds, short
 from hive.errors import ClusterUnreachableError, JobFailedError
-from hive.parallel.job import Job, Progress
-from hive.parallel.outcomes import Outcome
+from hive.jobs.answer.job import Job, Progress
+from hive.jobs.state.outcomes import Outcome
 
 LOOK_EVERY = 0.5
 NODES_EVERY = 2.0

@@ -11,7 +11,7 @@ from hive.errors import JobFailedError
 
 if TYPE_CHECKING:
     from hive.cli.follow import Show
-    from hive.parallel.job import Job
+    from hive.jobs.answer.job import Job
 
 
 @click.command("job", short_help="Show, follow or cancel a job.")
@@ -32,7 +32,7 @@ def job(*, job_id: str, follow: bool, cancel: bool, as_json: bool) -> int:
     """
     from hive.cli.cluster import connected
     from hive.cli.follow import JsonDocument, Lines, follow_job
-    from hive.parallel.job import job as open_job
+    from hive.jobs.answer.job import job as open_job
 
     if follow and cancel:
         raise click.UsageError("--follow and --cancel exclude each other.")

@@ -55,7 +55,7 @@ def map_items(
     """
     from hive.cli.cluster import connected, wait_for_spore
     from hive.cli.follow import JsonDocument, Lines, follow_job
-    from hive.parallel.mapping import map as hive_map
+    from hive.jobs.mapping import map as hive_map
 
     given = read_items(items)
     options: dict[str, Any] = {"priority": priority, "requirements": json_object(requirements, "--requirements"), "chunk": chunk or "auto"}
@@ -78,6 +78,6 @@ def _fields(words: tuple[str, ...]) -> Mapping[str, Any]:
 
 def _reducer(cluster: Cluster, name: str | None) -> Any:
     """A built-in reduce by its name, any other as the skill of that name."""
-    from hive.parallel.reduce import BUILT_IN
+    from hive.jobs.state.reduce import BUILT_IN
 
     return name if name is None or name in BUILT_IN else cluster.skill(name).task

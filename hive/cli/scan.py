@@ -16,7 +16,7 @@ from hive.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from hive.cli.cluster import Cluster
-    from hive.parallel.outcomes import Outcome
+    from hive.jobs.state.outcomes import Outcome
 
 LEVELS = ("HIGH", "MEDIUM", "LOW")
 _REQUIREMENTS = re.compile(r"(.*[-_.])?requirements([-_.].*)?\.(txt|in|lock)", re.IGNORECASE)
@@ -90,7 +90,7 @@ def _run(cluster: Cluster, path: Path, timeout: float | None) -> list[tuple[str,
     """Map the two skills over the tree. Returns: each file with its outcome. Raises: InvalidInputError when there is nothing to scan."""
     from hive.cli.cluster import wait_for_spore
     from hive.cli.follow import watched
-    from hive.parallel.mapping import map as hive_map
+    from hive.jobs.mapping import map as hive_map
     from hive.tasks.scan import scan_path, scan_requirements, scannable_files
     from hive.tasks.source_tree import files_of
 

@@ -19,9 +19,9 @@ from celery import Celery
 from hive.broker.link.client import broker_errors, client_of
 from hive.errors import PortInUseError, SettingsError
 from hive.foreman.watch.thread import WatchdogThread
+from hive.jobs.work.recovery import return_leases
 from hive.logs import get_logger
 from hive.nexus.health import health_application
-from hive.parallel.recovery import return_leases
 from hive.process.lifeline import supervisor_fd, watch_supervisor
 from hive.settings import Settings
 

@@ -55,9 +55,10 @@ def keys_in_sources(root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in sorted(root.rglob("*.py")):
         found |= dict.fromkeys(keys_in_python(file.read_text()), str(file.relative_to(root)))
+    channel = Lua((root / "broker/channel/lua/lib.lua").read_text()).values
     for folder in sorted({file.parent for file in root.rglob("*.lua")}):
         library = folder / "lib.lua"
-        shared = Lua(library.read_text()).values if library.exists() else {}
+        shared = channel | (Lua(library.read_text(), channel).values if library.exists() else {})
         for file in sorted(folder.glob("*.lua")):
             found |= dict.fromkeys(Lua(file.read_text(), shared).keys(), str(file.relative_to(root)))
     return {name: file for name, file in found.items() if name not in (SPACE, SPACE + ANY)}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hive.broker.link.client import client_of
 from hive.foreman.watch.watchdog import Watchdog
-from hive.parallel.job import Job
-from hive.parallel.outcomes import Outcome
-from hive.parallel.recovery import return_leases
+from hive.jobs.answer.job import Job
+from hive.jobs.state.outcomes import Outcome
+from hive.jobs.work.recovery import return_leases
 from tests.harness import WorkerProcess, wait_until
 from tests.integration.cluster import Cluster
 

@@ -14,7 +14,7 @@ import pytest
 
 import hive
 from hive.broker.link.client import client_of
-from hive.parallel.recovery import return_leases
+from hive.jobs.work.recovery import return_leases
 from tests.harness import wait_until
 from tests.integration import map_skills as skills
 from tests.integration.cluster import REPOSITORY

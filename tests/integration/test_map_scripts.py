@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from hive.broker.link.client import BrokerClient
-from hive.parallel import steps
-from hive.parallel.leases import Commit
-from hive.parallel.recovery import return_leases
+from hive.jobs.state import steps
+from hive.jobs.work.leases import Commit
+from hive.jobs.work.recovery import return_leases
 from hive.settings import Settings
 from tests.harness import BrokerServer, wait_until
 

@@ -208,7 +208,7 @@ def test_the_callers_memory_does_not_grow_with_the_job(cluster: MapCluster) -> N
 
 
 def test_an_endless_job_keeps_only_what_was_read_lately(cluster: MapCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hive.parallel.job.KEPT_BYTES", 200_000)
+    monkeypatch.setattr("hive.jobs.answer.job.KEPT_BYTES", 200_000)
     job = hive.map(skills.echo, ("x" * 500 for _ in itertools.count()), app=cluster.app)
     indexes = {outcome.index for outcome in itertools.islice(job, 4_000)}
     assert len(indexes) == 4_000

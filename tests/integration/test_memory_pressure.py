@@ -23,7 +23,7 @@ from hive.broker.nodes import table as nodes
 from hive.broker.results import backend
 from hive.errors import BrokerMemoryError
 from hive.foreman.watch.thread import WatchdogThread
-from hive.parallel import steps as job_steps
+from hive.jobs.state import steps as job_steps
 from tests.harness import wait_until
 from tests.integration import jobs
 from tests.integration.channel_steps import A1, Steps

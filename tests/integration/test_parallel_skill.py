@@ -12,8 +12,8 @@ import pytest
 from celery import Celery
 
 import hive
+from hive.agents.parallel_skill import ParallelSkill
 from hive.broker.message_broker import MessageBroker
-from hive.parallel.parallel_skill import ParallelSkill
 from hive.settings import Settings
 from tests.harness import BrokerServer, free_port, wait_until
 from tests.integration import jobs

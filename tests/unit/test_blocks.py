@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hive.errors import InvalidInputError
-from hive.parallel.blocks import BLOCK_BYTES, LARGEST_BLOCK, BlockBuilder, encode_all, growing_sizes
-from hive.parallel.feeder import window
+from hive.jobs.input.blocks import BLOCK_BYTES, LARGEST_BLOCK, BlockBuilder, encode_all, growing_sizes
+from hive.jobs.input.feeder import window
 
 ITEMS = st.lists(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.lists(st.integers(), max_size=3))
 
@@ -43,8 +43,8 @@ def test_an_item_larger_than_a_block_is_one_alone() -> None:
 
 
 def test_an_item_too_large_for_the_broker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hive.parallel.blocks.LARGEST", 3 << 20)
-    monkeypatch.setattr("hive.parallel.outcomes.LARGEST", 3 << 20)
+    monkeypatch.setattr("hive.jobs.input.blocks.LARGEST", 3 << 20)
+    monkeypatch.setattr("hive.jobs.state.outcomes.LARGEST", 3 << 20)
     for items in ([1, "x" * (4 << 20)], [1, ["x" * (4 << 20)]]):
         with pytest.raises(InvalidInputError, match=r"Item 1, of type .*takes 4 MiB as JSON, 3 at most"):
             encode_all(items, 2)

@@ -6,8 +6,8 @@ import pytest
 
 from hive.cli.follow import Tally, counts_of, outcome_line
 from hive.cli.output import seconds, short
-from hive.parallel.job import Progress
-from hive.parallel.outcomes import Outcome, Status
+from hive.jobs.answer.job import Progress
+from hive.jobs.state.outcomes import Outcome, Status
 
 
 def outcome(status: Status = "ok", *, value: object = None, error: str | None = None, attempts: int = 1) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hive.parallel.lease_size import COMMIT_BYTES, GROWTH, LONGEST, TARGET, lease_length
+from hive.jobs.work.lease_size import COMMIT_BYTES, GROWTH, LONGEST, TARGET, lease_length
 
 
 def test_a_lease_takes_about_the_target_time() -> None:

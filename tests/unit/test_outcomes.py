@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from hive.parallel.outcomes import Entry, Outcome, OutcomeList, Results, decode, error_text, successful_values
+from hive.jobs.state.outcomes import Entry, Outcome, OutcomeList, Results, decode, error_text, successful_values
 
 
 def entry_of(results: Results, first: int = 0, entry_id: bytes = b"1-0") -> Entry:
@@ -53,7 +53,7 @@ def test_a_value_that_json_cannot_hold_fails_alone(bad: object) -> None:
 
 
 def test_a_value_too_large_for_the_broker_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hive.parallel.outcomes.LARGEST", 1 << 20)
+    monkeypatch.setattr("hive.jobs.state.outcomes.LARGEST", 1 << 20)
     first, second = decode(entry_of(good(["x" * (2 << 20), 3])))
     assert (first.status, second.value) == ("failed", 3)
     assert "takes 2 MiB as JSON, 1 at most" in str(first.error)

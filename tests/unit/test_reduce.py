@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hive.errors import InvalidInputError
-from hive.parallel.reduce import BUILT_IN, reduce_values
+from hive.jobs.state.reduce import BUILT_IN, reduce_values
 
 
 @pytest.mark.parametrize(("name", "value"), [("sum", 0), ("count", 0), ("list", []), ("concat", []), ("merge", {})])

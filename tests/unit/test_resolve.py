@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from hive.agents.resolve import Resolver
 from hive.errors import InvalidInputError, UnknownSkillError
-from hive.parallel.resolve import Resolver
 from hive.skills import registered, skill
 from hive.tasks import import_skills
 

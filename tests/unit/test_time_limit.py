@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from hive.parallel.time_limit import ItemInterrupted, TimeLimit
+from hive.jobs.work.time_limit import ItemInterrupted, TimeLimit
 
 
 @pytest.fixture(autouse=True)

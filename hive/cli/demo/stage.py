@@ -16,8 +16,8 @@ from rich.text import Text
 from hive.cli.cluster import Cluster
 from hive.cli.follow import watched
 from hive.cli.output import Bar, seconds, table
-from hive.parallel.mapping import map as hive_map
-from hive.parallel.outcomes import Outcome
+from hive.jobs.mapping import map as hive_map
+from hive.jobs.state.outcomes import Outcome
 
 DEADLINE = 300.0
 

@@ -18,7 +18,7 @@ from hive.cli.demo.stage import Run, Stage
 from hive.cli.output import seconds
 from hive.cli.scan import findings_of, show_findings
 from hive.errors import HiveError
-from hive.parallel.outcomes import Outcome
+from hive.jobs.state.outcomes import Outcome
 from hive.tasks.scan import scan_path, scannable_files
 from hive.tasks.web import summarize
 

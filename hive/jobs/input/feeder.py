@@ -14,12 +14,12 @@ from kombu.exceptions import OperationalError
 from hive.broker.link.client import client_of
 from hive.broker.link.scripts import Script
 from hive.errors import HiveError
+from hive.jobs.answer.finishing import conclude, launch
+from hive.jobs.input.blocks import BLOCK_BYTES, Block, BlockBuilder, growing_sizes
+from hive.jobs.state import steps
+from hive.jobs.state.outcomes import error_text
+from hive.jobs.state.plan import Plan
 from hive.logs import get_logger
-from hive.parallel import steps
-from hive.parallel.blocks import BLOCK_BYTES, Block, BlockBuilder, growing_sizes
-from hive.parallel.finishing import conclude, launch
-from hive.parallel.outcomes import error_text
-from hive.parallel.plan import Plan
 from hive.settings import Settings
 
 log = get_logger(__name__)

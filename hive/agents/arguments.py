@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from hive.agents.literals import numbers_value
+from hive.agents.phrases import Clause, Word, canon, stem
 from hive.errors import InvalidInputError
-from hive.parallel.literals import numbers_value
-from hive.parallel.phrases import Clause, Word, canon, stem
 from hive.skills import Skill
 
 ROOT_FIELD = "root"

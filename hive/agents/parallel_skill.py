@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hive.agents.arguments import item_field
+from hive.agents.report import ItemReport, Report
+from hive.agents.resolve import Resolution, Resolver
 from hive.broker.application import skills_of
 from hive.broker.ledger.records import TaskStatus
 from hive.broker.link.client import broker_errors
 from hive.broker.message_broker import MessageBroker
 from hive.errors import BrokerMemoryError, HiveError, InvalidInputError, NoNodeOnlineError, QueueFullError, UnknownJobError
-from hive.parallel.arguments import item_field
-from hive.parallel.job import Job, job
-from hive.parallel.mapping import map as hive_map
-from hive.parallel.plan import time_to_live
-from hive.parallel.report import ItemReport, Report
-from hive.parallel.resolve import Resolution, Resolver
+from hive.jobs.answer.job import Job, job
+from hive.jobs.mapping import map as hive_map
+from hive.jobs.state.plan import time_to_live
 
 _FIRST_LOOK, _LONGEST_PAUSE = 0.02, 0.5
 """Seconds between two looks at the sub-tasks: short at first, growing with the wait."""

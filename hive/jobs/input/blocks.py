@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from hive.errors import InvalidInputError
-from hive.parallel.outcomes import LARGEST, json_fault, to_json
+from hive.jobs.state.outcomes import LARGEST, json_fault, to_json
 
 LARGEST_BLOCK = 2_000
 GROWTH = 8

@@ -16,14 +16,14 @@ from celery.app import app_or_default
 
 from hive.broker.link.client import broker_errors, client_of
 from hive.errors import InvalidInputError, UnknownJobError
-from hive.parallel import steps
-from hive.parallel.finishing import built_in_value
-from hive.parallel.outcomes import Entry, Outcome, OutcomeList, decode, from_json
-from hive.parallel.plan import Plan, stored_plan
-from hive.parallel.reduce import BUILT_IN
-from hive.parallel.stream import StreamPosition, entry_of, from_reply
-from hive.parallel.trim import KEPT_BYTES, StreamTrim
-from hive.parallel.watch import JobWatch
+from hive.jobs.answer.finishing import built_in_value
+from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
+from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
+from hive.jobs.answer.watch import JobWatch
+from hive.jobs.state import steps
+from hive.jobs.state.outcomes import Entry, Outcome, OutcomeList, decode, from_json
+from hive.jobs.state.plan import Plan, stored_plan
+from hive.jobs.state.reduce import BUILT_IN
 
 _BLOCK = 1.0
 _OUTAGE = 15.0

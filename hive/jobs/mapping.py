@@ -14,14 +14,14 @@ from hive.broker.application import skill_of
 from hive.broker.link.client import BrokerClient, broker_errors, client_of
 from hive.broker.link.priorities import queue_of
 from hive.errors import BrokerMemoryError, InvalidInputError, QueueFullError
-from hive.parallel import steps
-from hive.parallel.blocks import Block, encode_all
-from hive.parallel.feeder import Feeder, caller_ms
-from hive.parallel.finishing import conclude, launch
-from hive.parallel.job import Job
-from hive.parallel.plan import Plan, time_to_live
-from hive.parallel.reduce import BUILT_IN
-from hive.parallel.slots import eligible_slots
+from hive.jobs.answer.finishing import conclude, launch
+from hive.jobs.answer.job import Job
+from hive.jobs.input.blocks import Block, encode_all
+from hive.jobs.input.feeder import Feeder, caller_ms
+from hive.jobs.input.slots import eligible_slots
+from hive.jobs.state import steps
+from hive.jobs.state.plan import Plan, time_to_live
+from hive.jobs.state.reduce import BUILT_IN
 from hive.settings import Settings
 from hive.skills import Skill
 

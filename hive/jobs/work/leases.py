@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hive.errors import InvalidInputError
-from hive.parallel.outcomes import Results, error_text, to_json
-from hive.parallel.reduce import FOLDED, reduce_values
+from hive.jobs.state.outcomes import Results, error_text, to_json
+from hive.jobs.state.reduce import FOLDED, reduce_values
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hive.broker.link.client import BrokerClient
-from hive.parallel import steps
-from hive.parallel.outcomes import Entry
+from hive.jobs.state import steps
+from hive.jobs.state.outcomes import Entry
 
 _BATCH_BYTES = 1 << 20
 _BATCH_ENTRIES = 512

@@ -12,10 +12,10 @@ from celery._state import _task_stack  # type: ignore[attr-defined]  # as Task._
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
-from hive.parallel.lease_size import OVERDUE
-from hive.parallel.leases import Lease
-from hive.parallel.outcomes import Status, error_text
-from hive.parallel.time_limit import ItemInterrupted, TimeLimit
+from hive.jobs.state.outcomes import Status, error_text
+from hive.jobs.work.lease_size import OVERDUE
+from hive.jobs.work.leases import Lease
+from hive.jobs.work.time_limit import ItemInterrupted, TimeLimit
 from hive.skills import find_skill
 
 

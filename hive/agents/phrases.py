@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hive.parallel.literals import Literal, numbers_value, split_literals
+from hive.agents.literals import Literal, numbers_value, split_literals
 
 
 def _words(text: str) -> frozenset[str]:

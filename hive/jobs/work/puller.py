@@ -10,15 +10,15 @@ from celery import Task, shared_task
 
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import list_index, queue_lists
+from hive.jobs.state import steps
+from hive.jobs.state.outcomes import from_json
+from hive.jobs.state.plan import Plan, stored_plan
+from hive.jobs.work.calls import SkillCalls
+from hive.jobs.work.keeper import Keeper
+from hive.jobs.work.lease_size import lease_length
+from hive.jobs.work.leases import Commit, Lease, commit_of
+from hive.jobs.work.time_limit import TimeLimit
 from hive.logs import get_logger
-from hive.parallel import steps
-from hive.parallel.calls import SkillCalls
-from hive.parallel.keeper import Keeper
-from hive.parallel.lease_size import lease_length
-from hive.parallel.leases import Commit, Lease, commit_of
-from hive.parallel.outcomes import from_json
-from hive.parallel.plan import Plan, stored_plan
-from hive.parallel.time_limit import TimeLimit
 
 log = get_logger(__name__)
 

@@ -8,12 +8,12 @@ import time
 import redis
 
 from hive.broker.link.client import BrokerClient
+from hive.jobs.state import steps
+from hive.jobs.state.plan import Plan
+from hive.jobs.work.lease_size import STUCK, TARGET
+from hive.jobs.work.leases import Lease, commit_of
+from hive.jobs.work.time_limit import TimeLimit
 from hive.logs import get_logger
-from hive.parallel import steps
-from hive.parallel.lease_size import STUCK, TARGET
-from hive.parallel.leases import Lease, commit_of
-from hive.parallel.plan import Plan
-from hive.parallel.time_limit import TimeLimit
 
 log = get_logger(__name__)
 

@@ -8,8 +8,8 @@ from celery import Celery
 from pydantic import BaseModel, ConfigDict, Field
 
 from hive.broker.link.client import BrokerClient
-from hive.parallel import steps
-from hive.parallel.reduce import FOLDED
+from hive.jobs.state import steps
+from hive.jobs.state.reduce import FOLDED
 
 MARGIN = 5.0
 """Seconds that a puller's own soft limit lies above the limit of an item; the hard one lies as far above the soft one."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from hive.broker.link.client import BrokerClient
-from hive.parallel import steps
-from hive.parallel.stream import StreamPosition
+from hive.jobs.answer.stream import StreamPosition
+from hive.jobs.state import steps
 
 KEPT_BYTES = 64 << 20
 _MARK_BYTES = 1 << 20

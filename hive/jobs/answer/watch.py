@@ -9,12 +9,12 @@ from kombu.exceptions import OperationalError
 
 from hive.broker.link.client import client_of
 from hive.errors import InvalidInputError, UnknownJobError
+from hive.jobs.answer.finishing import built_in_value, conclude, send_finish
+from hive.jobs.state import steps
+from hive.jobs.state.outcomes import error_text
+from hive.jobs.state.plan import Plan
+from hive.jobs.state.reduce import BUILT_IN
 from hive.logs import get_logger
-from hive.parallel import steps
-from hive.parallel.finishing import built_in_value, conclude, send_finish
-from hive.parallel.outcomes import error_text
-from hive.parallel.plan import Plan
-from hive.parallel.reduce import BUILT_IN
 
 log = get_logger(__name__)
 

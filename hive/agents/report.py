@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel
 
 from hive.broker.ledger.records import TaskStatus
-from hive.parallel.outcomes import Outcome
+from hive.jobs.state.outcomes import Outcome
 
 Status = Literal["completed", "failed", "pending"]
 

@@ -12,14 +12,14 @@ from celery.utils.functional import regen
 from hive.broker.channel.publishing import following_up
 from hive.broker.link.client import BrokerClient, client_of
 from hive.errors import InvalidInputError
+from hive.jobs.answer.stream import StreamPosition, read_now
+from hive.jobs.state import steps
+from hive.jobs.state.outcomes import error_text, from_json, successful_values, to_json
+from hive.jobs.state.plan import MARGIN, Plan, stored_plan
+from hive.jobs.state.reduce import BUILT_IN, FOLDED, reduce_values
+from hive.jobs.work.calls import run_reduce
+from hive.jobs.work.puller import PULL, message_id
 from hive.logs import get_logger
-from hive.parallel import steps
-from hive.parallel.calls import run_reduce
-from hive.parallel.outcomes import error_text, from_json, successful_values, to_json
-from hive.parallel.plan import MARGIN, Plan, stored_plan
-from hive.parallel.puller import PULL, message_id
-from hive.parallel.reduce import BUILT_IN, FOLDED, reduce_values
-from hive.parallel.stream import StreamPosition, read_now
 
 log = get_logger(__name__)
 

@@ -9,7 +9,7 @@ from hive.broker.link.scripts import Script
 
 
 def _step(name: str, *, refusable: bool = False) -> Script:
-    return Script("hive.parallel", name, include=("hive.parallel:lib",), refusable=refusable)
+    return Script("hive.jobs.state", name, include=("hive.jobs.state:lib",), refusable=refusable)
 
 
 CREATE = _step("create", refusable=True)

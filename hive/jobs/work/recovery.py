@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hive.broker.link.client import BrokerClient
+from hive.jobs.state import steps
 from hive.logs import get_logger
-from hive.parallel import steps
 
 log = get_logger(__name__)
 

@@ -14,9 +14,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hive.errors import InvalidInputError, UnknownSkillError
-from hive.parallel.arguments import arguments_of, has_argument, item_field, unit_words
-from hive.parallel.phrases import (
+from hive.agents.arguments import arguments_of, has_argument, item_field, unit_words
+from hive.agents.phrases import (
     FOREIGN_VERBS,
     FOREIGN_WORDS,
     LIGHT_VERBS,
@@ -29,6 +28,7 @@ from hive.parallel.phrases import (
     phrase,
     whole,
 )
+from hive.errors import InvalidInputError, UnknownSkillError
 from hive.skills import Skill, registered
 
 
