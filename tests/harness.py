@@ -41,7 +41,7 @@ def free_port() -> int:
 def server_binary() -> str:
     """The server that tests run on: the one of HIVE_TEST_SERVER, else the one that `hive up` would start."""
     # Asked of another process: importing Hive reads the settings, which some callers have still to make.
-    find = "from hive.broker.server_program import find_server; print(find_server())"
+    find = "from hive.local.server_program import find_server; print(find_server())"
     named = os.environ.get("HIVE_TEST_SERVER")
     return named or subprocess.run([sys.executable, "-c", find], check=True, capture_output=True, text=True).stdout.strip()
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from hive.cli.background import ReadyPipe, end, start_detached
-from hive.cli.local_hive import LocalHive
 from hive.cli.output import console, json_option, print_json
-from hive.cli.state_dir import StateDirectory
 from hive.errors import HiveError, SettingsError
+from hive.local.background import ReadyPipe, end, start_detached
+from hive.local.local_hive import LocalHive
+from hive.local.state_directory import StateDirectory
 from hive.logs import log_to_stderr
 from hive.settings import Settings
 from hive.spore.machine.limits import read_limits

@@ -17,16 +17,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from hive.broker import server_program
-from hive.broker.embedded import HOST, EmbeddedBroker, claim_port
 from hive.errors import BrokerStartError, PortInUseError, StateDirectoryError
+from hive.local import server_program
+from hive.local.embedded import HOST, EmbeddedBroker, claim_port
 from tests.harness import free_port, wait_until
 
 # Plays `hive up`: starts a broker and a program that keeps it alive, says where they are, and waits.
 PARENT = """
 import subprocess, sys, time
 from pathlib import Path
-from hive.broker.embedded import EmbeddedBroker
+from hive.local.embedded import EmbeddedBroker
 
 broker = EmbeddedBroker(Path(sys.argv[1])).start()
 keeper = subprocess.Popen(["sleep", "600"], pass_fds=[broker.lifeline], stdout=subprocess.DEVNULL)

@@ -19,10 +19,10 @@ import psutil
 import pytest
 import redis
 
-from hive.broker.embedded import HOST, claim_port
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.table import Node, NodeTable
-from hive.cli.state_dir import MARK, StateDirectory
+from hive.local.embedded import HOST, claim_port
+from hive.local.state_directory import MARK, StateDirectory
 from hive.settings import Settings
 from tests.harness import wait_until
 

@@ -21,7 +21,7 @@ from hive.cli.output import console, json_option, print_json, seconds
 
 if TYPE_CHECKING:
     from hive.cli.demo.story import Account
-    from hive.cli.local_hive import LocalHive
+    from hive.local.local_hive import LocalHive
 
 SPORES = 5
 SLOTS = 2
@@ -82,7 +82,7 @@ def _play(local: LocalHive, out: Console, account: Account) -> None:
 @contextmanager
 def _own_hive(out: Console) -> Iterator[LocalHive]:
     """A hive in a directory of its own, which is removed with it."""
-    from hive.cli.local_hive import LocalHive
+    from hive.local.local_hive import LocalHive
 
     state = Path(tempfile.mkdtemp(prefix="hive-demo-"))
     try:

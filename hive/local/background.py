@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 
 from hive import errors
-from hive.broker.state_files import directory_errors, last_lines
-from hive.cli.state_dir import StateDirectory
 from hive.errors import HiveError
+from hive.local.state_directory import StateDirectory
+from hive.local.state_files import directory_errors, last_lines
 from hive.logs import get_logger
 
 log = get_logger(__name__)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from hive.broker.embedded import HOST, EmbeddedBroker, claim_port
-from hive.broker.state_files import last_lines
-from hive.cli.readiness import Readiness
-from hive.cli.state_dir import StateDirectory
 from hive.errors import HiveError, InvalidInputError
+from hive.local.embedded import HOST, EmbeddedBroker, claim_port
+from hive.local.readiness import Readiness
+from hive.local.state_directory import StateDirectory
+from hive.local.state_files import last_lines
 from hive.logs import get_logger
 from hive.process.child import Backoff, Child, Respawning
 from hive.process.signal_events import Signals

@@ -18,10 +18,10 @@ from pydantic import SecretStr
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from hive.broker import guardian
-from hive.broker.server_program import find_server
-from hive.broker.state_files import directory_errors, kept_password, last_lines, write_secret
 from hive.errors import BrokerStartError, PortInUseError
+from hive.local import guardian
+from hive.local.server_program import find_server
+from hive.local.state_files import directory_errors, kept_password, last_lines, write_secret
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -50,7 +50,7 @@ set-proc-title no
 class EmbeddedBroker:
     """A Valkey (or Redis) server that listens on loopback, asks for a password of its own, and keeps its data under a directory.
 
-    A guardian process ends the server when this process is gone, even killed (see hive.broker.guardian). `start` may be called
+    A guardian process ends the server when this process is gone, even killed (see hive.local.guardian). `start` may be called
     again after the server has ended: same port, same data, same password.
     """
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from hive.broker.state_files import directory_errors, write_secret
 from hive.errors import HiveError, StateDirectoryError
+from hive.local.state_files import directory_errors, write_secret
 
 # Every process of a hive inherits this variable; the kernel shows it to its owner, so no record has to be kept of what runs, and none
 # can be wrong after a crash.
