@@ -14,12 +14,13 @@ from hive.broker.application import skill_of
 from hive.broker.link.client import BrokerClient, broker_errors, client_of
 from hive.broker.link.priorities import queue_of
 from hive.errors import BrokerMemoryError, InvalidInputError, QueueFullError
-from hive.jobs.answer.finishing import conclude, launch
 from hive.jobs.answer.job import Job
 from hive.jobs.input.blocks import Block, encode_all
 from hive.jobs.input.feeder import Feeder, caller_ms
+from hive.jobs.input.launch import launch
 from hive.jobs.input.slots import eligible_slots
 from hive.jobs.state import steps
+from hive.jobs.state.ending import conclude
 from hive.jobs.state.plan import Plan, time_to_live
 from hive.jobs.state.reduce import BUILT_IN
 from hive.settings import Settings

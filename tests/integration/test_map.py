@@ -15,7 +15,7 @@ from redis import Redis
 import hive
 from hive.broker.link.client import client_of
 from hive.errors import InvalidInputError, NoEligibleNodeError, UnknownJobError, UnknownSkillError
-from hive.jobs.answer.finishing import send_finish
+from hive.jobs.input.launch import send_finish
 from hive.jobs.state.plan import stored_plan
 from tests.harness import wait_until
 from tests.integration import map_skills as skills

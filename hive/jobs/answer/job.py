@@ -16,9 +16,9 @@ from celery.app import app_or_default
 
 from hive.broker.link.client import broker_errors, client_of
 from hive.errors import InvalidInputError, UnknownJobError
-from hive.jobs.answer.finishing import built_in_value
 from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
 from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
+from hive.jobs.answer.value import built_in_value
 from hive.jobs.answer.watch import JobWatch
 from hive.jobs.state import steps
 from hive.jobs.state.outcomes import Entry, Outcome, OutcomeList, decode, from_json

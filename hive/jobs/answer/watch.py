@@ -9,8 +9,11 @@ from kombu.exceptions import OperationalError
 
 from hive.broker.link.client import client_of
 from hive.errors import InvalidInputError, UnknownJobError
-from hive.jobs.answer.finishing import built_in_value, conclude, send_finish
+from hive.jobs.answer import finishing  # noqa: F401 - it registers the tasks that are sent here
+from hive.jobs.answer.value import built_in_value
+from hive.jobs.input.launch import send_finish
 from hive.jobs.state import steps
+from hive.jobs.state.ending import conclude
 from hive.jobs.state.outcomes import error_text
 from hive.jobs.state.plan import Plan
 from hive.jobs.state.reduce import BUILT_IN

@@ -14,9 +14,10 @@ from kombu.exceptions import OperationalError
 from hive.broker.link.client import client_of
 from hive.broker.link.scripts import Script
 from hive.errors import HiveError
-from hive.jobs.answer.finishing import conclude, launch
 from hive.jobs.input.blocks import BLOCK_BYTES, Block, BlockBuilder, growing_sizes
+from hive.jobs.input.launch import launch
 from hive.jobs.state import steps
+from hive.jobs.state.ending import conclude
 from hive.jobs.state.outcomes import error_text
 from hive.jobs.state.plan import Plan
 from hive.logs import get_logger

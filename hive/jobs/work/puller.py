@@ -10,6 +10,7 @@ from celery import Task, shared_task
 
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import list_index, queue_lists
+from hive.jobs.input.launch import PULL
 from hive.jobs.state import steps
 from hive.jobs.state.outcomes import from_json
 from hive.jobs.state.plan import Plan, stored_plan
@@ -22,7 +23,6 @@ from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-PULL = "hive.pull"
 _BUDGET = 1.0
 """Seconds after which a puller goes to the end of its queue, so that other tasks have their turn."""
 _WAIT = 0.02

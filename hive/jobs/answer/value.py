@@ -1,0 +1,39 @@
+"""What the outcomes of a job come to so far: its values in item order, and the value of a built-in reduce."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hive.broker.link.client import BrokerClient
+from hive.errors import InvalidInputError
+from hive.jobs.answer.stream import StreamPosition, read_now
+from hive.jobs.state import steps
+from hive.jobs.state.outcomes import from_json, successful_values
+from hive.jobs.state.reduce import FOLDED, reduce_values
+
+
+def ordered_values(client: BrokerClient, job_id: str) -> list[Any]:
+    """The values of the items that succeeded so far, in item order."""
+    position = StreamPosition()
+    parts: list[tuple[int, list[Any]]] = []
+    while entries := read_now(client, job_id, position):
+        parts += [(entry.first, successful_values(entry)) for entry in entries]
+    parts.sort(key=lambda part: part[0])
+    return [value for _, values in parts for value in values]
+
+
+def built_in_value(client: BrokerClient, job_id: str, name: str) -> Any:
+    """The value, so far, of a built-in reduce.
+
+    Raises: InvalidInputError when the values are not of a kind that the reduce takes.
+    """
+    if name == "count":
+        return int(client.redis.hget(steps.job_key(client, job_id, "state"), "ok") or 0)
+    if name not in FOLDED:
+        return reduce_values(name, ordered_values(client, job_id))
+    raw = client.redis.lrange(steps.job_key(client, job_id, "partials"), 0, -1)
+    partials = sorted((from_json(part) for part in raw), key=lambda part: part[0])
+    faults = [error for _, _, error in partials if error]
+    if faults:
+        raise InvalidInputError(faults[0])
+    return reduce_values(name, [value for _, value, _ in partials])

@@ -1,0 +1,79 @@
+"""Setting a job going: its pullers as a chord with `hive.finish` as its body, or what ends a job that has no items."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from celery import Celery, Signature
+from celery.utils import uuid
+from celery.utils.functional import regen
+
+from hive.broker.channel.publishing import following_up
+from hive.broker.link.client import client_of
+from hive.jobs.state import steps
+from hive.jobs.state.ending import conclude
+from hive.jobs.state.plan import MARGIN, Plan
+from hive.jobs.state.reduce import BUILT_IN, reduce_values
+
+PULL, FINISH = "hive.pull", "hive.finish"
+"""The two tasks that a job is made of, by name: they are defined in rooms above this one."""
+
+
+def send_pullers(app: Celery, job_id: str, plan: Plan, pullers: int, countdown: float = 0.0) -> None:
+    """Send a job's pullers as the header of a chord whose body, and errback, is `hive.finish`.
+
+    It is published here and not by `chord.apply_async`, which subscribes to the result of every puller: nobody waits for those.
+
+    countdown: seconds before they start. Raises: NoEligibleNodeError, QueueFullError, BrokerMemoryError, and kombu's OperationalError
+        when the broker does not answer.
+    """
+    body = _finish_signature(app, job_id, plan)
+    body.on_error(_finish_signature(app, job_id, plan))
+    # The limit of an item is the puller's own business; these are for an item that cannot be interrupted.
+    options: dict[str, Any] = {
+        "queue": plan.queue,
+        "soft_time_limit": plan.item_limit + MARGIN,
+        "time_limit": plan.item_limit + 2 * MARGIN,
+        "group_id": uuid(),
+        "chord": body,
+    }
+    wishes = {"priority": plan.priority, "requirements": plan.requirements, "countdown": countdown or None}
+    options |= {name: wish for name, wish in wishes.items() if wish is not None}
+    ids = [uuid() for _ in range(pullers)]
+    # As a chord does; the Redis backend does not look into a lazy list.
+    app.backend.apply_chord((options["group_id"], regen(map(app.AsyncResult, ids))), body)
+    app.backend.set_chord_size(options["group_id"], pullers)
+    with app.producer_or_acquire() as producer, ExitStack() as rest:
+        for index, task_id in enumerate(ids):
+            own = {**options, "task_id": task_id, "group_index": index}
+            app.tasks[PULL].apply_async((job_id,), producer=producer, add_to_parent=False, **own)
+            if not index:  # a full queue refuses all of a job or nothing: part of a chord never ends
+                rest.enter_context(following_up())
+
+
+def send_finish(app: Celery, job_id: str, plan: Plan) -> None:
+    """Send `hive.finish` by itself. Raises: kombu's OperationalError when the broker does not answer."""
+    _finish_signature(app, job_id, plan).apply_async(add_to_parent=False)
+
+
+def _finish_signature(app: Celery, job_id: str, plan: Plan) -> Signature[None]:
+    options: dict[str, Any] = {"queue": plan.queue, "priority": 10, "task_id": uuid()}
+    if plan.requirements and plan.reduce not in (None, *BUILT_IN):
+        options["requirements"] = plan.requirements  # a reduce of the user's own: other nodes need not know it
+    return app.tasks[FINISH].si(job_id).set(**options)
+
+
+def launch(app: Celery, job_id: str, plan: Plan, pushed: int, *, complete: bool) -> None:
+    """Set a job going whose first `pushed` items are stored; `complete` says that there are no more.
+
+    Raises: as `send_pullers`.
+    """
+    client = client_of(app)
+    if pushed:
+        send_pullers(app, job_id, plan, min(plan.slots, pushed) if complete else plan.slots)
+    elif plan.reduce is None or plan.reduce in BUILT_IN:
+        conclude(client, job_id, None if plan.reduce is None else reduce_values(plan.reduce, ()))
+    else:
+        send_finish(app, job_id, plan)
+    steps.run(client, steps.NOTE, job_id, "sent", "1")
