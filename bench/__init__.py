@@ -1,4 +1,6 @@
-"""One file a question; each prints the ratios that it measured in its own run and fails when one misses its bound."""
+"""One file a question; each prints the ratios that it measured in its own run and fails when one
+misses its bound.
+"""
 
 import signal
 

@@ -1,7 +1,9 @@
-"""Run benches one after the other, each in a process of its own: `python -m bench [NAME ...]`, all of them without names.
+"""Run benches one after the other, each in a process of its own: `python -m bench [NAME ...]`, all
+of them without names.
 
-A bench is a module of this package that can be run, `python -m bench.NAME`; it prints what it measured and exits 0 when all its bounds
-hold. A module whose name starts with an underscore is shared by benches and is none itself.
+A bench is a module of this package that can be run, `python -m bench.NAME`; it prints what it
+measured and exits 0 when all its bounds hold. A module whose name starts with an underscore is
+shared by benches and is none itself.
 """
 
 from __future__ import annotations
@@ -45,11 +47,17 @@ def run(name: str, root: Path, limit: float = LIMIT) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the named benches, or all. Returns: 0 all passed, 1 one failed, 2 there is no such bench."""
+    """Run the named benches, or all.
+
+    Returns: 0 all passed, 1 one failed, 2 there is no such bench.
+    """
     known = bench_names(Path(__file__).parent)
     unknown = sorted(set(arguments) - set(known))
     if unknown:
-        print(f"There is no bench {', '.join(unknown)}. Benches: {', '.join(known) or 'none'}.", file=sys.stderr)
+        print(
+            f"There is no bench {', '.join(unknown)}. Benches: {', '.join(known) or 'none'}.",
+            file=sys.stderr,
+        )
         return 2
     lines = []
     failed = False
@@ -58,7 +66,10 @@ def main(arguments: Sequence[str]) -> int:
         begun = time.monotonic()
         code = run(name, Path(__file__).parents[1])
         failed = failed or code != 0
-        lines.append(f"{name:<20} {'passed' if code == 0 else f'FAILED ({code})':<12} {time.monotonic() - begun:6.0f} s")
+        lines.append(
+            f"{name:<20} {'passed' if code == 0 else f'FAILED ({code})':<12} "
+            f"{time.monotonic() - begun:6.0f} s"
+        )
     print("\n== all", *lines, sep="\n", flush=True)
     return 1 if failed else 0
 

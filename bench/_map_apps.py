@@ -1,4 +1,6 @@
-"""The same tiny skill in Hive, in plain Celery as it comes, and in huey; imported by the processes of bench.map."""
+"""The same tiny skill in Hive, in plain Celery as it comes, and in huey; imported by the processes
+of bench.map.
+"""
 
 from __future__ import annotations
 

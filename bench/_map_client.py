@@ -1,4 +1,6 @@
-"""The caller's side of bench.map, in a process of its own: `python -m bench._map_client WHAT N`; prints one JSON object."""
+"""The caller's side of bench.map, in a process of its own: `python -m bench._map_client WHAT N`;
+prints one JSON object.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,17 @@ def with_chunks(n: int) -> int:
 
 
 def with_hive(n: int) -> int:
-    """hive.map; every outcome must be readable afterwards, which is checked outside the measured time."""
+    """hive.map; every outcome must be readable afterwards, which is checked outside the measured
+    time.
+    """
     job = hive.map(apps.square, range(n), "sum", app=apps.app)
     value = int(job.result(120).value)
-    checks.append(lambda: sum(outcome.value for outcome in job.result(0).outcomes) == value and len(job.result(0).outcomes) == n)
+    checks.append(
+        lambda: (
+            sum(outcome.value for outcome in job.result(0).outcomes) == value
+            and len(job.result(0).outcomes) == n
+        )
+    )
     return value
 
 
@@ -55,7 +64,9 @@ def tiny(way: str, n: int) -> dict[str, float]:
 
 
 def memory(n: int) -> dict[str, float]:
-    """Megabytes by which the caller's resident memory peaks over its start, reading every outcome of a generator's items."""
+    """Megabytes by which the caller's resident memory peaks over its start, reading every outcome
+    of a generator's items.
+    """
     for _ in hive.map(apps.square, (number for number in range(2_000)), app=apps.app):
         pass
     before = _resident("VmRSS")
@@ -64,8 +75,15 @@ def memory(n: int) -> dict[str, float]:
     job = hive.map(apps.square, (number for number in range(n)), "sum", app=apps.app)
     outcomes = sum(1 for _ in job)
     result = job.result(120)
-    assert (outcomes, len(result.outcomes), result.value) == (n, n, sum(number * number for number in range(n)))
-    return {"megabytes": (_resident("VmHWM") - before) / 1024, "seconds": time.perf_counter() - began}
+    assert (outcomes, len(result.outcomes), result.value) == (
+        n,
+        n,
+        sum(number * number for number in range(n)),
+    )
+    return {
+        "megabytes": (_resident("VmHWM") - before) / 1024,
+        "seconds": time.perf_counter() - began,
+    }
 
 
 def _resident(field: str) -> int:
@@ -88,6 +106,8 @@ def waiting(n: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     what, items = sys.argv[1], int(sys.argv[2])
-    figures = tiny(what, items) if what in WAYS else {"memory": memory, "waiting": waiting}[what](items)
+    figures = (
+        tiny(what, items) if what in WAYS else {"memory": memory, "waiting": waiting}[what](items)
+    )
     print(json.dumps(figures), flush=True)
     apps.app.close()

@@ -1,4 +1,6 @@
-"""Tasks in two ways, placed by the Foreman's score or left in the shared queue, for benches that compare the two."""
+"""Tasks in two ways, placed by the Foreman's score or left in the shared queue, for benches that
+compare the two.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""One application in two ways, for benches that compare Hive with plain Celery at its lossless settings; imported by their processes."""
+"""One application in two ways, for benches that compare Hive with plain Celery at its lossless
+settings; imported by their processes.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ else:
         task_time_limit=330,
     )
 
-_counter = os.open(os.environ["BENCH_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT) if "BENCH_FILE" in os.environ else -1
+_counter = (
+    os.open(os.environ["BENCH_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    if "BENCH_FILE" in os.environ
+    else -1
+)
 
 
 @app.task(ignore_result=True)

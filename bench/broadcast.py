@@ -1,6 +1,7 @@
 """Broadcast: how long until all of 20 spores have answered a command.
 
-The spores are real workers with a thread each; 200 broadcasts one after the other, as `MessageBroker.broadcast_control` sends them.
+The spores are real workers with a thread each; 200 broadcasts one after the other, as
+`MessageBroker.broadcast_control` sends them.
 """
 
 from __future__ import annotations
@@ -48,15 +49,30 @@ def main() -> int:
         server = BrokerServer(Path(directory) / "broker", durable=False).start()
         spores: list[WorkerProcess] = []
         try:
-            app = hive.install(Celery("bench"), Settings.load(redis_host="127.0.0.1", redis_port=server.port))
+            app = hive.install(
+                Celery("bench"), Settings.load(redis_host="127.0.0.1", redis_port=server.port)
+            )
             broker = MessageBroker(app)
             for number in range(SPORES):
                 env = {**server.environment, "PYTHONPATH": str(Path.cwd())}
-                spores.append(WorkerProcess.celery(Path(directory), f"spore-{number}", concurrency=1, env=env, options=OPTIONS))
-            wait_until(lambda: sum(node.online for node in broker.nodes.read().values()) == SPORES, START_SECONDS, "all spores online")
+                spores.append(
+                    WorkerProcess.celery(
+                        Path(directory), f"spore-{number}", concurrency=1, env=env, options=OPTIONS
+                    )
+                )
+            wait_until(
+                lambda: sum(node.online for node in broker.nodes.read().values()) == SPORES,
+                START_SECONDS,
+                "all spores online",
+            )
             # The first broadcast opens the connections.
             wait_until(
-                lambda: len(asyncio.run(broker.broadcast_control("PING", wait_timeout=WAIT_SECONDS))) == SPORES, 30, "all spores answer"
+                lambda: (
+                    len(asyncio.run(broker.broadcast_control("PING", wait_timeout=WAIT_SECONDS)))
+                    == SPORES
+                ),
+                30,
+                "all spores answer",
             )
             took, fewest = measure(broker)
         finally:
@@ -65,7 +81,17 @@ def main() -> int:
             server.kill()
     verdict(f"broadcast to {SPORES} spores, p50", took[len(took) // 2], unit=" ms")
     good = verdict("fewest replies to one of them", fewest, at_least=SPORES)
-    return 0 if verdict(f"broadcast to {SPORES} spores, p99", took[int(len(took) * 0.99)], at_most=100, unit=" ms") and good else 1
+    return (
+        0
+        if verdict(
+            f"broadcast to {SPORES} spores, p99",
+            took[int(len(took) * 0.99)],
+            at_most=100,
+            unit=" ms",
+        )
+        and good
+        else 1
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Calls: what it costs to send one task through the router, and to wait for its answer, against plain Celery.
+"""Calls: what it costs to send one task through the router, and to wait for its answer, against
+plain Celery.
 
-Enqueue is measured against five registered nodes, which the publish script weighs for each task, with nobody consuming; the round
-trip with one worker of two processes. Plain and Hive take turns, each in a client process of its own on a fresh private server.
+Enqueue is measured against five registered nodes, which the publish script weighs for each task,
+with nobody consuming; the round trip with one worker of two processes. Plain and Hive take turns,
+each in a client process of its own on a fresh private server.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ client = client_of(app)
 for n in range(5):
     node, incarnation = f"n{n}@h", f"n{n}@h/0000000{n}"
     client.run(steps.ATTACH, (), ("", node, incarnation, 1, "1"))
-    facts = NodeFacts(node_id=node, node_name=f"n{n}", host="h", pid=1, incarnation=incarnation, slots=100, cpus=1, memory_mb=1,
-                      queues=["venom:tasks:background"], started_at=time.time())
+    facts = NodeFacts(node_id=node, node_name=f"n{n}", host="h", pid=1, incarnation=incarnation,
+                      slots=100, cpus=1, memory_mb=1, queues=["venom:tasks:background"],
+                      started_at=time.time())
     NodeTable(client).beat(incarnation, NodeLoad(0.1, 0.1, 1, 0.1, 0, 0, False), facts, held="")
 """
 
@@ -60,13 +63,22 @@ def measure(directory: Path, *, hive: bool) -> tuple[float, float]:
     """p50 in milliseconds of enqueue and of round trip."""
     directory.mkdir()
     server = BrokerServer(directory / "broker", durable=False).start()
-    env = {**os.environ, **server.environment, "BENCH_HIVE": str(int(hive)), "PYTHONPATH": str(Path.cwd())}
+    env = {
+        **os.environ,
+        **server.environment,
+        "BENCH_HIVE": str(int(hive)),
+        "PYTHONPATH": str(Path.cwd()),
+    }
     env["BENCH_FILE"] = str(directory / "ran")
     worker = None
 
     def client(what: str, times: int) -> float:
         command = [sys.executable, "-c", CLIENT, what, str(times)]
-        return float(subprocess.run(command, check=True, env=env, timeout=120, capture_output=True, text=True).stdout)
+        return float(
+            subprocess.run(
+                command, check=True, env=env, timeout=120, capture_output=True, text=True
+            ).stdout
+        )
 
     try:
         env["HIVE_HEARTBEAT_INTERVAL"] = "60"
@@ -77,7 +89,9 @@ def measure(directory: Path, *, hive: bool) -> tuple[float, float]:
             connection.flushall()
         env["HIVE_HEARTBEAT_INTERVAL"] = "1"
         options = ("-l", "error", "--without-gossip", "--without-mingle")
-        worker = WorkerProcess.celery(directory, "calls", app="bench._plain_or_hive", env=env, options=options)
+        worker = WorkerProcess.celery(
+            directory, "calls", app="bench._plain_or_hive", env=env, options=options
+        )
         return enqueue, client("round trip", ROUND_TRIPS)
     finally:
         if worker is not None:
@@ -89,13 +103,21 @@ def main() -> bool:
     enqueue, round_trip = [], []
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(ROUNDS):
-            plain, ours = (measure(Path(temporary) / f"{number}-{int(hive)}", hive=hive) for hive in (False, True))
+            plain, ours = (
+                measure(Path(temporary) / f"{number}-{int(hive)}", hive=hive)
+                for hive in (False, True)
+            )
             print(f"  plain: enqueue {plain[0]:.3f} ms, round trip {plain[1]:.2f} ms", end="; ")
             print(f"hive: {ours[0]:.3f} ms, {ours[1]:.2f} ms", flush=True)
             enqueue.append(ours[0] / plain[0])
             round_trip.append(ours[1] / plain[1])
-    good = verdict("enqueue through the router against plain Celery", statistics.median(enqueue), at_most=1.15)
-    return verdict("round trip against plain Celery", statistics.median(round_trip), at_most=1.0) and good
+    good = verdict(
+        "enqueue through the router against plain Celery", statistics.median(enqueue), at_most=1.15
+    )
+    return (
+        verdict("round trip against plain Celery", statistics.median(round_trip), at_most=1.0)
+        and good
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Depth: what 1,000,000 waiting tasks cost: the next to send or take, against an empty queue; memory, against plain Celery.
+"""Depth: what 1,000,000 waiting tasks cost: the next to send or take, against an empty queue;
+memory, against plain Celery.
 
-Two brokers side by side, one filled, take turns. The filling repeats what one real publication sends to the server, with other ids.
+Two brokers side by side, one filled, take turns. The filling repeats what one real publication
+sends to the server, with other ids.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class Hive:
             with client.pipeline(transaction=False) as pipe:
                 for _ in numbers:
                     ids = {publish_id: uuid.uuid4().hex[:24], task_id: str(uuid.uuid4())}
-                    pipe.evalsha(steps.PUBLISH.sha, 0, *(renamed(argument, ids) for argument in arguments))
+                    pipe.evalsha(
+                        steps.PUBLISH.sha, 0, *(renamed(argument, ids) for argument in arguments)
+                    )
                 pipe.execute()
 
     def _publication(self) -> tuple[str, list[Any]]:
@@ -89,7 +93,10 @@ def fill_plain(server: BrokerServer, count: int) -> None:
         message = client.lindex("celery", 0)
         assert isinstance(message, bytes)
         for numbers in in_batches(count):
-            client.lpush("celery", *(renamed(message.decode(), {message_id: str(uuid.uuid4())}) for _ in numbers))
+            client.lpush(
+                "celery",
+                *(renamed(message.decode(), {message_id: str(uuid.uuid4())}) for _ in numbers),
+            )
     app.close()
 
 
@@ -140,7 +147,9 @@ def main() -> bool:
         try:
             deep, empty = Hive(Path(temporary) / "deep"), Hive(Path(temporary) / "empty")
             ours = bytes_a_task(deep.server, lambda: deep.fill(TASKS))
-            print(f"  a waiting task: {ours:.0f} bytes, plain Celery {theirs:.0f} bytes", flush=True)
+            print(
+                f"  a waiting task: {ours:.0f} bytes, plain Celery {theirs:.0f} bytes", flush=True
+            )
             sending = compare(deep.send, empty.send)
             taking = compare(deep.take, empty.take)
         finally:
@@ -149,7 +158,14 @@ def main() -> bool:
                     broker.server.kill()
     good = verdict(f"enqueue with {TASKS} waiting, against an empty queue", sending, at_most=1.2)
     good &= verdict(f"dequeue with {TASKS} waiting, against an empty queue", taking, at_most=1.2)
-    return verdict(f"broker memory of {TASKS} waiting tasks against plain Celery", ours / theirs, at_most=1.5) and good
+    return (
+        verdict(
+            f"broker memory of {TASKS} waiting tasks against plain Celery",
+            ours / theirs,
+            at_most=1.5,
+        )
+        and good
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Drain: how fast two worker processes empty a queue of no-op tasks, against plain Celery with late acknowledgement and prefetch 1.
+"""Drain: how fast two worker processes empty a queue of no-op tasks, against plain Celery with late
+acknowledgement and prefetch 1.
 
-Each round starts one plain and one Hive worker on a fresh private server, in turn, with the same result settings. A task tells
-that it ran by one byte appended to a file. The figure is the median of the rounds' ratios.
+Each round starts one plain and one Hive worker on a fresh private server, in turn, with the same
+result settings. A task tells that it ran by one byte appended to a file. The figure is the median
+of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -45,9 +47,16 @@ def drain(directory: Path, *, hive: bool, results: bool, tasks: int) -> float:
     worker = None
     try:
         task = "noop_with_result" if results else "noop"
-        subprocess.run([sys.executable, "-c", SEND, str(tasks), task], check=True, env={**os.environ, **env}, timeout=120)
+        subprocess.run(
+            [sys.executable, "-c", SEND, str(tasks), task],
+            check=True,
+            env={**os.environ, **env},
+            timeout=120,
+        )
         options = ("-l", "error", "--without-gossip", "--without-mingle")
-        worker = WorkerProcess.celery(directory, "drain", app="bench._plain_or_hive", env=env, options=options)
+        worker = WorkerProcess.celery(
+            directory, "drain", app="bench._plain_or_hive", env=env, options=options
+        )
         size = counter.stat
         # The first tenth is start-up.
         wait_until(lambda: size().st_size >= tasks // 10, 60, "a tenth has run")
@@ -67,11 +76,20 @@ def main() -> bool:
             ratios = []
             for number in range(ROUNDS):
                 plain, ours = (
-                    drain(Path(temporary) / f"{int(results)}-{number}-{int(hive)}", hive=hive, results=results, tasks=TASKS)
+                    drain(
+                        Path(temporary) / f"{int(results)}-{number}-{int(hive)}",
+                        hive=hive,
+                        results=results,
+                        tasks=TASKS,
+                    )
                     for hive in (False, True)
                 )
                 ratios.append(ours / plain)
-                print(f"  plain {plain:.0f}/s, hive {ours:.0f}/s, {'with results' if results else 'results ignored'}", flush=True)
+                print(
+                    f"  plain {plain:.0f}/s, hive {ours:.0f}/s, "
+                    f"{'with results' if results else 'results ignored'}",
+                    flush=True,
+                )
             name = f"drain {'with results' if results else 'results ignored'} against plain Celery"
             good &= verdict(name, statistics.median(ratios), at_least=least)
     return good

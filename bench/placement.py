@@ -1,8 +1,9 @@
 """Placement by score against the shared queue, on five spores of two slots.
 
-Burst: 1,000 tasks of 20 ms at once on equal nodes; the shares must be even, and the whole must not take longer than from the shared
-queue. Burner: one spore is pinned to a core that a burner shares, and CPU tasks of 40 ms arrive at seeded random times (open loop) at
-60% of the rate that the spores drained in this run; that spore must get the fewest tasks in each round. A round whose producer was
+Burst: 1,000 tasks of 20 ms at once on equal nodes; the shares must be even, and the whole must not
+take longer than from the shared queue. Burner: one spore is pinned to a core that a burner shares,
+and CPU tasks of 40 ms arrive at seeded random times (open loop) at 60% of the rate that the spores
+drained in this run; that spore must get the fewest tasks in each round. A round whose producer was
 late (p99 over 25 ms) says nothing and is repeated.
 """
 
@@ -41,11 +42,21 @@ class Spores:
         self.told = directory / "told"
         self.told.touch()
         self.server = BrokerServer(directory / "broker", durable=False).start()
-        self.env = {**self.server.environment, "BENCH_FILE": str(self.told), "PYTHONPATH": str(Path.cwd())}
+        self.env = {
+            **self.server.environment,
+            "BENCH_FILE": str(self.told),
+            "PYTHONPATH": str(Path.cwd()),
+        }
         os.environ.update(self.env)
         options = ("-l", "error", "--without-gossip", "--without-mingle")
         self.workers = {
-            name: WorkerProcess.celery(directory, name, app="bench._placed", env={**self.env, "BENCH_NODE": name}, options=options)
+            name: WorkerProcess.celery(
+                directory,
+                name,
+                app="bench._placed",
+                env={**self.env, "BENCH_NODE": name},
+                options=options,
+            )
             for name in NAMES
         }
         for worker in self.workers.values():
@@ -58,10 +69,17 @@ class Spores:
         from hive.broker.nodes.table import NodeTable
 
         table = NodeTable(client_of(app))
-        wait_until(lambda: sum(node.online for node in table.read().values()) == len(NAMES), 60, "all spores are online")
+        wait_until(
+            lambda: sum(node.online for node in table.read().values()) == len(NAMES),
+            60,
+            "all spores are online",
+        )
 
     def lines(self) -> list[tuple[str, float]]:
-        return [(name, float(seconds)) for name, seconds in map(str.split, self.told.read_text().splitlines())]
+        return [
+            (name, float(seconds))
+            for name, seconds in map(str.split, self.told.read_text().splitlines())
+        ]
 
     def forget(self) -> None:
         os.truncate(self.told, 0)
@@ -105,8 +123,12 @@ def drain_rate(spores: Spores, tasks: int = 120) -> float:
     return rate
 
 
-def arrivals(spores: Spores, placement: str, rate: float, seed: int) -> tuple[Counter[str], float, float]:
-    """Each node's share, the median response in seconds, and how late the producer was (p99, seconds)."""
+def arrivals(
+    spores: Spores, placement: str, rate: float, seed: int
+) -> tuple[Counter[str], float, float]:
+    """Each node's share, the median response in seconds, and how late the producer was (p99,
+    seconds).
+    """
     from bench import _placed
 
     task = getattr(_placed, f"burn_{placement}")
@@ -119,7 +141,11 @@ def arrivals(spores: Spores, placement: str, rate: float, seed: int) -> tuple[Co
     lines = spores.wait_done(ARRIVALS)
     shares = Counter(dict.fromkeys(NAMES, 0))
     shares.update(name for name, _ in lines)
-    return shares, statistics.median(seconds for _, seconds in lines), sorted(late)[int(len(late) * 0.99)]
+    return (
+        shares,
+        statistics.median(seconds for _, seconds in lines),
+        sorted(late)[int(len(late) * 0.99)],
+    )
 
 
 @contextmanager
@@ -136,7 +162,9 @@ def spores_in(directory: Path) -> Iterator[Spores]:
 def burner_beside(spore: WorkerProcess) -> Iterator[None]:
     """A process that uses one core, and the spore with its pool pinned to the same core."""
     core = min(os.sched_getaffinity(0))
-    pool = subprocess.run(["pgrep", "-g", str(spore.pid)], check=True, capture_output=True, text=True).stdout.split()
+    pool = subprocess.run(
+        ["pgrep", "-g", str(spore.pid)], check=True, capture_output=True, text=True
+    ).stdout.split()
     burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     os.setpriority(os.PRIO_PROCESS, burner.pid, NICENESS)
     try:
@@ -156,13 +184,28 @@ def judge_burst(spores: Spores) -> bool:
         (shared, _), (scored, shares) = burst(spores, "shared"), burst(spores, "scored")
         ratios.append(scored / shared)
         worst.append(max(shares.values()) / (BURST / len(NAMES)))
-        print(f"  burst: shared {shared:.2f} s, scored {scored:.2f} s, shares {sorted(shares.values())}", flush=True)
-    good = verdict("burst on 5 equal nodes: busiest node against the mean", max(worst), at_most=1.15)
-    return verdict("burst on 5 equal nodes: time against the shared queue", statistics.median(ratios), at_most=1.05) and good
+        print(
+            f"  burst: shared {shared:.2f} s, scored {scored:.2f} s, shares "
+            f"{sorted(shares.values())}",
+            flush=True,
+        )
+    good = verdict(
+        "burst on 5 equal nodes: busiest node against the mean", max(worst), at_most=1.15
+    )
+    return (
+        verdict(
+            "burst on 5 equal nodes: time against the shared queue",
+            statistics.median(ratios),
+            at_most=1.05,
+        )
+        and good
+    )
 
 
 def undisturbed_round(spores: Spores, rate: float, seed: int) -> tuple[Counter[str], float] | None:
-    """Each node's share when scored, and the response against the shared queue; None when the producer was late every time."""
+    """Each node's share when scored, and the response against the shared queue; None when the
+    producer was late every time.
+    """
     for _ in range(TRIES):
         _, shared, shared_late = arrivals(spores, "shared", rate, seed)
         shares, scored, scored_late = arrivals(spores, "scored", rate, seed)
@@ -188,7 +231,9 @@ def judge_burner(spores: Spores) -> bool:
             others = sorted(shares[name] for name in NAMES[1:])
             print(f"  burner: its spore ran {shares[NAMES[0]]}, the others {others};", end=" ")
             print(f"response against the shared queue {ratio:.2f}", flush=True)
-    return verdict("rounds in which the spore beside a burner got the fewest", fewest, at_least=ROUNDS)
+    return verdict(
+        "rounds in which the spore beside a burner got the fewest", fewest, at_least=ROUNDS
+    )
 
 
 def main() -> bool:

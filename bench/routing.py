@@ -1,9 +1,10 @@
-"""How long does one routing decision take with 1,000 nodes in the table? Must be under 10 PINGs at p99.
+"""How long does one routing decision take with 1,000 nodes? Must be under 10 PINGs at p99.
 
-The table is written by real heartbeats, goes on changing at a beat a second and node while decisions are timed, and after
-each decision the process waits for the broker once, as a publication does: only then does the background refresh compete
-for the interpreter lock. Plain tasks, tasks with requirements and tasks with affinity take turns. A floor on what the bound
-allows is the PING itself, timed between the decisions of the same run.
+The table is written by real heartbeats, goes on changing at a beat a second and node while
+decisions are timed, and after each decision the process waits for the broker once, as a publication
+does: only then does the background refresh compete for the interpreter lock. Plain tasks, tasks
+with requirements and tasks with affinity take turns. A floor on what the bound allows is the PING
+itself, timed between the decisions of the same run.
 """
 
 from __future__ import annotations
@@ -76,8 +77,23 @@ def beat_on(url: str, ended: multiprocessing.synchronize.Event) -> None:
             with client.redis.pipeline(transaction=False) as pipe:
                 for number in range(first, first + 50):
                     name = node_id(number)
-                    load = make_load(cpu=generator.random(), memory=generator.random(), active=generator.randrange(5))
-                    pipe.execute_command("EVALSHA", BEAT.sha, 0, "", f"{name}/{number:08x}", name, load.packed(), "", "", "")
+                    load = make_load(
+                        cpu=generator.random(),
+                        memory=generator.random(),
+                        active=generator.randrange(5),
+                    )
+                    pipe.execute_command(
+                        "EVALSHA",
+                        BEAT.sha,
+                        0,
+                        "",
+                        f"{name}/{number:08x}",
+                        name,
+                        load.packed(),
+                        "",
+                        "",
+                        "",
+                    )
                 pipe.execute()
             if ended.wait(max(0.0, due - time.monotonic())):
                 break
@@ -110,7 +126,9 @@ def measure(client: BrokerClient) -> tuple[list[float], list[float]]:
             if time.monotonic() > begin or not decisions:
                 decisions.append(decision)
                 pings.append(ping)
-        assert router("tasks.add", (1, 2), {}, {})["hive_candidates"], "no candidates: nothing was measured"
+        assert router("tasks.add", (1, 2), {}, {})["hive_candidates"], (
+            "no candidates: nothing was measured"
+        )
     finally:
         router.close()
     return decisions[1:], pings[1:]
@@ -122,7 +140,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         server = BrokerServer(Path(directory)).start()
         client = BrokerClient(server.url, make_settings())
-        nodes = multiprocessing.get_context("spawn").Process(target=beat_on, args=(server.url, ended), daemon=True)
+        nodes = multiprocessing.get_context("spawn").Process(
+            target=beat_on, args=(server.url, ended), daemon=True
+        )
         try:
             join_all(client)
             nodes.start()
@@ -136,8 +156,14 @@ def main() -> int:
     ping, p50, p99 = percentile(pings, 0.5), percentile(decisions, 0.5), percentile(decisions, 0.99)
     ratio = p99 / (10 * ping)
     ok = ratio <= BOUND
-    print(f"{len(decisions)} decisions over {NODES} nodes: p50 {p50 * 1e6:.0f} µs, p99 {p99 * 1e6:.0f} µs, PING p50 {ping * 1e6:.0f} µs")
-    print(f"routing p99 of a decision / 10 PINGs  ratio={ratio:.3f} must be <= {BOUND:.2f}  {'ok' if ok else 'FAIL'}")
+    print(
+        f"{len(decisions)} decisions over {NODES} nodes: p50 {p50 * 1e6:.0f} µs, p99 "
+        f"{p99 * 1e6:.0f} µs, PING p50 {ping * 1e6:.0f} µs"
+    )
+    print(
+        f"routing p99 of a decision / 10 PINGs  ratio={ratio:.3f} must be <= {BOUND:.2f}  "
+        f"{'ok' if ok else 'FAIL'}"
+    )
     return 0 if ok else 1
 
 

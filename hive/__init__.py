@@ -1,6 +1,7 @@
 """Hive: Celery workers on a handful of machines as one compute cluster.
 
-`install` makes any Celery application part of the hive; `app` is a ready one, and Celery's default as soon as this is imported.
+`install` makes any Celery application part of the hive; `app` is a ready one, and Celery's default
+as soon as this is imported.
 """
 
 import sys
@@ -19,8 +20,11 @@ try:
     from hive.jobs.state.outcomes import Outcome
     from hive.skills import skill
 except (SettingsError, KeyboardInterrupt) as error:
-    # `hive …` and `python -m hive …` (its argv[0] is "-m" until the package is there) go on to hive.cli.main, which says it in a line.
-    if PurePath(sys.argv[0]).name != "hive" and not (sys.argv[0] == "-m" and "hive" in sys.orig_argv):
+    # `hive …` and `python -m hive …` (its argv[0] is "-m" until the package is there) go on to
+    # hive.cli.main, which says it in a line.
+    if PurePath(sys.argv[0]).name != "hive" and not (
+        sys.argv[0] == "-m" and "hive" in sys.orig_argv
+    ):
         raise
     if isinstance(error, KeyboardInterrupt):
         sys.exit(130)

@@ -1,4 +1,6 @@
-"""`install(app)` gives any Celery application Hive's transport, queues, router and bootsteps; `app` is one that has them already."""
+"""`install(app)` gives any Celery application Hive's transport, queues, router and bootsteps; `app`
+is one that has them already.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ log = get_logger(__name__)
 
 TRANSPORT = "hive.broker.channel.transport:Transport"
 BACKEND = "hive.broker.results.backend:Backend"
-TASK_MODULES = (*SKILL_MODULES, "hive.jobs.work.puller", "hive.jobs.answer.finishing", "hive.spore.commands", "hive.spore.draining")
+TASK_MODULES = (
+    *SKILL_MODULES,
+    "hive.jobs.work.puller",
+    "hive.jobs.answer.finishing",
+    "hive.spore.commands",
+    "hive.spore.draining",
+)
 
 FORCED = frozenset(
     {
@@ -45,7 +53,9 @@ FORCED = frozenset(
 )
 """Settings that Hive's promises rest on: the application's own value gives way, with a warning."""
 
-_DEFAULTS: dict[str, Any] = {name: option.default for name, option in dict(flatten(NAMESPACES)).items()}
+_DEFAULTS: dict[str, Any] = {
+    name: option.default for name, option in dict(flatten(NAMESPACES)).items()
+}
 
 
 def install(app: Celery, settings: Settings | None = None) -> Celery:
@@ -53,10 +63,13 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
 
     settings: what to use instead of the environment's.
 
-    What the application configured itself wins, except for FORCED; one warning names every conflict.
-    With ENABLE_HIVE=false the application only gets the broker's address, where it has none, and stays plain Celery.
+    What the application configured itself wins, except for FORCED; one warning names every
+    conflict.
+    With ENABLE_HIVE=false the application only gets the broker's address, where it has none, and
+    stays plain Celery.
 
-    Returns: `app`. Raises: SettingsError when a setting is wrong or the application's broker is not Redis or Valkey.
+    Returns: `app`. Raises: SettingsError when a setting is wrong or the application's broker is not
+        Redis or Valkey.
     """
     settings = settings or Settings.load()
     url = _broker_url(app, settings)
@@ -81,7 +94,8 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     app.steps["worker"].add(SporeStep)
     app.steps["consumer"].add(SporeConsumerStep)
     for transport in (TRANSPORT, encrypted.NAME):
-        kombu.Connection.resolve_aliases[transport] = "redis"  # so that Flower recognises the broker
+        # So that Flower recognises the broker.
+        kombu.Connection.resolve_aliases[transport] = "redis"
     publishing.connect()
     app.set_default()
     return app
@@ -94,7 +108,9 @@ def _broker_url(app: Celery, settings: Settings) -> str:
     url = str(own[0] if isinstance(own, list | tuple) else own)
     if settings.enable_hive and urlsplit(url).scheme != "redis":
         hint = " and REDIS_TLS=true" if urlsplit(url).scheme == "rediss" else ""
-        raise SettingsError(f"The application's broker_url is a {urlsplit(url).scheme}:// address; Hive needs redis://host:port/db{hint}.")
+        raise SettingsError(
+            f"The application's broker_url is a {urlsplit(url).scheme}:// address; Hive needs redis://host:port/db{hint}."
+        )
     return url
 
 
@@ -103,17 +119,30 @@ def _tls(app: Celery, settings: Settings) -> dict[str, Any]:
     names = ["broker_use_ssl"]
     if not _is_configured(app, "result_backend"):  # theirs may be another server
         names.append("redis_backend_use_ssl")
-    found = {name: agreed_parameters(settings, name, app.conf[name], own_is_set=_is_configured(app, name)) for name in names}
+    found = {
+        name: agreed_parameters(
+            settings, name, app.conf[name], own_is_set=_is_configured(app, name)
+        )
+        for name in names
+    }
     if found["broker_use_ssl"] is None:
         return {}
-    return {"broker_transport": encrypted.NAME, **{name: found[name] or found["broker_use_ssl"] for name in names}}
+    return {
+        "broker_transport": encrypted.NAME,
+        **{name: found[name] or found["broker_use_ssl"] for name in names},
+    }
 
 
 def _prefixed_results(app: Celery, prefix: str) -> dict[str, Any]:
     """Let the results' keys begin as all the others do; to Celery that is another setting."""
     if not prefix or _is_configured(app, "result_backend"):
         return {}
-    return {"result_backend_transport_options": {"global_keyprefix": prefix, **app.conf.result_backend_transport_options}}
+    return {
+        "result_backend_transport_options": {
+            "global_keyprefix": prefix,
+            **app.conf.result_backend_transport_options,
+        }
+    }
 
 
 def _configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
@@ -143,13 +172,17 @@ def _configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "task_publish_retry_policy": amqp.retry_policy(settings.hive_publish_timeout),
         "broker_connection_max_retries": None,
-        "broker_channel_error_retry": True,  # what a broker answers that loads its data, or became a replica, ends no worker
+        # What a broker answers that loads its data, or became a replica, ends no worker.
+        "broker_channel_error_retry": True,
         "redis_socket_timeout": SILENCE,
         "redis_socket_connect_timeout": SILENCE,
         "redis_socket_keepalive": True,
         "result_backend": f"{BACKEND}+{url}",
         "result_extended": True,
-        "task_queues": [*own_queues, *(queue for queue in queues if queue.name not in {_name(own) for own in own_queues})],
+        "task_queues": [
+            *own_queues,
+            *(queue for queue in queues if queue.name not in {_name(own) for own in own_queues}),
+        ],
         "task_default_queue": default_queue,
         "task_serializer": "json",
         "result_serializer": "json",
@@ -163,7 +196,8 @@ def _configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
         "task_annotations": [Annotation(app.conf.task_annotations)],
         "worker_prefetch_multiplier": 1,
         "worker_consumer": consumer.NAME,
-        "worker_lost_wait": 1.0,  # seconds until a killed pool process is noticed; Celery's 10 would hold its slot
+        # Seconds until a killed pool process is noticed; Celery's 10 would hold its slot.
+        "worker_lost_wait": 1.0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_prefetch_count_reduction": False,
         "control_exchange": settings.hive_broadcast_channel,
@@ -212,16 +246,20 @@ def _configure(app: Celery, values: dict[str, Any]) -> None:
 
 
 def _is_configured(app: Celery, name: str) -> bool:
-    """Whether the application set this itself, if only to Celery's default; an environment variable of Celery's counts too."""
+    """Whether the application set this itself, if only to Celery's default; an environment variable
+    of Celery's counts too.
+    """
     return bool(app.conf.value_set_for(name)) or getattr(app.conf, name) != _DEFAULTS.get(name)
 
 
 def _stays(name: str, theirs: Any, ours: Any) -> str:
     if name == "result_backend":  # addresses hold passwords
-        return "result_backend stays your own (its results do not tell node and attempt, as Hive's do)"
+        return (
+            "result_backend stays your own (its results do not tell node and attempt, as Hive's do)"
+        )
     return f"{name} stays {theirs!r} (Hive's is {ours!r})"
 
 
 app = install(Celery("hive", set_as_current=False))
-"""The ready application: `celery -A hive worker`. It is Celery's default until another one is installed, and never takes the place of
-the current one."""
+"""The ready application: `celery -A hive worker`. It is Celery's default until another one is
+installed, and never takes the place of the current one."""

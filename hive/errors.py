@@ -55,7 +55,9 @@ class UnknownNodeError(HiveError):
 
 
 class DeadLetterError(HiveError):
-    """The task's process or node died under it too often; it is a dead letter now and does not run again by itself."""
+    """The task's process or node died under it too often; it is a dead letter now and does not run
+    again by itself.
+    """
 
 
 class NoEligibleNodeError(HiveError):
@@ -77,8 +79,9 @@ class ClusterUnreachableError(HiveError):
 class BrokerUnreachableError(ClusterUnreachableError):
     """The broker does not answer; check REDIS_HOST, REDIS_PORT and that the server runs.
 
-    `outcome` says what became of a publication that was under way: "unsent" (it is safe to send it again), "unknown" (only
-    the reply was lost) or None where nothing was being published. Sending again under `publish_id` never makes a second task.
+    `outcome` says what became of a publication that was under way: "unsent" (it is safe to send it
+    again), "unknown" (only the reply was lost) or None where nothing was being published. Sending
+    again under `publish_id` never makes a second task.
     """
 
     def __init__(
@@ -88,25 +91,36 @@ class BrokerUnreachableError(ClusterUnreachableError):
         outcome: Literal["unsent", "unknown"] | None = None,
         publish_id: str | None = None,
     ) -> None:
-        super().__init__(message or "The broker does not answer; check REDIS_HOST, REDIS_PORT and that the server runs.")
+        super().__init__(
+            message
+            or "The broker does not answer; check REDIS_HOST, REDIS_PORT and that the server runs."
+        )
         self.outcome = outcome
         self.publish_id = publish_id
 
 
 class QueueFullError(HiveError):
-    """The queue is full; nothing was sent. Send it later, start more spores, or raise HIVE_QUEUE_LIMIT.
+    """The queue is full; nothing was sent.
+
+    Send it later, start more spores, or raise HIVE_QUEUE_LIMIT.
 
     `queue` is its name, `limit` how many messages may wait in it.
     """
 
     def __init__(self, message: str | None = None, *, queue: str = "", limit: int = 0) -> None:
-        super().__init__(message or "The queue is full; nothing was sent. Send it later, start more spores, or raise HIVE_QUEUE_LIMIT.")
+        super().__init__(
+            message
+            or "The queue is full; nothing was sent. "
+            "Send it later, start more spores, or raise HIVE_QUEUE_LIMIT."
+        )
         self.queue = queue
         self.limit = limit
 
 
 class BrokerMemoryError(HiveError):
-    """The broker is out of memory and takes nothing new; send it again when spores have worked off what waits, or raise its maxmemory."""
+    """The broker is out of memory and takes nothing new; send it again when spores have worked off
+    what waits, or raise its maxmemory.
+    """
 
 
 class BrokerAuthError(ClusterUnreachableError):

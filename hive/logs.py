@@ -1,6 +1,7 @@
 """Structured logging: one event a line, a stable event name first, ids as fields.
 
-structlog writes through the standard library's loggers, so an application's own logging configuration stays in charge.
+structlog writes through the standard library's loggers, so an application's own logging
+configuration stays in charge.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import structlog
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Have a process of Hive's own write its log to stderr; an application's processes configure theirs themselves."""
+    """Have a process of Hive's own write its log to stderr; an application's processes configure
+    theirs themselves.
+    """
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Return a logger whose calls read `log.info("node_dead", node_id=…)` and print `event=node_dead node_id=…`."""
+    """Return a logger whose calls read `log.info("node_dead", node_id=…)` and print
+    `event=node_dead node_id=…`.
+    """
     return cast(
         structlog.stdlib.BoundLogger,
         structlog.wrap_logger(
@@ -33,6 +38,11 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def _plain_values(_logger: Any, _method: str, event: Any) -> Any:
-    """Logfmt allows no newline inside a value; a traceback is left to the standard library's formatter, which prints it below."""
+    """Logfmt allows no newline inside a value; a traceback is left to the standard library's
+    formatter, which prints it below.
+    """
     event.pop("exc_info", None)
-    return {key: value.replace("\n", "\\n") if isinstance(value, str) else value for key, value in event.items()}
+    return {
+        key: value.replace("\n", "\\n") if isinstance(value, str) else value
+        for key, value in event.items()
+    }

@@ -1,4 +1,6 @@
-"""Every environment variable that Hive reads, typed, checked once at start, and named as docs/settings.md names it."""
+"""Every environment variable that Hive reads, typed, checked once at start, and named as
+docs/settings.md names it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ Seconds = Annotated[float, Field(gt=0)]
 class Settings(BaseSettings):
     """Hive's configuration; a field's name in capitals is its environment variable.
 
-    The environment wins over the file named by HIVE_ENV_FILE, and that one over `.env` in the working directory.
+    The environment wins over the file named by HIVE_ENV_FILE, and that one over `.env` in the
+    working directory.
     Use `Settings.load()`, which turns a wrong value into a SettingsError.
     """
 
@@ -39,9 +42,15 @@ class Settings(BaseSettings):
     redis_tls_cert: Path | None = Field(None, examples=["/etc/hive/client.crt"])
     redis_tls_key: Path | None = Field(None, examples=["/etc/hive/client.key"])
 
-    hive_high_priority_queue: str = Field("venom:tasks:high", min_length=1, examples=["venom:tasks:high"])
-    hive_background_queue: str = Field("venom:tasks:background", min_length=1, examples=["venom:tasks:background"])
-    hive_broadcast_channel: str = Field("venom:broadcast", min_length=1, examples=["venom:broadcast"])
+    hive_high_priority_queue: str = Field(
+        "venom:tasks:high", min_length=1, examples=["venom:tasks:high"]
+    )
+    hive_background_queue: str = Field(
+        "venom:tasks:background", min_length=1, examples=["venom:tasks:background"]
+    )
+    hive_broadcast_channel: str = Field(
+        "venom:broadcast", min_length=1, examples=["venom:broadcast"]
+    )
 
     hive_queue_limit: int = Field(0, ge=0, examples=["100000"])
 
@@ -58,12 +67,18 @@ class Settings(BaseSettings):
     foreman_tasks_weight: float = Field(0.3, ge=0, examples=["0.3"])
     foreman_max_tasks_normalization: int = Field(10, ge=1, examples=["10"])
 
-    nexus_url: str = Field("http://127.0.0.1:8787", pattern=r"^https?://", examples=["http://127.0.0.1:8787"])
+    nexus_url: str = Field(
+        "http://127.0.0.1:8787", pattern=r"^https?://", examples=["http://127.0.0.1:8787"]
+    )
     nexus_host: str = Field("127.0.0.1", min_length=1, examples=["127.0.0.1"])
     nexus_port: int = Field(8787, ge=0, le=65535, examples=["8787"])
 
-    hive_node_name: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+(@[A-Za-z0-9._-]+)?$", examples=["spore-1"])
-    hive_node_labels: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, examples=["zone=a,disk=ssd"])
+    hive_node_name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._-]+(@[A-Za-z0-9._-]+)?$", examples=["spore-1"]
+    )
+    hive_node_labels: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, examples=["zone=a,disk=ssd"]
+    )
     hive_concurrency: int | None = Field(None, ge=1, le=1024, examples=["4"])
     hive_home: Path = Field(Path("~/.hive"), examples=["/var/lib/hive"])
     hive_fetch_allow_private: bool = Field(False, examples=["false"])
@@ -98,9 +113,16 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _tls_is_complete(self) -> Settings:
-        named = [name for name in ("redis_tls_ca", "redis_tls_cert", "redis_tls_key") if getattr(self, name) is not None]
+        named = [
+            name
+            for name in ("redis_tls_ca", "redis_tls_cert", "redis_tls_key")
+            if getattr(self, name) is not None
+        ]
         if named and not self.redis_tls:
-            raise ValueError(f"{named[0].upper()} is set, but REDIS_TLS is not true: everything would be sent in plain text")
+            raise ValueError(
+                f"{named[0].upper()} is set, but REDIS_TLS is not true: everything would be sent "
+                "in plain text"
+            )
         if self.redis_tls_key and not self.redis_tls_cert:
             raise ValueError("REDIS_TLS_KEY is set, but not the REDIS_TLS_CERT that it belongs to")
         _check_certificates(self.redis_tls_ca, self.redis_tls_cert, self.redis_tls_key)
@@ -114,7 +136,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _queues_differ(self) -> Settings:
         if self.hive_high_priority_queue == self.hive_background_queue:
-            raise ValueError("HIVE_HIGH_PRIORITY_QUEUE and HIVE_BACKGROUND_QUEUE must name different queues")
+            raise ValueError(
+                "HIVE_HIGH_PRIORITY_QUEUE and HIVE_BACKGROUND_QUEUE must name different queues"
+            )
         return self
 
     @classmethod
@@ -127,7 +151,8 @@ class Settings(BaseSettings):
         named = os.environ.get("HIVE_ENV_FILE")
         if named and not Path(named).is_file():
             raise SettingsError(
-                f"HIVE_ENV_FILE names {named!r}, which is not a readable file. Example: HIVE_ENV_FILE=/srv/hive/hive.env "
+                f"HIVE_ENV_FILE names {named!r}, which is not a readable file. Example: "
+                "HIVE_ENV_FILE=/srv/hive/hive.env "
                 "(a hive.env is there while its `hive up` runs)"
             )
         try:
@@ -135,7 +160,9 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError(_explain(cls, error)) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"A settings file cannot be read: {error}. Fix its rights or its encoding (UTF-8).") from None
+            raise SettingsError(
+                f"A settings file cannot be read: {error}. Fix its rights or its encoding (UTF-8)."
+            ) from None
 
     @property
     def redis_url(self) -> str:
@@ -148,18 +175,26 @@ class Settings(BaseSettings):
 
     @property
     def dead_after(self) -> float:
-        """Seconds without a heartbeat after which a node's incarnation counts as dead (3 missed beats)."""
+        """Seconds without a heartbeat after which a node's incarnation counts as dead (3 missed
+        beats).
+        """
         return 3 * self.hive_heartbeat_interval
 
 
-def _check_certificates(authorities: Path | None, certificate: Path | None, key: Path | None) -> None:
-    """Raise ValueError for files that no connection could use: connecting would be tried again and again."""
+def _check_certificates(
+    authorities: Path | None, certificate: Path | None, key: Path | None
+) -> None:
+    """Raise ValueError for files that no connection could use: connecting would be tried again and
+    again.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if authorities is not None:
             context.load_verify_locations(authorities)
     except OSError as error:
-        raise ValueError(f"REDIS_TLS_CA {authorities} has no certificate that can be read ({error})") from None
+        raise ValueError(
+            f"REDIS_TLS_CA {authorities} has no certificate that can be read ({error})"
+        ) from None
     try:
         if certificate is not None:
             context.load_cert_chain(certificate, key, password="")
@@ -169,7 +204,9 @@ def _check_certificates(authorities: Path | None, certificate: Path | None, key:
 
 
 def _explain(settings: type[Settings], error: ValidationError) -> str:
-    """One sentence a fault: the variable, its value unless it is a secret, what is wrong, an example."""
+    """One sentence a fault: the variable, its value unless it is a secret, what is wrong, an
+    example.
+    """
     sentences = []
     for fault in error.errors(include_url=False):
         reason = fault["msg"].removeprefix("Value error, ")
@@ -180,5 +217,7 @@ def _explain(settings: type[Settings], error: ValidationError) -> str:
             continue
         shown = "its value" if "password" in field else repr(fault.get("input"))
         example = f" Example: {field.upper()}={info.examples[0]}" if info.examples else ""
-        sentences.append(f"{field.upper()} cannot be {shown}: {reason[:1].lower()}{reason[1:]}.{example}")
+        sentences.append(
+            f"{field.upper()} cannot be {shown}: {reason[:1].lower()}{reason[1:]}.{example}"
+        )
     return " ".join(sentences)

@@ -1,4 +1,6 @@
-"""What a skill is: a Celery task with a description, intents and a typed input, so that people and programs can find and call it."""
+"""What a skill is: a Celery task with a description, intents and a typed input, so that people and
+programs can find and call it.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ Placement = Literal["scored", "shared"]
 class Skill:
     """One entry of the registry.
 
-    `intents` are phrases of plain words ("summarize", "article content") by which a description finds the skill.
-    `placement="shared"` leaves its tasks in the shared queue instead of scoring nodes for them.
+    `intents` are phrases of plain words ("summarize", "article content") by which a description
+    finds the skill. `placement="shared"` leaves its tasks in the shared queue instead of scoring
+    nodes for them.
     """
 
     name: str
@@ -32,7 +35,9 @@ class Skill:
     placement: Placement = "scored"
 
     def arguments(self, item: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """How one item calls the skill: a dict is the input model's fields, anything else the one argument."""
+        """How one item calls the skill: a dict is the input model's fields, anything else the one
+        argument.
+        """
         if self.input is not None and isinstance(item, Mapping):
             return (), dict(item)
         return (item,), {}
@@ -58,10 +63,10 @@ def skill(
     """Make a function a skill.
 
     description: one line, shown by `hive skills`.
-    name: its name in the hive, the function's by default; a later definition of the same name replaces the earlier.
-    intents: phrases that a plain-words description may contain.
-    input: a pydantic model whose fields are the function's parameters, in their order; arguments are checked against it before the
-        function runs, and the function gets the checked values.
+    name: its name in the hive, the function's by default; a later definition of the same name
+    replaces the earlier. intents: phrases that a plain-words description may contain.
+    input: a pydantic model whose fields are the function's parameters, in their order; arguments
+        are checked against it before the function runs, and the function gets the checked values.
     options: passed on to `celery.shared_task`.
 
     Returns: the Celery task. Raises: InvalidInputError for a description that is not one line.
@@ -71,9 +76,15 @@ def skill(
 
     def register(function: Callable[..., Any]) -> Task[Any, Any]:
         skill_name = name or function.__name__
-        body = function if input is None else _checking(skill_name, input, function, leading=1 if options.get("bind") else 0)
+        body = (
+            function
+            if input is None
+            else _checking(skill_name, input, function, leading=1 if options.get("bind") else 0)
+        )
         task: Task[Any, Any] = shared_task(**options)(body)
-        _skills[skill_name] = Skill(skill_name, description.strip(), task, tuple(intents), input, placement)
+        _skills[skill_name] = Skill(
+            skill_name, description.strip(), task, tuple(intents), input, placement
+        )
         return task
 
     return register
@@ -85,7 +96,8 @@ def registered() -> dict[str, Skill]:
 
 
 def find_skill(wanted: str | Task[Any, Any] | Skill) -> Skill:
-    """The skill of that name, or of that task; a plain Celery task is a skill without description or input model.
+    """The skill of that name, or of that task; a plain Celery task is a skill without description
+    or input model.
 
     Raises: UnknownSkillError listing the known names.
     """
@@ -95,7 +107,10 @@ def find_skill(wanted: str | Task[Any, Any] | Skill) -> Skill:
         known = _skills.get(wanted) or skill_of_task(wanted)
         if known is not None:
             return known
-        raise UnknownSkillError(f"There is no skill named {wanted!r}. Known skills: {', '.join(sorted(_skills)) or 'none'}.")
+        raise UnknownSkillError(
+            f"There is no skill named {wanted!r}. Known skills: "
+            f"{', '.join(sorted(_skills)) or 'none'}."
+        )
     task_name = getattr(wanted, "name", None)
     if not isinstance(task_name, str) or not callable(getattr(wanted, "apply_async", None)):
         raise UnknownSkillError(f"{wanted!r} is neither a task nor the name of a skill.")
@@ -112,33 +127,50 @@ def import_skills(app: Any) -> None:
     app.loader.import_default_modules()
 
 
-def _checking(skill_name: str, model: type[BaseModel], function: Callable[..., Any], leading: int) -> Callable[..., Any]:
-    """Wrap `function` so that it is called with the checked fields of `model`, after `leading` arguments (a bound task's self)."""
+def _checking(
+    skill_name: str, model: type[BaseModel], function: Callable[..., Any], leading: int
+) -> Callable[..., Any]:
+    """Wrap `function` so that it is called with the checked fields of `model`, after `leading`
+    arguments (a bound task's self).
+    """
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         values = _validated(skill_name, model, args[leading:], kwargs)
-        return function(*args[:leading], **{field: getattr(values, field) for field in type(values).model_fields})
+        return function(
+            *args[:leading],
+            **{field: getattr(values, field) for field in type(values).model_fields},
+        )
 
     checked.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return checked
 
 
-def _validated(skill_name: str, model: type[BaseModel], args: tuple[Any, ...], kwargs: dict[str, Any]) -> BaseModel:
+def _validated(
+    skill_name: str, model: type[BaseModel], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> BaseModel:
     fields = list(model.model_fields)
     if len(args) > len(fields):
-        raise InvalidInputError(f"{skill_name} takes at most {len(fields)} arguments ({', '.join(fields)}), not {len(args)}.")
+        raise InvalidInputError(
+            f"{skill_name} takes at most {len(fields)} arguments ({', '.join(fields)}), not "
+            f"{len(args)}."
+        )
     named = dict(zip(fields, args, strict=False))
     twice = named.keys() & kwargs.keys()
     unknown = kwargs.keys() - set(fields)
     if twice or unknown:
-        fault = f"{', '.join(sorted(twice))} given twice" if twice else f"unknown argument {', '.join(sorted(unknown))}"
+        fault = (
+            f"{', '.join(sorted(twice))} given twice"
+            if twice
+            else f"unknown argument {', '.join(sorted(unknown))}"
+        )
         raise InvalidInputError(f"{skill_name}: {fault}. It takes: {', '.join(fields)}.")
     try:
         return model.model_validate({**named, **kwargs})
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'input'}: {fault['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(map(str, fault['loc'])) or 'input'}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_url=False)
         )
         raise InvalidInputError(f"{skill_name} cannot use its input: {faults}.") from None

@@ -14,7 +14,8 @@ from tests.harness import BrokerServer, wait_until
 
 def pytest_configure(config: pytest.Config) -> None:
     """A test run that is told to end stops what it started, as it does on Ctrl-C."""
-    # Whoever starts the tests in the background may have it ignored, and then so would all that they start.
+    # Whoever starts the tests in the background may have it ignored, and then so would all that
+    # they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if config.option.numprocesses:
@@ -29,10 +30,16 @@ def interrupt_all(*_: object) -> None:
 
 
 class Interruption:
-    """Gives the processes of pytest-xdist the time to stop what they started; xdist itself gives them ten seconds."""
+    """Gives the processes of pytest-xdist the time to stop what they started; xdist itself gives
+    them ten seconds.
+    """
 
     def pytest_keyboard_interrupt(self) -> None:
-        wait_until(lambda: not any(is_busy(process) for process in psutil.Process().children()), 100, "all is stopped")
+        wait_until(
+            lambda: not any(is_busy(process) for process in psutil.Process().children()),
+            100,
+            "all is stopped",
+        )
 
 
 def is_busy(process: psutil.Process) -> bool:
@@ -45,7 +52,9 @@ def is_busy(process: psutil.Process) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A killed worker leaves its temporary directory behind; here it goes with the test run's own."""
+    """A killed worker leaves its temporary directory behind;
+    here it goes with the test run's own.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         yield

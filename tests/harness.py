@@ -1,4 +1,6 @@
-"""What tests of several processes share: a real broker, real workers, waiting for a condition with a deadline."""
+"""What tests of several processes share: a real broker, real workers, waiting for a condition with
+a deadline.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,19 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], deadline: float = 60.0, what: str = "") -> T:
-    """Poll `condition` until it is true; return its value. Raises AssertionError after `deadline` seconds."""
+    """Poll `condition` until it is true; return its value.
+
+    Raises AssertionError after `deadline` seconds.
+    """
     end = time.monotonic() + deadline
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline} s: {what or getattr(condition, '__name__', 'condition')}")
+            raise AssertionError(
+                f"not within {deadline} s: {what or getattr(condition, '__name__', 'condition')}"
+            )
         time.sleep(0.02)
 
 
@@ -39,23 +46,37 @@ def free_port() -> int:
 
 @functools.cache
 def server_binary() -> str:
-    """The server that tests run on: the one of HIVE_TEST_SERVER, else the one that `hive up` would start."""
-    # Asked of another process: importing Hive reads the settings, which some callers have still to make.
+    """The server that tests run on: the one of HIVE_TEST_SERVER, else the one that `hive up` would
+    start.
+    """
+    # Asked of another process: importing Hive reads the settings, which some callers have still to
+    # make.
     find = "from hive.local.server_program import find_server; print(find_server())"
     named = os.environ.get("HIVE_TEST_SERVER")
-    return named or subprocess.run([sys.executable, "-c", find], check=True, capture_output=True, text=True).stdout.strip()
+    return (
+        named
+        or subprocess.run(
+            [sys.executable, "-c", find], check=True, capture_output=True, text=True
+        ).stdout.strip()
+    )
 
 
 class BrokerServer:
     """A private server on a free loopback port, in a directory of its own.
 
-    durable: every write is on the disk before it is answered (appendonly, fsync always); without it, nothing is written, as benches
-        have it.
+    durable: every write is on the disk before it is answered (appendonly, fsync always); without
+        it, nothing is written, as benches have it.
     options: further ones of the server's command line.
     """
 
     def __init__(
-        self, directory: Path, *, binary: str | None = None, password: str | None = None, durable: bool = True, options: Sequence[str] = ()
+        self,
+        directory: Path,
+        *,
+        binary: str | None = None,
+        password: str | None = None,
+        durable: bool = True,
+        options: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.port = free_port()
@@ -76,12 +97,28 @@ class BrokerServer:
         return env | ({"REDIS_PASSWORD": self.password} if self.password else {})
 
     def client(self, db: int = 0) -> redis.Redis:
-        return redis.Redis(host="127.0.0.1", port=self.port, db=db, password=self.password, socket_timeout=10)
+        return redis.Redis(
+            host="127.0.0.1", port=self.port, db=db, password=self.password, socket_timeout=10
+        )
 
     def start(self) -> BrokerServer:
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
-        command += ["--appendonly", "yes", "--appendfsync", "always"] if self.durable else ["--appendonly", "no"]
+        command = [
+            self.binary,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self.directory),
+            "--save",
+            "",
+        ]
+        command += (
+            ["--appendonly", "yes", "--appendfsync", "always"]
+            if self.durable
+            else ["--appendonly", "no"]
+        )
         command += ["--requirepass", self.password] if self.password else []
         command += self.options
         with (self.directory / "server.log").open("ab") as log:
@@ -111,7 +148,13 @@ class BrokerServer:
 class WorkerProcess:
     """A `celery worker` (or any command) in a process group of its own, its output in a file."""
 
-    def __init__(self, log: Path, *command: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *command: str,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
         self.log = log
         self.command = command
         with log.open("ab") as out:
@@ -136,10 +179,31 @@ class WorkerProcess:
         env: Mapping[str, str] | None = None,
         options: tuple[str, ...] = (),
     ) -> WorkerProcess:
-        """A plain `celery -A app worker -n name@h -c concurrency`; modules are found in `directory`."""
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@h", "-c", str(concurrency), "-l", "info", *options]
+        """A plain `celery -A app worker -n name@h -c concurrency`; modules are found in
+        `directory`.
+        """
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            app,
+            "worker",
+            "-n",
+            f"{name}@h",
+            "-c",
+            str(concurrency),
+            "-l",
+            "info",
+            *options,
+        ]
         paths = os.pathsep.join(p for p in (str(directory), os.environ.get("PYTHONPATH", "")) if p)
-        return cls(directory / f"{name}.log", *command, env={"PYTHONPATH": paths, **(env or {})}, cwd=directory)
+        return cls(
+            directory / f"{name}.log",
+            *command,
+            env={"PYTHONPATH": paths, **(env or {})},
+            cwd=directory,
+        )
 
     @property
     def pid(self) -> int:

@@ -14,7 +14,11 @@ HIGH, BACKGROUND = "venom:tasks:high", "venom:tasks:background"
 def make_settings(**values: Any) -> Settings:
     """Settings that no environment and no file has touched."""
     return Settings.model_construct(
-        **{name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()} | values
+        **{
+            name: field.get_default(call_default_factory=True)
+            for name, field in Settings.model_fields.items()
+        }
+        | values
     )
 
 
@@ -47,7 +51,14 @@ def make_load(**values: Any) -> NodeLoad:
     return NodeLoad(**load | values)
 
 
-def make_node(node_id: str = "spore-1@h", *, online: bool = True, gpu: bool = False, load: NodeLoad | None = None, **facts: Any) -> Node:
+def make_node(
+    node_id: str = "spore-1@h",
+    *,
+    online: bool = True,
+    gpu: bool = False,
+    load: NodeLoad | None = None,
+    **facts: Any,
+) -> Node:
     gpus = [Gpu(name="H200", memory_mb=140_000)] if gpu else []
     return Node(make_facts(node_id, gpus=gpus, **facts), load or make_load(), 2_000.0, online)
 

@@ -1,4 +1,6 @@
-"""A TCP proxy between a hive and its broker, which can do what networks do: fall silent without closing, lead elsewhere."""
+"""A TCP proxy between a hive and its broker, which can do what networks do: fall silent without
+closing, lead elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ class Proxy:
                 self._links.append(Link(client, server))
 
     def silence(self, *, asks: bool = False) -> None:
-        """From now on no connection that there is answers, and none is closed; new ones work. asks: requests still reach the server."""
+        """From now on no connection that there is answers, and none is closed; new ones work. asks:
+        requests still reach the server.
+        """
         with self._lock:
             for link in self._links:
                 link.asks, link.answers = asks, False

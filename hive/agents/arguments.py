@@ -1,4 +1,6 @@
-"""A skill's arguments, out of the words of a description: its numbers, addresses, paths and quoted texts."""
+"""A skill's arguments, out of the words of a description: its numbers, addresses, paths and quoted
+texts.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,19 @@ _LIMITING = frozenset(["in", "to", "into", "within", "under", "most", "max", "ma
 
 
 def item_field(skill: Skill) -> str:
-    """The name of a skill's first argument, which an item of a map is; empty when it is not known."""
+    """The name of a skill's first argument, which an item of a map is;
+    empty when it is not known.
+    """
     return next(iter(skill.input.model_fields), "") if skill.input is not None else ""
 
 
 def has_argument(skill: Skill) -> bool:
     """Whether the function behind a skill without an input model needs an argument."""
     parameters = inspect.signature(skill.task.run).parameters.values()
-    return any(parameter.default is parameter.empty and parameter.kind <= parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+    return any(
+        parameter.default is parameter.empty and parameter.kind <= parameter.POSITIONAL_OR_KEYWORD
+        for parameter in parameters
+    )
 
 
 def unit_words(skill: Skill) -> frozenset[str]:
@@ -45,11 +52,13 @@ def unit_words(skill: Skill) -> frozenset[str]:
 
 
 def arguments_of(skill: Skill, clause: Clause, root: Path | None) -> dict[str, Any]:
-    """The arguments that the clause gives, by name; what it does not say is left to the skill's own defaults.
+    """The arguments that the clause gives, by name; what it does not say is left to the skill's own
+    defaults.
 
     root: the caller's directory; passed on to a skill that takes a `root`.
 
-    Raises: InvalidInputError when it names two values for one argument, or bounds the outcome by a unit that is no argument.
+    Raises: InvalidInputError when it names two values for one argument, or bounds the outcome by a
+        unit that is no argument.
     """
     if skill.input is None:
         return _of_function(skill, clause)
@@ -57,12 +66,17 @@ def arguments_of(skill: Skill, clause: Clause, root: Path | None) -> dict[str, A
     numbers = _numbers(skill, fields, clause)
     given: dict[str, Any] = dict(numbers)
     for kind in _KINDS:
-        values = list(dict.fromkeys(literal.value for literal in clause.literals if literal.kind == kind))
+        values = list(
+            dict.fromkeys(literal.value for literal in clause.literals if literal.kind == kind)
+        )
         name = _field_for(kind, fields)
         if not values or name is None:
             continue
         if len(values) > 1:
-            raise InvalidInputError(f"{skill.name} takes one {name}, not {len(values)} ({', '.join(values)}); give each its own sub-task.")
+            raise InvalidInputError(
+                f"{skill.name} takes one {name}, not {len(values)} ({', '.join(values)}); give "
+                "each its own sub-task."
+            )
         given[name] = values[0]
     return given | _places(fields, given, clause, root)
 
@@ -73,11 +87,16 @@ def _of_function(skill: Skill, clause: Clause) -> dict[str, Any]:
     if not names or not clause.literals:
         return {}
     if len(clause.literals) > 1:
-        raise InvalidInputError(f"{skill.name} takes one argument here, not {len(clause.literals)}; give each its own sub-task.")
+        raise InvalidInputError(
+            f"{skill.name} takes one argument here, not {len(clause.literals)}; give each its own "
+            "sub-task."
+        )
     return {names[0]: clause.literals[0].value}
 
 
-def _places(fields: dict[str, FieldInfo], given: dict[str, Any], clause: Clause, root: Path | None) -> dict[str, Any]:
+def _places(
+    fields: dict[str, FieldInfo], given: dict[str, Any], clause: Clause, root: Path | None
+) -> dict[str, Any]:
     """The path that a bare word names, and the directory under which it is looked for."""
     name = _field_for("path", fields)
     if name is None:
@@ -114,7 +133,9 @@ def _numbers(skill: Skill, fields: dict[str, FieldInfo], clause: Clause) -> dict
         value = numbers_value(word.said)
         if value is None:
             continue
-        unit = next((later for later in words[position + 1 : position + 4] if later.stem in counted), None)
+        unit = next(
+            (later for later in words[position + 1 : position + 4] if later.stem in counted), None
+        )
         before = words[position - 1] if position else None
         if unit is not None:
             name = counted[unit.stem]
@@ -124,16 +145,27 @@ def _numbers(skill: Skill, fields: dict[str, FieldInfo], clause: Clause) -> dict
             _refuse_other_unit(skill, words, position)
             continue
         if found.setdefault(name, value) != value:
-            raise InvalidInputError(f"{skill.name} takes one number of {name}, not {found[name]} and {value}.")
+            raise InvalidInputError(
+                f"{skill.name} takes one number of {name}, not {found[name]} and {value}."
+            )
     return found
 
 
 def _refuse_other_unit(skill: Skill, words: tuple[Word, ...], position: int) -> None:
     """`in 100 words` must not be left out silently where a skill cannot count words."""
     after = words[position + 1] if position + 1 < len(words) else None
-    if position and words[position - 1].said in _LIMITING and after is not None and after.counts and not after.literal:
+    if (
+        position
+        and words[position - 1].said in _LIMITING
+        and after is not None
+        and after.counts
+        and not after.literal
+    ):
         names = ", ".join(skill.input.model_fields) if skill.input is not None else "none"
-        raise InvalidInputError(f"{skill.name} cannot be told {words[position].said} {after.said}; its arguments are: {names}.")
+        raise InvalidInputError(
+            f"{skill.name} cannot be told {words[position].said} {after.said}; its arguments are: "
+            f"{names}."
+        )
 
 
 def _is_number(field: FieldInfo) -> bool:

@@ -6,7 +6,19 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-_NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "single": 1}
+_NUMBERS = {
+    "one": 1,
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "single": 1,
+}
 
 _EXTENSIONS = (
     "py|pyi|txt|toml|cfg|ini|json|ya?ml|md|rst|jsx?|tsx?|sh|env|lock|html?|xml|csv|log|rs|go|java|kt|cc?|cpp|hh?|hpp|rb|php|pl|lua|sql|tf|"
@@ -30,7 +42,10 @@ _PATH_ONLY = re.compile(_PATH)
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """One exact value: kind url, path or text. `names`: the words that it brings into the description."""
+    """One exact value: kind url, path or text.
+
+    `names`: the words that it brings into the description.
+    """
 
     kind: str
     value: str

@@ -1,4 +1,6 @@
-"""ParallelSkill: work described in plain words, done on all nodes; JSON text in and out, for agents."""
+"""ParallelSkill: work described in plain words, done on all nodes; JSON text in and out, for
+agents.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from hive.broker.application import skills_of
 from hive.broker.ledger.records import TaskStatus
 from hive.broker.link.client import broker_errors
 from hive.broker.message_broker import MessageBroker
-from hive.errors import BrokerMemoryError, HiveError, InvalidInputError, NoNodeOnlineError, QueueFullError, UnknownJobError
+from hive.errors import (
+    BrokerMemoryError,
+    HiveError,
+    InvalidInputError,
+    NoNodeOnlineError,
+    QueueFullError,
+    UnknownJobError,
+)
 from hive.jobs.answer.job import Job, job
 from hive.jobs.mapping import map as hive_map
 from hive.jobs.state.plan import time_to_live
@@ -41,40 +50,57 @@ class _Answer:
 class ParallelSkill:
     """Runs one skill over many items, or several sub-tasks side by side.
 
-    root: the directory under which paths are looked for that do not exist as given; the working directory by default.
+    root: the directory under which paths are looked for that do not exist as given; the working
+        directory by default.
 
-    Each method answers with JSON text and raises nothing for a user's mistake or an absent cluster: the answer has `error` then.
+    Each method answers with JSON text and raises nothing for a user's mistake or an absent cluster:
+    the answer has `error` then.
     """
 
     def __init__(self, broker: MessageBroker, root: str | Path | None = None) -> None:
         self._broker = broker
         self._root = (Path.cwd() if root is None else Path(root)).absolute()
 
-    async def map_reduce(self, task_description: str, items: str, priority: str | int = "background", wait_timeout: float = 300.0) -> str:
+    async def map_reduce(
+        self,
+        task_description: str,
+        items: str,
+        priority: str | int = "background",
+        wait_timeout: float = 300.0,
+    ) -> str:
         """Do the same with each item.
 
-        task_description: what to do, in plain words or by a skill's name. items: JSON text, a list; an item is the skill's one
-            argument, or an object of its arguments. priority: high_priority, background or 0..10. wait_timeout: seconds to wait;
-            what is not over then is pending and goes on: ask for it with the answer's job_id.
+        task_description: what to do, in plain words or by a skill's name. items: JSON text, a list;
+            an item is the skill's one argument, or an object of its arguments. priority:
+            high_priority, background or 0..10. wait_timeout: seconds to wait; what is not over then
+            is pending and goes on: ask for it with the answer's job_id.
 
         Returns: JSON text {"summary", "results", "job_id"}, with "error" where it cannot be done.
         """
         answer = _Answer([])
-        return await self._answered(answer, self._map(answer, task_description, items, priority, wait_timeout))
+        return await self._answered(
+            answer, self._map(answer, task_description, items, priority, wait_timeout)
+        )
 
     async def parallel_execute(
-        self, task_description: str, subtasks: str, priority: str | int = "background", wait_timeout: float = 300.0
+        self,
+        task_description: str,
+        subtasks: str,
+        priority: str | int = "background",
+        wait_timeout: float = 300.0,
     ) -> str:
         """Do several things at the same time.
 
-        task_description: what it is all about. subtasks: JSON text, a list of descriptions in plain words. priority, wait_timeout:
-            as for `map_reduce`.
+        task_description: what it is all about. subtasks: JSON text, a list of descriptions in plain
+            words. priority, wait_timeout: as for `map_reduce`.
 
-        Returns: JSON text {"summary", "results", "job_id"}, with "error" where nothing of it can be done. A sub-task that no skill
-            does has failed; the others run.
+        Returns: JSON text {"summary", "results", "job_id"}, with "error" where nothing of it can be
+            done. A sub-task that no skill does has failed; the others run.
         """
         answer = _Answer([])
-        return await self._answered(answer, self._execute(answer, task_description, subtasks, priority, wait_timeout))
+        return await self._answered(
+            answer, self._execute(answer, task_description, subtasks, priority, wait_timeout)
+        )
 
     async def get_task_status(self, task_id: str) -> str:
         """How far a job is (the job_id of an answer), or a single task.
@@ -93,15 +119,26 @@ class ParallelSkill:
 
     # -- one skill, many items
 
-    async def _map(self, answer: _Answer, description: str, items: str, priority: str | int, wait_timeout: float) -> None:
+    async def _map(
+        self,
+        answer: _Answer,
+        description: str,
+        items: str,
+        priority: str | int,
+        wait_timeout: float,
+    ) -> None:
         listed = _parsed_list(items, "items")
         seconds = _checked_wait(wait_timeout)
         resolver = await self._resolver()
         resolution = resolver.resolve_map(_checked_text(description, "task_description"))
         calls = [_call_of(resolution, item) for item in listed]
-        started = await asyncio.to_thread(hive_map, resolution.skill, calls, priority=priority, app=self._broker.app)
+        started = await asyncio.to_thread(
+            hive_map, resolution.skill, calls, priority=priority, app=self._broker.app
+        )
         answer.job_id = started.id
-        answer.results = [ItemReport(item_index=index, status="pending") for index in range(len(calls))]
+        answer.results = [
+            ItemReport(item_index=index, status="pending") for index in range(len(calls))
+        ]
         try:
             async with asyncio.timeout(seconds):
                 async for outcome in started:
@@ -111,7 +148,14 @@ class ParallelSkill:
 
     # -- several skills
 
-    async def _execute(self, answer: _Answer, description: str, subtasks: str, priority: str | int, wait_timeout: float) -> None:
+    async def _execute(
+        self,
+        answer: _Answer,
+        description: str,
+        subtasks: str,
+        priority: str | int,
+        wait_timeout: float,
+    ) -> None:
         texts = _parsed_list(subtasks, "subtasks")
         seconds = _checked_wait(wait_timeout)
         resolver = await self._resolver()
@@ -120,13 +164,19 @@ class ParallelSkill:
         faults = [fault for fault in found if isinstance(fault, HiveError)]
         if len(faults) == len(found):
             raise faults[0]
-        answer.results = [ItemReport(item_index=index, status="pending") for index in range(len(found))]
+        answer.results = [
+            ItemReport(item_index=index, status="pending") for index in range(len(found))
+        ]
         ids = await asyncio.gather(*(self._send(one, priority) for one in found))
         answer.job_id = await asyncio.to_thread(self._keep_together, ids)
         await self._wait_for_tasks(answer, ids, seconds)
 
     async def _send(self, found: Resolution | HiveError, priority: str | int) -> str:
-        """Send one sub-task. One that cannot be sent gets a record that says why, so that it is found again with the others."""
+        """Send one sub-task.
+
+        One that cannot be sent gets a record that says why, so that it is found again with the
+        others.
+        """
         if isinstance(found, Resolution):
             try:
                 return await self._broker.enqueue_task(found.skill.name, found.arguments, priority)
@@ -139,20 +189,31 @@ class ParallelSkill:
     def _keep_together(self, ids: Sequence[str]) -> str:
         """Remember which tasks the sub-tasks are, as long as their results are kept.
 
-        Not as Celery's GroupResult: making one subscribes to every result, and dropping one waits for a broker that is away.
+        Not as Celery's GroupResult: making one subscribes to every result, and dropping one waits
+        for a broker that is away.
         """
         job_id, client = uuid.uuid4().hex, self._broker.client
         with broker_errors():
-            client.redis.set(client.key("subtasks", job_id), json.dumps(list(ids)), ex=time_to_live(self._broker.app, 0.0, None))
+            client.redis.set(
+                client.key("subtasks", job_id),
+                json.dumps(list(ids)),
+                ex=time_to_live(self._broker.app, 0.0, None),
+            )
         return job_id
 
     async def _wait_for_tasks(self, answer: _Answer, ids: Sequence[str], seconds: float) -> None:
         pause = _FIRST_LOOK
         try:
             async with asyncio.timeout(seconds):
-                while waiting := [index for index, result in enumerate(answer.results) if result.status == "pending"]:
+                while waiting := [
+                    index
+                    for index, result in enumerate(answer.results)
+                    if result.status == "pending"
+                ]:
                     for index in waiting:
-                        answer.results[index] = ItemReport.of_task(index, await self._broker.get_task_status(ids[index]))
+                        answer.results[index] = ItemReport.of_task(
+                            index, await self._broker.get_task_status(ids[index])
+                        )
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.5, _LONGEST_PAUSE)
         except TimeoutError:
@@ -169,10 +230,14 @@ class ParallelSkill:
             answer.results = await asyncio.to_thread(_of_job, found)
             return
         members = await asyncio.to_thread(self._members, task_id)
-        tasks: list[TaskStatus | None] = [await self._broker.get_task_status(member) for member in members or [task_id]]
+        tasks: list[TaskStatus | None] = [
+            await self._broker.get_task_status(member) for member in members or [task_id]
+        ]
         if not members and tasks == [None]:
             answer.job_id = None
-            raise UnknownJobError(f"No job or task has the id {task_id!r}, or its record has expired.")
+            raise UnknownJobError(
+                f"No job or task has the id {task_id!r}, or its record has expired."
+            )
         answer.results = [ItemReport.of_task(index, task) for index, task in enumerate(tasks)]
 
     def _members(self, job_id: str) -> list[str]:
@@ -188,12 +253,18 @@ class ParallelSkill:
         return Resolver(skills.values(), self._root)
 
     async def _expect_nodes(self, answer: _Answer) -> None:
-        """The wait is over. Raises: NoNodeOnlineError when nothing ran and nobody is there to run it."""
+        """The wait is over.
+
+        Raises: NoNodeOnlineError when nothing ran and nobody is there to run it.
+        """
         if not answer.nothing_ran:
             return
         nodes = await asyncio.to_thread(self._nodes)
         if not any(node.online for node in nodes.values()):
-            raise NoNodeOnlineError("No node was online until the wait ended; start one with `hive spore`. The work waits for it.")
+            raise NoNodeOnlineError(
+                "No node was online until the wait ended; start one with `hive spore`. The work "
+                "waits for it."
+            )
 
     def _nodes(self) -> Mapping[str, Any]:
         with broker_errors():
@@ -207,7 +278,9 @@ def _parsed_list(text: object, name: str) -> list[Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InvalidInputError(f'{name} is not JSON ({error}); give a list, for instance ["a", "b"].') from None
+        raise InvalidInputError(
+            f'{name} is not JSON ({error}); give a list, for instance ["a", "b"].'
+        ) from None
     if not isinstance(value, list):
         raise InvalidInputError(f"{name} must be a JSON list, not {_json_kind(value)}.")
     if not value:
@@ -227,7 +300,11 @@ def _checked_text(text: object, name: str) -> str:
 
 
 def _checked_wait(seconds: object) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not 0 <= seconds < float("inf")
+    ):
         raise InvalidInputError(f"wait_timeout is a number of seconds from 0 on, not {seconds!r}.")
     return float(seconds)
 
@@ -249,8 +326,16 @@ def _resolved(resolver: Resolver, text: object, context: str) -> Resolution | Hi
 
 
 def _of_job(found: Job) -> list[ItemReport]:
-    outcomes = {outcome.index: ItemReport.of_outcome(outcome) for outcome in found.result(timeout=0).outcomes}
+    outcomes = {
+        outcome.index: ItemReport.of_outcome(outcome)
+        for outcome in found.result(timeout=0).outcomes
+    }
     progress = found.progress()
     done = progress.completed + progress.failed + progress.cancelled
-    total = progress.total if progress.total is not None else done + progress.running + progress.pending
-    return [outcomes.get(index) or ItemReport(item_index=index, status="pending") for index in range(max(total, len(outcomes)))]
+    total = (
+        progress.total if progress.total is not None else done + progress.running + progress.pending
+    )
+    return [
+        outcomes.get(index) or ItemReport(item_index=index, status="pending")
+        for index in range(max(total, len(outcomes)))
+    ]

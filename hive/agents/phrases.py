@@ -1,4 +1,7 @@
-"""Plain words made comparable: stems, words that mean the same, and the clauses of a description. English, without a model."""
+"""Plain words made comparable: stems, words that mean the same, and the clauses of a description.
+
+English, without a model.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,35 @@ def _words(text: str) -> frozenset[str]:
 
 
 _STOP = _words("""
-    a an the this that these those all each every any both some of for from in on at by with as to into onto it its them their they me
-    my we our us you your i is are be was were do does did has have had please kindly just only also now so which who whose where there
-    following given list lists item items one ones thing things below above via using use per about over out if when while within across
-    under most everything max maximum least concise short brief quick quickly full complete entire whole main thorough down
+    a an the this that these those all each every any both some of for from in on at by with as to
+    into onto it its them their they me
+    my we our us you your i is are be was were do does did has have had please kindly just only also
+    now so which who whose where there
+    following given list lists item items one ones thing things below above via using use per about
+    over out if when while within across
+    under most everything max maximum least concise short brief quick quickly full complete entire
+    whole main thorough down
 """)
-_DETERMINERS = _words("a an the this that these those all each every any my our your its their some both")
+_DETERMINERS = _words(
+    "a an the this that these those all each every any my our your its their some both"
+)
 _NEGATIONS = _words("not never don't dont doesn't cannot can't")
 # What a polite or wordy request begins with; what is asked for comes after.
 _OPENINGS = re.compile(
-    r"^(?:please|kindly|hey|hi|hello|now|just|(?:can|could|would|will) you|let's|let us|help (?:me|us)(?: to)?|get (?:me|us)|go and|"
-    r"your task is to|make sure (?:to|you)|(?:i|we) (?:want|need|would like)(?: you)?(?: to)?|(?:i|we)'d like(?: you)?(?: to)?)\b[\s,:]*",
+    r"^(?:please|kindly|hey|hi|hello|now|just|(?:can|could|would|will) you|let's|let us|help "
+    r"(?:me|us)(?: to)?|get (?:me|us)|go and|"
+    r"your task is to|make sure (?:to|you)|(?:i|we) (?:want|need|would like)(?: you)?(?: "
+    r"to)?|(?:i|we)'d like(?: you)?(?: to)?)\b[\s,:]*",
     re.IGNORECASE,
 )
-# Verbs that say nothing of the work; the noun after them does: "run a security audit", "write a summary".
-LIGHT_VERBS = _words("run do perform make conduct execute carry start give provide show need want write create generate produce prepare")
-# Of these, the ones that make what they name: the noun must be work ("a summary"), for an article cannot be written here.
+# Verbs that say nothing of the work; the noun after them does: "run a security audit", "write a
+# summary".
+LIGHT_VERBS = _words(
+    "run do perform make conduct execute carry start give provide show need want write create "
+    "generate produce prepare"
+)
+# Of these, the ones that make what they name: the noun must be work ("a summary"), for an article
+# cannot be written here.
 MAKING_VERBS = _words("make write create generate produce prepare")
 
 PARTICLES = _words("up off out down")
@@ -52,23 +68,32 @@ problem vulnerability issue flaw weakness risk hole
 repository repo project workspace
 """
 
-# Work that is often asked for; where a skill does it, the skill's own words say so. Only these are told from nouns by a list.
+# Work that is often asked for; where a skill does it, the skill's own words say so. Only these are
+# told from nouns by a list.
 _VERBS = _words("""
-    add alter archive bake build buy call cancel cause change clean click clone close commit compile compose compress compute convert cook
-    copy count crop delete deploy design destroy disable draw drop edit email encrypt erase evaluate execute explain export filter fix
-    forget format forward ignore improve import install invent kill launch learn mail merge migrate move open optimize order paint parse
-    pay plan play post predict print publish purge push quote rank refactor remove rename replace reply reset restart rewrite sell send
-    share shut sign sing solve sort stop store submit subscribe teach tell train translate transcribe tweet uninstall update upgrade
+    add alter archive bake build buy call cancel cause change clean click clone close commit compile
+    compose compress compute convert cook
+    copy count crop delete deploy design destroy disable draw drop edit email encrypt erase evaluate
+    execute explain export filter fix
+    forget format forward ignore improve import install invent kill launch learn mail merge migrate
+    move open optimize order paint parse
+    pay plan play post predict print publish purge push quote rank refactor remove rename replace
+    reply reset restart rewrite sell send
+    share shut sign sing solve sort stop store submit subscribe teach tell train translate
+    transcribe tweet uninstall update upgrade
     upload visit wash watch wipe
 """)
 _LANGUAGES = _words("""
-    english french german spanish italian portuguese dutch russian chinese mandarin japanese korean arabic hindi polish turkish latin greek
+    english french german spanish italian portuguese dutch russian chinese mandarin japanese korean
+    arabic hindi polish turkish latin greek
 """)
 
 _TLDR = re.compile(r"\btl;\s*dr\b", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z][A-Za-z'’]*|\d+|[,;.!?:&\n\x00]")
 _BREAKS = frozenset([",", ";", ".", "!", "?", ":", "&", "\n"])
-_SUFFIXES = re.compile(r"(?:i[sz]ations?|i[sz]ing|i[sz]e[drs]?|ations?|ings?|ies|ied|ions?|ed|es|s|y|e)$")
+_SUFFIXES = re.compile(
+    r"(?:i[sz]ations?|i[sz]ing|i[sz]e[drs]?|ations?|ings?|ies|ied|ions?|ed|es|s|y|e)$"
+)
 
 
 @lru_cache(maxsize=4096)
@@ -79,10 +104,16 @@ def stem(word: str) -> str:
         return word
     short = _SUFFIXES.sub("", word)
     short = short if len(short) >= 3 else word
-    return short[:-1] if len(short) > 3 and short[-1] == short[-2] and short[-1] not in "ls" else short
+    return (
+        short[:-1] if len(short) > 3 and short[-1] == short[-2] and short[-1] not in "ls" else short
+    )
 
 
-_CANON = {stem(word): stem(line.split()[0]) for line in _SAME.strip().splitlines() for word in line.split()}
+_CANON = {
+    stem(word): stem(line.split()[0])
+    for line in _SAME.strip().splitlines()
+    for word in line.split()
+}
 FOREIGN_VERBS = frozenset(map(stem, _VERBS))
 FOREIGN_WORDS = frozenset(map(stem, _LANGUAGES))
 
@@ -95,7 +126,11 @@ def canon(word: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word of a clause. `said`: in lower case. `written`: as it was. `literal`: it is a file's name, or stands for an address."""
+    """One word of a clause.
+
+    `said`: in lower case. `written`: as it was. `literal`: it is a file's name, or stands for an
+    address.
+    """
 
     said: str
     written: str = ""
@@ -150,7 +185,10 @@ def is_negated(text: str) -> bool:
 
 
 def clauses(text: str) -> list[Clause]:
-    """The clauses of a description, in order, cut at commas, `and`, `then`. One without a word of its own belongs to the one before."""
+    """The clauses of a description, in order, cut at commas, `and`, `then`.
+
+    One without a word of its own belongs to the one before.
+    """
     marked, literals = split_literals(_without_opening(text))
     found: list[Clause] = []
     for words, parts in _cut(marked, literals):

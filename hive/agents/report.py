@@ -14,7 +14,11 @@ Status = Literal["completed", "failed", "pending"]
 
 
 class ItemReport(BaseModel):
-    """One item. `result` is null unless it completed, `error` null unless it failed, `node` where it ran or runs."""
+    """One item.
+
+    `result` is null unless it completed, `error` null unless it failed, `node` where it ran or
+    runs.
+    """
 
     item_index: int
     status: Status
@@ -25,7 +29,12 @@ class ItemReport(BaseModel):
     @classmethod
     def of_outcome(cls, outcome: Outcome) -> Self:
         if outcome.status == "ok":
-            return cls(item_index=outcome.index, status="completed", result=outcome.value, node=outcome.node)
+            return cls(
+                item_index=outcome.index,
+                status="completed",
+                result=outcome.value,
+                node=outcome.node,
+            )
         why = outcome.error or outcome.status
         return cls(item_index=outcome.index, status="failed", error=why, node=outcome.node)
 
@@ -33,8 +42,16 @@ class ItemReport(BaseModel):
     def of_task(cls, index: int, task: TaskStatus | None) -> Self:
         if task is None:
             return cls(item_index=index, status="failed", error="Its record has expired.")
-        status: Status = "completed" if task.status == "completed" else "failed" if task.over else "pending"
-        return cls(item_index=index, status=status, result=task.result, error=task.error, node=task.assigned_node)
+        status: Status = (
+            "completed" if task.status == "completed" else "failed" if task.over else "pending"
+        )
+        return cls(
+            item_index=index,
+            status=status,
+            result=task.result,
+            error=task.error,
+            node=task.assigned_node,
+        )
 
 
 class Summary(BaseModel):
@@ -56,8 +73,13 @@ class Report(BaseModel):
     error: str | None = None
 
     @classmethod
-    def of(cls, results: Sequence[ItemReport], job_id: str | None = None, error: str | None = None) -> Self:
-        counts = {status: sum(result.status == status for result in results) for status in ("completed", "failed", "pending")}
+    def of(
+        cls, results: Sequence[ItemReport], job_id: str | None = None, error: str | None = None
+    ) -> Self:
+        counts = {
+            status: sum(result.status == status for result in results)
+            for status in ("completed", "failed", "pending")
+        }
         rate = round(counts["completed"] / len(results), 4) if results else 0.0
         summary = Summary(total_tasks=len(results), success_rate=rate, **counts)
         return cls(summary=summary, results=list(results), job_id=job_id, error=error)

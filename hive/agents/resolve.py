@@ -1,8 +1,10 @@
-"""From a description in plain words to a skill and its arguments, by the skills' declared intents; no model is asked.
+"""From a description in plain words to a skill and its arguments, by the skills' declared intents;
+no model is asked.
 
-A skill fits when one of its intents is said: all the words of the intent, or words that mean the same. What is asked for beyond
-that must not be other work: a description that begins with a verb no skill knows, that names a target no skill takes ("to French"),
-that forbids, or that asks for two different works, is refused. Nothing is guessed.
+A skill fits when one of its intents is said: all the words of the intent, or words that mean the
+same. What is asked for beyond that must not be other work: a description that begins with a verb no
+skill knows, that names a target no skill takes ("to French"), that forbids, or that asks for two
+different works, is refused. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -43,21 +45,26 @@ class Resolution:
 class Resolver:
     """Finds the skill that a description asks for.
 
-    skills: to choose from; by default all that are registered. root: the directory under which the skills look for paths.
+    skills: to choose from; by default all that are registered. root: the directory under which the
+        skills look for paths.
     """
 
     def __init__(self, skills: Iterable[Skill] | None = None, root: Path | None = None) -> None:
         self._skills = tuple(registered().values()) if skills is None else tuple(skills)
         self._root = root
         self._known = [_Known.of(skill) for skill in self._skills]
-        # Begins an intent and never goes on with one: "article" in "article content" is no verb, since there is "fetch article".
+        # Begins an intent and never goes on with one: "article" in "article content" is no verb,
+        # since there is "fetch article".
         later = frozenset().union(*(known.later for known in self._known))
-        self._verbs = frozenset().union(*(known.alone | (known.first - later) for known in self._known))
+        self._verbs = frozenset().union(
+            *(known.alone | (known.first - later) for known in self._known)
+        )
 
     def resolve_map(self, description: str) -> Resolution:
         """The skill for all items, and the arguments that they share.
 
-        Raises: UnknownSkillError listing the skills when none fits, InvalidInputError when the words give it a wrong argument.
+        Raises: UnknownSkillError listing the skills when none fits, InvalidInputError when the
+            words give it a wrong argument.
         """
         skill, clause = self._find(description)
         arguments = arguments_of(skill, clause, self._root)
@@ -67,9 +74,11 @@ class Resolver:
     def resolve_task(self, text: str, context: str = "") -> Resolution:
         """The skill and all its arguments for one sub-task.
 
-        context: the description of the whole, which says what to do where the sub-task only names on what.
+        context: the description of the whole, which says what to do where the sub-task only names
+            on what.
 
-        Raises: UnknownSkillError listing the skills when none fits; InvalidInputError when an argument is missing or wrong.
+        Raises: UnknownSkillError listing the skills when none fits; InvalidInputError when an
+            argument is missing or wrong.
         """
         clause = whole(text)
         if context and clause.literals and not clause.spoken:
@@ -97,7 +106,10 @@ class Resolver:
         for clause, known in zip(parts, found, strict=True):
             if not self._is_step_of(clause, known, parts[-1], found[-1]):
                 both = " and ".join(dict.fromkeys(known.skill.name for known in found))
-                raise self._refusal(f"{description!r} asks for more than one skill ({both}); give each its own sub-task")
+                raise self._refusal(
+                    f"{description!r} asks for more than one skill ({both}); give each its own "
+                    "sub-task"
+                )
         return found[-1].skill, said
 
     def _named(self, description: str, said: Clause) -> Skill | None:
@@ -105,13 +117,17 @@ class Resolver:
         plain = description.strip().lower()
         words = set(re.findall(r"\w+", plain))
         named = [skill for skill in self._skills if plain == skill.name.lower()]
-        named = named or [skill for skill in self._skills if "_" in skill.name and skill.name.lower() in words]
+        named = named or [
+            skill for skill in self._skills if "_" in skill.name and skill.name.lower() in words
+        ]
         if len(named) > 1:
             raise self._refusal(f"{description!r} names several skills")
         return named[0] if named and said.words else None
 
     def _merged(self, parts: list[Clause]) -> list[Clause]:
-        """`news and weather pages` is one object, not two works: a clause of bare nouns belongs to its neighbour."""
+        """`news and weather pages` is one object, not two works: a clause of bare nouns belongs to
+        its neighbour.
+        """
         merged: list[Clause] = []
         for clause in parts:
             if merged and (self._is_bare_noun(clause) or self._is_bare_noun(merged[-1])):
@@ -132,26 +148,41 @@ class Resolver:
         return not is_verb and (not after or after[0].counts or after[0].said == "of")
 
     def _best(self, clause: Clause) -> _Known | None:
-        """The skill that the clause says most of; None when none fits. Raises: UnknownSkillError when several fit equally."""
+        """The skill that the clause says most of; None when none fits.
+
+        Raises: UnknownSkillError when several fit equally.
+        """
         found = self._fitting(clause)
         if len(found) > 1:
-            raise self._refusal(f"The words fit several skills equally ({', '.join(known.skill.name for known in found)}); name one")
+            raise self._refusal(
+                "The words fit several skills equally "
+                f"({', '.join(known.skill.name for known in found)}); name one"
+            )
         return found[0] if found else None
 
     def _fitting(self, clause: Clause) -> list[_Known]:
-        scores = [(score, known) for known in self._known if (score := known.score(clause, self._verbs)) is not None]
+        scores = [
+            (score, known)
+            for known in self._known
+            if (score := known.score(clause, self._verbs)) is not None
+        ]
         best = max((score for score, _ in scores), default=None)
         return [known for score, known in scores if score == best]
 
     def _is_step_of(self, clause: Clause, known: _Known, last_clause: Clause, last: _Known) -> bool:
-        """Whether the last skill does this earlier step by itself: it starts from the same input, and says so or acts on its outcome."""
+        """Whether the last skill does this earlier step by itself: it starts from the same input,
+        and says so or acts on its outcome.
+        """
         if known is last:
             return True
         if not known.fields <= last.fields:
             return False
         included = all(last.explains(word) for word in clause.content)
         own = last.verbs(self._verbs) | last.units
-        objectless = all(word.meaning in own or word.said in LIGHT_VERBS | PARTICLES for word in last_clause.spoken)
+        objectless = all(
+            word.meaning in own or word.said in LIGHT_VERBS | PARTICLES
+            for word in last_clause.spoken
+        )
         return included or (objectless and known.fields < last.fields)
 
     def _refusal(self, reason: str) -> UnknownSkillError:
@@ -172,13 +203,17 @@ class _Known:
     units: frozenset[str]
     fields: frozenset[str]
     first: frozenset[str]
-    """What its intents begin with, verbs for the most part; `later`: what they go on with; `alone`: intents of one word."""
+    """What its intents begin with, verbs for the most part; `later`: what they go on with; `alone`:
+    intents of one word.
+    """
     later: frozenset[str]
     alone: frozenset[str]
 
     @classmethod
     def of(cls, skill: Skill) -> _Known:
-        intents = tuple(words for words in map(phrase, (*skill.intents, skill.name.replace("_", " "))) if words)
+        intents = tuple(
+            words for words in map(phrase, (*skill.intents, skill.name.replace("_", " "))) if words
+        )
         parts = [part.spoken for intent in skill.intents for part in clauses(intent) if part.spoken]
         vocabulary = frozenset(word.meaning for intent in intents for word in intent)
         units = unit_words(skill)
@@ -205,7 +240,9 @@ class _Known:
         """How much of the clause this skill is about; None when it does not fit."""
         core = self._core(clause.words, verbs)
         content = [word for word in core if word.counts]
-        made = any(word.said in MAKING_VERBS for word in clause.words[: len(clause.words) - len(core)])
+        made = any(
+            word.said in MAKING_VERBS for word in clause.words[: len(clause.words) - len(core)]
+        )
         if not content or self._asks_for_other_work(core, content, verbs, made=made):
             return None
         meant, said = {word.meaning for word in content}, {word.stem for word in content}
@@ -221,17 +258,27 @@ class _Known:
             return 1, len(covered), explained
         # No intent in full, but every word is one of this skill's own.
         spoken = {word.meaning for word in content if not word.literal}
-        return (0, len(spoken), explained) if explained == len(content) and len(spoken) > 1 else None
+        return (
+            (0, len(spoken), explained) if explained == len(content) and len(spoken) > 1 else None
+        )
 
     def _core(self, words: tuple[Word, ...], verbs: frozenset[str]) -> tuple[Word, ...]:
-        """The words from the first that says something on: "run a security audit" is a security audit."""
+        """The words from the first that says something on: "run a security audit" is a security
+        audit.
+        """
         for position, word in enumerate(words):
-            if word.counts and not (word.said in LIGHT_VERBS and word.meaning not in self.verbs(verbs)):
+            if word.counts and not (
+                word.said in LIGHT_VERBS and word.meaning not in self.verbs(verbs)
+            ):
                 return words[position:]
         return ()
 
-    def _asks_for_other_work(self, core: tuple[Word, ...], content: list[Word], verbs: frozenset[str], *, made: bool) -> bool:
-        if any(word.stem in FOREIGN_WORDS and not self.explains(word) for word in content) or self._names_other_target(core):
+    def _asks_for_other_work(
+        self, core: tuple[Word, ...], content: list[Word], verbs: frozenset[str], *, made: bool
+    ) -> bool:
+        if any(
+            word.stem in FOREIGN_WORDS and not self.explains(word) for word in content
+        ) or self._names_other_target(core):
             return True
         head, following = core[0], core[1:]
         if head.meaning in self.verbs(verbs) and not head.is_plural and not made:
@@ -249,7 +296,9 @@ class _Known:
         for position, word in enumerate(core):
             if word.said not in ("to", "into"):
                 continue
-            target = next((later for later in core[position + 1 :] if not later.is_determiner), None)
+            target = next(
+                (later for later in core[position + 1 :] if not later.is_determiner), None
+            )
             if target is not None and target.counts and not self.explains(target):
                 return True
         return False

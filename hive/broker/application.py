@@ -12,13 +12,16 @@ from hive.skills import Skill, find_skill, import_skills, registered
 
 
 def application(app: Celery | None = None) -> Celery:
-    """The given application, else Celery's default one, which is the last that Hive was installed in."""
+    """The given application, else Celery's default one, which is the last that Hive was installed
+    in.
+    """
     default: Any = default_app  # a proxy, which would follow a later install
     return default._get_current_object() if app is None else app
 
 
 def skill_of(app: Celery, wanted: Any) -> Skill:
-    """The skill of that name or task, as `hive.skills.find_skill`; the modules that the application's workers import are looked at too.
+    """The skill of that name or task, as `hive.skills.find_skill`; the modules that the
+    application's workers import are looked at too.
 
     Raises: UnknownSkillError listing the known names.
     """

@@ -1,4 +1,6 @@
-"""MessageBroker: tasks, their records, queue statistics and commands to the nodes, for programs that live in asyncio."""
+"""MessageBroker: tasks, their records, queue statistics and commands to the nodes, for programs
+that live in asyncio.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,12 @@ _QUEUE_STATS = Script("hive.broker.ledger", "queue_stats", include=(LIBRARY,))
 class MessageBroker:
     """One application's way to its broker.
 
-    app: an application with Hive installed; Celery's default one if not given, which is the last that was installed.
+    app: an application with Hive installed; Celery's default one if not given, which is the last
+        that was installed.
 
-    `connect` only looks whether the broker is there: every method opens what it needs, and raises BrokerUnreachableError or
-    BrokerAuthError when the broker does not answer or refuses the credentials.
+    `connect` only looks whether the broker is there: every method opens what it needs, and raises
+    BrokerUnreachableError or BrokerAuthError when the broker does not answer or refuses the
+    credentials.
     """
 
     def __init__(self, app: Celery | None = None) -> None:
@@ -55,7 +59,10 @@ class MessageBroker:
     # -- connection
 
     async def connect(self) -> bool:
-        """Look whether the broker answers. Returns: False, with the reason in the log, when it does not."""
+        """Look whether the broker answers.
+
+        Returns: False, with the reason in the log, when it does not.
+        """
         try:
             await self._in_thread(self.client.redis.ping)
         except ClusterUnreachableError as error:
@@ -75,18 +82,24 @@ class MessageBroker:
     # -- tasks
 
     async def enqueue_task(
-        self, task_type: str, payload: Mapping[str, Any], priority: str | int = "background", task_id: str | None = None
+        self,
+        task_type: str,
+        payload: Mapping[str, Any],
+        priority: str | int = "background",
+        task_id: str | None = None,
     ) -> str:
         """Send a task to the cluster.
 
         task_type: a skill's name. payload: the skill's input, by name.
-        priority: high_priority or background, which choose the queue; or 0..10 with 10 the most urgent, in the background queue.
-        task_id: an id of the caller's own. If a task has that id and is the same, nothing is sent; it never makes a second run
+        priority: high_priority or background, which choose the queue; or 0..10 with 10 the most
+        urgent, in the background queue. task_id: an id of the caller's own. If a task has that id
+        and is the same, nothing is sent; it never makes a second run
             while that task's record is kept.
 
         Returns: the task's id.
-        Raises: UnknownSkillError, InvalidInputError, DuplicateTaskError when another task has that id, NoEligibleNodeError,
-            BrokerUnreachableError (its `outcome` says whether the task may have been sent), BrokerAuthError.
+        Raises: UnknownSkillError, InvalidInputError, DuplicateTaskError when another task has that
+            id, NoEligibleNodeError, BrokerUnreachableError (its `outcome` says whether the task may
+            have been sent), BrokerAuthError.
         """
         skill = skill_of(self.app, task_type)
         checked = _checked_payload(skill, payload)
@@ -99,40 +112,63 @@ class MessageBroker:
         return await self._in_thread(self._send_once, skill, checked, options, task_id)
 
     async def get_task_status(self, task_id: str) -> TaskStatus | None:
-        """The task's record; None when no task has that id, or its result has expired or was never kept."""
+        """The task's record; None when no task has that id, or its result has expired or was never
+        kept.
+        """
         return await self._in_thread(self.records.read, task_id)
 
     async def update_task_status(
-        self, task_id: str, status: str, assigned_node: str | None = None, result: Any = None, error: str | None = None
+        self,
+        task_id: str,
+        status: str,
+        assigned_node: str | None = None,
+        result: Any = None,
+        error: str | None = None,
     ) -> bool:
         """Store how far a task is, for an executor outside Celery: spores do it by themselves.
 
-        status: pending, running, completed or failed. result: of a completed task, JSON. error: why it failed.
+        status: pending, running, completed or failed. result: of a completed task, JSON. error: why
+            it failed.
 
-        Returns: False when the task is completed already, which is final. Raises: InvalidInputError.
+        Returns: False when the task is completed already, which is final. Raises:
+            InvalidInputError.
         """
         if result is not None:
             _require_json(result, "A result")
-        return await self._in_thread(self.records.store, task_id, status, assigned_node=assigned_node, result=result, error=error)
+        return await self._in_thread(
+            self.records.store,
+            task_id,
+            status,
+            assigned_node=assigned_node,
+            result=result,
+            error=error,
+        )
 
     async def retry_task(self, task_id: str) -> bool:
-        """Send a failed or dead task again, under its id. Chains and chords that it was part of do not go on with it.
+        """Send a failed or dead task again, under its id.
 
-        Returns: False when it is not known, neither failed nor dead, or its record does not say what was run.
+        Chains and chords that it was part of do not go on with it.
+
+        Returns: False when it is not known, neither failed nor dead, or its record does not say
+            what was run.
         """
         return await self._in_thread(self.records.send_again, task_id)
 
     # -- the cluster
 
     async def broadcast_control(
-        self, command: str, arguments: Mapping[str, Any] | None = None, wait_timeout: float | None = None
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        wait_timeout: float | None = None,
     ) -> dict[str, Any]:
         """Send one of Hive's commands to all nodes, and wait until every online node has answered.
 
-        arguments: what the command takes, JSON. wait_timeout: seconds to wait at most; by default 3 heartbeat intervals, after which
-            a node counts as dead.
+        arguments: what the command takes, JSON. wait_timeout: seconds to wait at most; by default 3
+            heartbeat intervals, after which a node counts as dead.
 
-        Returns: the replies by node id: {"ok": …} or {"error": "…"}; a node that did not answer is missing.
+        Returns: the replies by node id: {"ok": …} or {"error": "…"}; a node that did not answer is
+            missing.
         Raises: InvalidInputError when JSON cannot hold the arguments.
         """
         given = dict(arguments or {})
@@ -141,9 +177,11 @@ class MessageBroker:
         return await self._in_thread(self._broadcast, command, given, seconds)
 
     async def subscribe_broadcast(self) -> BroadcastSubscription:
-        """Hear the commands that are broadcast from now on: `async for command in subscription.listen()`.
+        """Hear the commands that are broadcast from now on: `async for command in
+        subscription.listen()`.
 
-        Each is {"command", "arguments", "destination", "ticket"}. Close it with `await subscription.close()`.
+        Each is {"command", "arguments", "destination", "ticket"}. Close it with `await
+        subscription.close()`.
         """
         subscription = BroadcastSubscription(self.app)
         try:
@@ -156,14 +194,16 @@ class MessageBroker:
     async def get_queue_stats(self) -> dict[str, Any]:
         """How many tasks are where, all counted at one instant.
 
-        Returns: high_priority_queue, background_queue (waiting there), total_queued (waiting in any queue or at a node),
-            tasks_pending (also those not due yet), tasks_running, tasks_dead; tasks_completed and tasks_failed since the broker's
-            data began; connected.
+        Returns: high_priority_queue, background_queue (waiting there), total_queued (waiting in any
+            queue or at a node), tasks_pending (also those not due yet), tasks_running, tasks_dead;
+            tasks_completed and tasks_failed since the broker's data began; connected.
         """
         return await self._in_thread(self._queue_stats)
 
     async def detect_zombie_tasks(self) -> list[str]:
-        """Ids of tasks that the watchdog found reserved by a node that does not run them, or running far beyond their limit."""
+        """Ids of tasks that the watchdog found reserved by a node that does not run them, or
+        running far beyond their limit.
+        """
         found: Any = await self._in_thread(self.client.redis.hkeys, self.client.key("zombies"))
         return sorted(key.decode() for key in found)
 
@@ -182,46 +222,63 @@ class MessageBroker:
         self._connected = True
         return value
 
-    def _send(self, skill: Skill, payload: dict[str, Any], options: dict[str, Any], **more: Any) -> str:
+    def _send(
+        self, skill: Skill, payload: dict[str, Any], options: dict[str, Any], **more: Any
+    ) -> str:
         task = self.app.tasks.get(skill.task.name, skill.task)
         try:
-            # The record is the result: one that is not kept could not be told from a task that never was.
+            # The record is the result: one that is not kept could not be told from a task that
+            # never was.
             return str(task.apply_async((), payload, ignore_result=False, **options, **more).id)
         except TypeError as error:
             raise InvalidInputError(f"{skill.name} cannot use its input: {error}.") from None
         except EncodeError as error:
             raise InvalidInputError(f"{skill.name}: JSON cannot hold its input: {error}.") from None
 
-    def _send_once(self, skill: Skill, payload: dict[str, Any], options: dict[str, Any], task_id: str) -> str:
+    def _send_once(
+        self, skill: Skill, payload: dict[str, Any], options: dict[str, Any], task_id: str
+    ) -> str:
         if self._same(skill, payload, task_id):
             return task_id
-        # Two callers at once: the broker accepts the first publication of an id and ignores the other.
+        # Two callers at once: the broker accepts the first publication of an id and ignores the
+        # other.
         header = {"hive": {"id": derived_id(task_id), "keep": True}}
         self._send(skill, payload, options, task_id=task_id, headers=header)
         self._same(skill, payload, task_id)
         return task_id
 
     def _same(self, skill: Skill, payload: dict[str, Any], task_id: str) -> bool:
-        """Whether that id is taken by this very task. Raises: DuplicateTaskError when another has it."""
+        """Whether that id is taken by this very task.
+
+        Raises: DuplicateTaskError when another has it.
+        """
         known = self.records.read(task_id)
         if known is None:
             return False
         if (known.task_type, known.payload) != (skill.name, payload):
-            raise DuplicateTaskError(f"The task id {task_id!r} was used for another task ({known.task_type}); choose a new one.")
+            raise DuplicateTaskError(
+                f"The task id {task_id!r} was used for another task ({known.task_type}); choose a "
+                "new one."
+            )
         return True
 
     def _broadcast(self, command: str, arguments: dict[str, Any], timeout: float) -> dict[str, Any]:
         online = {node_id for node_id, node in self.nodes.read().items() if node.online}
-        replies = self._caller.call(HIVE_COMMAND, {"command": command, "arguments": arguments}, online, timeout=timeout)
+        replies = self._caller.call(
+            HIVE_COMMAND, {"command": command, "arguments": arguments}, online, timeout=timeout
+        )
         if silent := online - replies.keys():
-            log.warning("broadcast_unanswered", command=command, nodes=sorted(silent), timeout=timeout)
+            log.warning(
+                "broadcast_unanswered", command=command, nodes=sorted(silent), timeout=timeout
+            )
         return replies
 
     def _queue_stats(self) -> dict[str, Any]:
         queues = (self.settings.hive_high_priority_queue, self.settings.hive_background_queue)
         reply = self.client.run(_QUEUE_STATS, (), (self.client.prefix, *queues))
         entries, delayed, dead, running, completed, failed, high, background = map(int, reply)
-        # An entry is in a queue, at a node, delayed, reserved or dead. A plain Celery producer's message has no entry yet.
+        # An entry is in a queue, at a node, delayed, reserved or dead. A plain Celery producer's
+        # message has no entry yet.
         queued = max(entries - delayed - dead - running, high + background)
         return {
             "high_priority_queue": high,
@@ -238,7 +295,10 @@ class MessageBroker:
 
 def _checked_payload(skill: Skill, payload: object) -> dict[str, Any]:
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
-        raise InvalidInputError(f"The payload of {skill.name} is an object of its arguments by name, not {type(payload).__name__}.")
+        raise InvalidInputError(
+            f"The payload of {skill.name} is an object of its arguments by name, not "
+            f"{type(payload).__name__}."
+        )
     as_sent: dict[str, Any] = _require_json(dict(payload), f"The payload of {skill.name}")
     skill.check(**as_sent)
     return as_sent

@@ -28,11 +28,16 @@ MEANINGS = {
 
 
 @click.command("audit", short_help="Count all messages: is any lost?")
-@click.option("--settle", is_flag=True, help="Send home what is in no place, write off what is gone, end the alarm.")
+@click.option(
+    "--settle",
+    is_flag=True,
+    help="Send home what is in no place, write off what is gone, end the alarm.",
+)
 @yes_option
 @json_option
 def audit(settle: bool, yes: bool, as_json: bool) -> int:
-    """Count every accepted message by where it is, all at one instant, and show the alarm where the account fails.
+    """Count every accepted message by where it is, all at one instant, and show the alarm where the
+    account fails.
 
     --settle asks first. Exit code 1 while the account fails, or when the answer is no.
 
@@ -44,7 +49,11 @@ def audit(settle: bool, yes: bool, as_json: bool) -> int:
     from hive.broker.ledger.account import Conservation
     from hive.cli.cluster import connected
 
-    if settle and not confirmed("Settle the account? What is gone cannot be brought back, and is not counted as missing any more.", yes):
+    if settle and not confirmed(
+        "Settle the account? What is gone cannot be brought back, and is not counted as missing "
+        "any more.",
+        yes,
+    ):
         return 1
     with connected() as cluster:
         conservation = Conservation(cluster.client)
@@ -52,7 +61,14 @@ def audit(settle: bool, yes: bool, as_json: bool) -> int:
         found = conservation.look()
     if as_json:
         more = {"settled": {"sent_home": settled[0], "written_off": settled[1]}} if settled else {}
-        print_json(_counts(found) | {"alarm": found.alarm and {**found.alarm.model_dump(), "sentence": found.alarm.sentence}} | more)
+        print_json(
+            _counts(found)
+            | {
+                "alarm": found.alarm
+                and {**found.alarm.model_dump(), "sentence": found.alarm.sentence}
+            }
+            | more
+        )
     else:
         _show(found, settled)
     return 1 if found.alarm or found.account.missing or found.account.stranded > 0 else 0

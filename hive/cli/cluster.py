@@ -1,4 +1,6 @@
-"""A command's way to the cluster: the application, a broker that answers, and the wait for a spore."""
+"""A command's way to the cluster: the application, a broker that answers,
+and the wait for a spore.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ class Cluster:
             return self.table.read()
 
     def skill(self, name: str) -> Skill:
-        """The skill of that name, or the application's task of that name. Raises: UnknownSkillError."""
+        """The skill of that name, or the application's task of that name.
+
+        Raises: UnknownSkillError.
+        """
         task = self.app.tasks.get(name)
         return find_skill(name if task is None else task)
 
@@ -89,7 +94,10 @@ def load_application(name: str | None) -> Celery:
     except ImportError as error:
         raise InvalidInputError(f"--app {name}: {error}. Example: --app shop.tasks:app") from error
     if not isinstance(found, Celery):
-        raise InvalidInputError(f"--app {name}: {module} has no Celery application {attribute or 'app'!r}. Example: --app shop.tasks:app")
+        raise InvalidInputError(
+            f"--app {name}: {module} has no Celery application {attribute or 'app'!r}. Example: "
+            "--app shop.tasks:app"
+        )
     found.set_default()
     found.loader.import_default_modules()
     return found
@@ -118,7 +126,8 @@ def wait_for_spore(cluster: Cluster, timeout: float | None) -> float | None:
 
     timeout: seconds to wait at most; None waits for ever.
 
-    Returns: the seconds that are left of the timeout, 0.1 at least. Raises: NoNodeOnlineError when the time is over.
+    Returns: the seconds that are left of the timeout, 0.1 at least. Raises: NoNodeOnlineError when
+        the time is over.
     """
     start = time.monotonic()
     told = False
@@ -127,6 +136,8 @@ def wait_for_spore(cluster: Cluster, timeout: float | None) -> float | None:
             told = True
             note(NOBODY_ONLINE)
         if timeout is not None and time.monotonic() - start >= timeout:
-            raise NoNodeOnlineError(f"No spore came online within {timeout:g} s; start one with `hive spore`.")
+            raise NoNodeOnlineError(
+                f"No spore came online within {timeout:g} s; start one with `hive spore`."
+            )
         time.sleep(POLL)
     return None if timeout is None else max(0.1, timeout - (time.monotonic() - start))

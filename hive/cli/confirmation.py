@@ -13,7 +13,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def yes_option(command: Command) -> Command:
     """The option `--yes` of commands that ask first; the command gets it as `yes`."""
-    return click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can be asked.")(command)
+    return click.option(
+        "--yes", is_flag=True, help="Do not ask; needed where nobody can be asked."
+    )(command)
 
 
 def confirmed(question: str, yes: bool) -> bool:

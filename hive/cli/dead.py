@@ -27,7 +27,8 @@ ids_argument = click.argument("ids", metavar="ID…", nargs=-1)
 def dead() -> None:
     """Look at the dead letters, send them again, purge them.
 
-    A task becomes one when its process or node died under it HIVE_MAX_RETRIES + 1 times. ID is its task id, or publish id.
+    A task becomes one when its process or node died under it HIVE_MAX_RETRIES + 1 times. ID is its
+    task id, or publish id.
 
     \b
     Example:
@@ -37,8 +38,22 @@ def dead() -> None:
 
 
 @dead.command("list", short_help="List the dead letters, the newest first.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N", help="How many at most.")
-@click.option("--offset", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Newest ones to pass over.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="How many at most.",
+)
+@click.option(
+    "--offset",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Newest ones to pass over.",
+)
 @json_option
 def list_letters(limit: int, offset: int, as_json: bool) -> None:
     """List the dead letters, the newest first.
@@ -54,11 +69,30 @@ def list_letters(limit: int, offset: int, as_json: bool) -> None:
     if as_json:
         print_json([letter.model_dump(mode="json", exclude=DETAILS) for letter in page])
     elif page:
-        rows = [(letter.id, letter.task, letter.deaths, letter.reason, f"{seconds(letter.age)} ago", letter.home) for letter in page]
+        rows = [
+            (
+                letter.id,
+                letter.task,
+                letter.deaths,
+                letter.reason,
+                f"{seconds(letter.age)} ago",
+                letter.home,
+            )
+            for letter in page
+        ]
         title = f"dead letters {offset + 1} to {offset + len(page)} of {total}"
-        console().print(table(title, ("task", "name", "deaths", "reason", "died", "home"), rows, right=("deaths", "died")))
+        console().print(
+            table(
+                title,
+                ("task", "name", "deaths", "reason", "died", "home"),
+                rows,
+                right=("deaths", "died"),
+            )
+        )
     else:
-        console().print(f"no dead letter{f' after the newest {offset}' if offset and total else ''}")
+        console().print(
+            f"no dead letter{f' after the newest {offset}' if offset and total else ''}"
+        )
 
 
 @dead.command("show", short_help="Show one with its arguments and its deaths.")
@@ -74,7 +108,9 @@ def show(letter_id: str, as_json: bool) -> None:
     with _dead_letters() as letters:
         letter = letters.find(letter_id)
     if letter is None:
-        raise UnknownTaskError(f"No dead letter has the id {letter_id!r}; `hive dead list` shows them.")
+        raise UnknownTaskError(
+            f"No dead letter has the id {letter_id!r}; `hive dead list` shows them."
+        )
     if as_json:
         print_json(letter.model_dump(mode="json"))
     else:
@@ -122,7 +158,13 @@ def purge(ids: tuple[str, ...], every: bool, yes: bool, as_json: bool) -> int:
     return _each(ids, every, as_json, "purged", lambda letters, name: letters.purge([name]) == 1)
 
 
-def _each(ids: tuple[str, ...], every: bool, as_json: bool, done: str, step: Callable[[DeadLetters, str], bool]) -> int:
+def _each(
+    ids: tuple[str, ...],
+    every: bool,
+    as_json: bool,
+    done: str,
+    step: Callable[[DeadLetters, str], bool],
+) -> int:
     """Do `step` to each of them. Returns: the exit code."""
     with _dead_letters() as letters:
         names = letters.publish_ids() if every else list(dict.fromkeys(ids))

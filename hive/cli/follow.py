@@ -1,4 +1,6 @@
-"""A job, followed to its end: each outcome as it comes, how far it is, and a visible reason when nothing moves."""
+"""A job, followed to its end: each outcome as it comes, how far it is, and a visible reason when
+nothing moves.
+"""
 
 from __future__ import annotations
 
@@ -67,40 +69,68 @@ class Lines:
 
     def end(self, job: Job, progress: Progress, value: Any, error: str | None) -> None:
         if value is not None:
-            click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+            click.echo(
+                value
+                if isinstance(value, str)
+                else json.dumps(value, ensure_ascii=False, default=str)
+            )
         note(f"job {job.id}: {counts_of(progress)}")
 
 
 class JsonDocument:
-    """One JSON object whose `outcomes` are written as they come, so that its size needs no memory."""
+    """One JSON object whose `outcomes` are written as they come,
+    so that its size needs no memory.
+    """
 
     def __init__(self, job_id: str) -> None:
         self._separator = "\n"
         click.echo(f'{{"job_id": {json.dumps(job_id)},\n"outcomes": [', nl=False)
 
     def outcome(self, outcome: Outcome, bar: Bar) -> None:
-        click.echo(self._separator + json.dumps(dataclasses.asdict(outcome), ensure_ascii=False, default=str), nl=False)
+        click.echo(
+            self._separator
+            + json.dumps(dataclasses.asdict(outcome), ensure_ascii=False, default=str),
+            nl=False,
+        )
         self._separator = ",\n"
 
     def end(self, job: Job, progress: Progress, value: Any, error: str | None) -> None:
-        rest = {**dataclasses.asdict(progress), "over": progress.over, "value": value, "error": error}
+        rest = {
+            **dataclasses.asdict(progress),
+            "over": progress.over,
+            "value": value,
+            "error": error,
+        }
         click.echo("\n],\n" + json.dumps(rest, ensure_ascii=False, default=str).removeprefix("{"))
 
 
 def counts_of(progress: Progress) -> str:
     """`19 of 20 items done, 1 failed`."""
-    named = (("failed", progress.failed), ("cancelled", progress.cancelled), ("running", progress.running), ("waiting", progress.pending))
+    named = (
+        ("failed", progress.failed),
+        ("cancelled", progress.cancelled),
+        ("running", progress.running),
+        ("waiting", progress.pending),
+    )
     total = "?" if progress.total is None else progress.total
-    return ", ".join([f"{progress.completed} of {total} items done", *(f"{count} {name}" for name, count in named if count)])
+    return ", ".join(
+        [
+            f"{progress.completed} of {total} items done",
+            *(f"{count} {name}" for name, count in named if count),
+        ]
+    )
 
 
-def follow_job(job: Job, cluster: Cluster, show: Show, *, label: str, cancels: bool = True, whole: bool = True) -> int:
+def follow_job(
+    job: Job, cluster: Cluster, show: Show, *, label: str, cancels: bool = True, whole: bool = True
+) -> int:
     """Show a job until it has ended.
 
     cancels: Ctrl-C, or a reader of the output that goes away, cancels the job.
     whole: wait also for what is made of all outcomes and for what the job has to say of itself.
 
-    Returns: the exit code. Raises: KeyboardInterrupt, JobFailedError when the job as a whole went wrong.
+    Returns: the exit code. Raises: KeyboardInterrupt, JobFailedError when the job as a whole went
+        wrong.
     """
     tally = Tally()
     try:
@@ -127,7 +157,9 @@ def watched(job: Job, cluster: Cluster, bar: Bar) -> Iterator[Bar]:
     """Let the bar show how far the job is, and say so when there is no spore to do the work."""
     stop = threading.Event()
     with bar:
-        thread = threading.Thread(target=_watch, args=(job, cluster, bar, stop), name="job-watch", daemon=True)
+        thread = threading.Thread(
+            target=_watch, args=(job, cluster, bar, stop), name="job-watch", daemon=True
+        )
         thread.start()
         try:
             yield bar
@@ -155,10 +187,13 @@ def _watch(job: Job, cluster: Cluster, bar: Bar, stop: threading.Event) -> None:
 
 
 def outcome_line(outcome: Outcome, width: int | None = None) -> str:
-    """One outcome as a line: index, status, node, time, attempts above one, value or error; cut to `width` for a terminal."""
+    """One outcome as a line: index, status, node, time, attempts above one, value or error; cut to
+    `width` for a terminal.
+    """
     said = outcome.value if outcome.status == "ok" else outcome.error
     again = f"  attempt {outcome.attempts}" if outcome.attempts > 1 else ""
-    head = f"{outcome.index:>6}  {outcome.status:<9}  {outcome.node or '-'}  {seconds(outcome.seconds)}{again}  "
+    where = f"{outcome.node or '-'}  {seconds(outcome.seconds)}{again}"
+    head = f"{outcome.index:>6}  {outcome.status:<9}  {where}  "
     if width is None:
         return head + json.dumps(said, ensure_ascii=False, default=str)
     return head + short(said, max(20, width - len(head) - 1))

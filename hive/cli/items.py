@@ -21,7 +21,9 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
 def value_of(text: str) -> Any:
-    """`3` is a number, `{"url": …}` a dict, `https://…` the text itself; NaN and Infinity, which JSON lacks, are text."""
+    """`3` is a number, `{"url": …}` a dict, `https://…` the text itself; NaN and Infinity, which
+    JSON lacks, are text.
+    """
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -51,16 +53,24 @@ def split_arguments(words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
 
 
 class Priority(click.ParamType[str | int]):
-    """`high_priority` and `background` choose the queue; a number from 0 to 10 (10 the most urgent) the place in the background queue."""
+    """`high_priority` and `background` choose the queue; a number from 0 to 10 (10 the most urgent)
+    the place in the background queue.
+    """
 
     name = "priority"
 
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | int:
         if value in ("high_priority", "background"):
             return value
         if str(value).isdecimal() and int(value) <= 10:
             return int(value)
-        return self.fail(f"{value!r} is neither high_priority nor background nor a number from 0 to 10.", param, ctx)
+        return self.fail(
+            f"{value!r} is neither high_priority nor background nor a number from 0 to 10.",
+            param,
+            ctx,
+        )
 
 
 def json_object(text: str | None, option: str) -> dict[str, Any] | None:
@@ -73,23 +83,34 @@ def json_object(text: str | None, option: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InvalidInputError(f"{option} is not JSON ({error}). Example: {option} '{{\"gpu\": true}}'") from None
+        raise InvalidInputError(
+            f"{option} is not JSON ({error}). Example: {option} '{{\"gpu\": true}}'"
+        ) from None
     if not isinstance(value, dict):
-        raise InvalidInputError(f"{option} takes a JSON object. Example: {option} '{{\"gpu\": true}}'")
+        raise InvalidInputError(
+            f"{option} takes a JSON object. Example: {option} '{{\"gpu\": true}}'"
+        )
     return value
 
 
 def read_items(words: Sequence[str], stdin: TextIO | None = None) -> Iterable[Any]:
     """The items of `hive map`: a list, or an iterator over the lines of stdin.
 
-    words: `-` for stdin, one name of a file (a JSON list, or an item a line), or the items themselves.
+    words: `-` for stdin, one name of a file (a JSON list, or an item a line), or the items
+        themselves.
 
-    Raises: InvalidInputError for a file that is missing, unreadable or not what its name says, and for an empty list.
+    Raises: InvalidInputError for a file that is missing, unreadable or not what its name says, and
+        for an empty list.
     """
     if list(words) == ["-"]:
         stream = _from_stream(stdin or _strict_stdin())
-        return chain([next(stream)], stream)  # what is wrong from the start is said before anything is sent
-    items = _from_file(Path(words[0])) if len(words) == 1 and _is_file(words[0]) else [value_of(word) for word in words]
+        # What is wrong from the start is said before anything is sent.
+        return chain([next(stream)], stream)
+    items = (
+        _from_file(Path(words[0]))
+        if len(words) == 1 and _is_file(words[0])
+        else [value_of(word) for word in words]
+    )
     if not items:
         raise InvalidInputError("There are no items: the list is empty.")
     return items
@@ -106,8 +127,15 @@ def _is_file(word: str) -> bool:
             return True
     except (OSError, ValueError):  # a long URL or a JSON text is no possible file name
         return False
-    if "://" not in word and Path(word).suffix in LIST_SUFFIXES and not word.lstrip().startswith(("[", "{", '"')):
-        raise InvalidInputError(f"There is no file {word!r}. To use that text as an item, write it as JSON: '\"{word}\"'")
+    if (
+        "://" not in word
+        and Path(word).suffix in LIST_SUFFIXES
+        and not word.lstrip().startswith(("[", "{", '"'))
+    ):
+        raise InvalidInputError(
+            f"There is no file {word!r}. To use that text as an item, write it as JSON: "
+            f"'\"{word}\"'"
+        )
     return False
 
 
@@ -115,16 +143,23 @@ def _from_file(path: Path) -> list[Any]:
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
+        raise InvalidInputError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start})."
+        ) from None
     except OSError as error:
         raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}.") from None
     if path.suffix == ".json":
         return _list_of(text, str(path))
-    return list(_from_stream(iter(text.splitlines(keepends=True)), str(path))) if text.strip() else []
+    return (
+        list(_from_stream(iter(text.splitlines(keepends=True)), str(path))) if text.strip() else []
+    )
 
 
 def _from_stream(lines: Iterable[str], name: str = "stdin") -> Iterator[Any]:
-    """An item a line, as the lines come. A text that opens a JSON list and does not close it on its first line is one JSON list."""
+    """An item a line, as the lines come.
+
+    A text that opens a JSON list and does not close it on its first line is one JSON list.
+    """
     stream = _decoded(lines, name)
     first = next((line for line in stream if line.strip()), None)
     if first is None:
@@ -148,7 +183,9 @@ def _decoded(lines: Iterable[str], name: str) -> Iterator[str]:
     try:
         yield from lines
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
+        raise InvalidInputError(
+            f"{name} is not UTF-8 text ({error.reason} at byte {error.start})."
+        ) from None
 
 
 def _list_of(text: str, name: str) -> list[Any]:
@@ -157,7 +194,10 @@ def _list_of(text: str, name: str) -> list[Any]:
     except ValueError as error:
         raise InvalidInputError(f"{name} is not a JSON list: {error}.") from None
     if not isinstance(value, list):
-        raise InvalidInputError(f"{name} holds JSON, but not a list: items are a JSON list, or one a line in a file without .json.")
+        raise InvalidInputError(
+            f"{name} holds JSON, but not a list: items are a JSON list, or one a line in a file "
+            "without .json."
+        )
     return _checked(value, name)
 
 
@@ -168,21 +208,29 @@ def _checked(value: list[Any], name: str) -> list[Any]:
 
 
 def with_fields(skill: Skill, items: Iterable[Any], settings: Mapping[str, Any]) -> Iterable[Any]:
-    """Add fields of the skill's input model (`--set sentences=2`) to every item; an item's own field wins.
+    """Add fields of the skill's input model (`--set sentences=2`) to every item; an item's own
+    field wins.
 
-    Raises: InvalidInputError for a skill without an input model, an unknown field, or a value that the field cannot have.
+    Raises: InvalidInputError for a skill without an input model, an unknown field, or a value that
+        the field cannot have.
     """
     if not settings:
         return items
     if skill.input is None:
-        raise InvalidInputError(f"--set: {skill.name} has no input model, so an item is its one argument.")
+        raise InvalidInputError(
+            f"--set: {skill.name} has no input model, so an item is its one argument."
+        )
     fields = skill.input.model_fields
     for name, value in settings.items():
         if name not in fields:
-            raise InvalidInputError(f"--set: {skill.name} has no field {name!r}. Its fields: {', '.join(fields)}.")
+            raise InvalidInputError(
+                f"--set: {skill.name} has no field {name!r}. Its fields: {', '.join(fields)}."
+            )
         _check_field(skill.input, name, value)
     subject = next(iter(fields))
-    merged = ({**settings, **(item if isinstance(item, Mapping) else {subject: item})} for item in items)
+    merged = (
+        {**settings, **(item if isinstance(item, Mapping) else {subject: item})} for item in items
+    )
     return list(merged) if isinstance(items, list) else merged
 
 

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 @click.command("job", short_help="Show, follow or cancel a job.")
 @click.argument("job_id", metavar="ID")
-@click.option("--follow", is_flag=True, help="Stay until the job has ended; Ctrl-C leaves it running.")
+@click.option(
+    "--follow", is_flag=True, help="Stay until the job has ended; Ctrl-C leaves it running."
+)
 @click.option("--cancel", is_flag=True, help="Run nothing more of it.")
 @json_option
 def job(*, job_id: str, follow: bool, cancel: bool, as_json: bool) -> int:
     """Show how far the job ID is, and the outcomes that are there.
 
-    Exit code, once the job has ended: 0 all done, 4 some items failed, 1 all did; 0 while it goes on.
+    Exit code, once the job has ended: 0 all done, 4 some items failed, 1 all did; 0 while it goes
+        on.
 
     \b
     Example:
@@ -41,7 +44,11 @@ def job(*, job_id: str, follow: bool, cancel: bool, as_json: bool) -> int:
         if cancel:
             found.cancel()
         show = JsonDocument(found.id) if as_json else Lines()
-        return follow_job(found, cluster, show, label=job_id, cancels=False) if follow else print_job(found, show)
+        return (
+            follow_job(found, cluster, show, label=job_id, cancels=False)
+            if follow
+            else print_job(found, show)
+        )
 
 
 def print_job(found: Job, show: Show) -> int:

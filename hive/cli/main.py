@@ -20,7 +20,10 @@ INTERRUPTED = 130
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("hive.cli.up:up", "Start a broker, a nexus and spores on this machine."),
     "down": ("hive.cli.up:down", "Stop what `hive up` started."),
-    "demo": ("hive.cli.demo.command:demo", "See the main job: a hive of five spores at work on this machine."),
+    "demo": (
+        "hive.cli.demo.command:demo",
+        "See the main job: a hive of five spores at work on this machine.",
+    ),
     "nexus": ("hive.cli.nexus:nexus", "Run the nexus: the Foreman's watchdog and /health."),
     "spore": ("hive.cli.spore:spore", "Run a spore: a worker under a supervisor."),
     "status": ("hive.cli.status:status", "Show the nodes and the queues."),
@@ -37,7 +40,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and one-line helps and imports a command when it is called."""
+    """A group that knows its commands' names and one-line helps and imports a command when it is
+    called.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -77,7 +82,8 @@ def main() -> NoReturn:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader is gone (`hive … | head`). Click says nothing and ends with 1 when a write meets it; so does the last flush.
+        # The reader is gone (`hive … | head`). Click says nothing and ends with 1 when a write
+        # meets it; so does the last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or 1
     sys.exit(code)
@@ -112,7 +118,9 @@ def complain(error: HiveError) -> int:
 
 
 def _expected(error: Exception) -> HiveError | None:
-    """The Hive error that stands for an error of the broker's libraries or of the operating system; None for a defect."""
+    """The Hive error that stands for an error of the broker's libraries or of the operating system;
+    None for a defect.
+    """
     import kombu.exceptions
     import redis
 

@@ -18,14 +18,39 @@ if TYPE_CHECKING:
 @click.command("map", short_help="Run a skill over many items on all nodes.")
 @click.argument("skill")
 @click.argument("items", nargs=-1, required=True, metavar="ITEMS…|FILE|-")
-@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="A field of the skill's input, the same for every item.")
-@click.option("--reduce", metavar="HOW", help="Make one value of all: sum, list, count, concat, merge, or a skill.")
-@click.option("--priority", type=Priority(), default="background", show_default=True, help="high_priority, background, or 0..10.")
-@click.option("--requirements", metavar="JSON", help="What a node must have, such as '{\"gpu\": true}'.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="The job's deadline, the wait for a spore included."
+    "--set",
+    "fields",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="A field of the skill's input, the same for every item.",
 )
-@click.option("--chunk", type=click.IntRange(min=1), help="Items that a slot takes at a time; found out while running when not given.")
+@click.option(
+    "--reduce",
+    metavar="HOW",
+    help="Make one value of all: sum, list, count, concat, merge, or a skill.",
+)
+@click.option(
+    "--priority",
+    type=Priority(),
+    default="background",
+    show_default=True,
+    help="high_priority, background, or 0..10.",
+)
+@click.option(
+    "--requirements", metavar="JSON", help="What a node must have, such as '{\"gpu\": true}'."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="The job's deadline, the wait for a spore included.",
+)
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    help="Items that a slot takes at a time; found out while running when not given.",
+)
 @app_option
 @json_option
 def map_items(
@@ -41,11 +66,14 @@ def map_items(
     application: str | None,
     as_json: bool,
 ) -> int:
-    """Run SKILL over the items on all nodes; outcomes are printed as they come. Ctrl-C cancels the job.
+    """Run SKILL over the items on all nodes; outcomes are printed as they come.
 
-    An item is a JSON value where it parses as JSON, else text; for a skill with an input model an object is its fields. One
-    argument that names a file stands for the items in it: a JSON list (.json), or an item a line. A - reads them from stdin.
-    Exit code 4: some items failed; 1: all did; 3: no spore came online before the timeout.
+    Ctrl-C cancels the job.
+
+    An item is a JSON value where it parses as JSON, else text; for a skill with an input model an
+    object is its fields. One argument that names a file stands for the items in it: a JSON list
+    (.json), or an item a line. A - reads them from stdin. Exit code 4: some items failed; 1: all
+    did; 3: no spore came online before the timeout.
 
     \b
     Example:
@@ -58,21 +86,38 @@ def map_items(
     from hive.jobs.mapping import map as hive_map
 
     given = read_items(items)
-    options: dict[str, Any] = {"priority": priority, "requirements": json_object(requirements, "--requirements"), "chunk": chunk or "auto"}
+    options: dict[str, Any] = {
+        "priority": priority,
+        "requirements": json_object(requirements, "--requirements"),
+        "chunk": chunk or "auto",
+    }
     with connected(application) as cluster:
         known = cluster.skill(skill)
         given = with_fields(known, given, _fields(fields))
         left = wait_for_spore(cluster, timeout)
-        job = hive_map(known.task, given, _reducer(cluster, reduce), timeout=left, app=cluster.app, **options)
-        note(f"job {job.id}: {known.name} over {len(given) if isinstance(given, list) else 'the'} items")
+        job = hive_map(
+            known.task, given, _reducer(cluster, reduce), timeout=left, app=cluster.app, **options
+        )
+        note(
+            f"job {job.id}: {known.name} over {len(given) if isinstance(given, list) else 'the'} "
+            "items"
+        )
         show = JsonDocument(job.id) if as_json else Lines(only_failures=reduce is not None)
-        return follow_job(job, cluster, show, label=known.name, whole=reduce is not None or not isinstance(given, list))
+        return follow_job(
+            job,
+            cluster,
+            show,
+            label=known.name,
+            whole=reduce is not None or not isinstance(given, list),
+        )
 
 
 def _fields(words: tuple[str, ...]) -> Mapping[str, Any]:
     positional, named = split_arguments(words)
     if positional:
-        raise InvalidInputError(f"--set {positional[0]}: write it as FIELD=VALUE, for example --set sentences=2")
+        raise InvalidInputError(
+            f"--set {positional[0]}: write it as FIELD=VALUE, for example --set sentences=2"
+        )
     return named
 
 

@@ -15,8 +15,9 @@ from hive.logs import log_to_stderr
 def nexus(as_json: bool) -> None:
     """Run the nexus until Ctrl-C or SIGTERM.
 
-    It watches over the cluster (brings back what dead nodes held) and answers /health on NEXUS_HOST:NEXUS_PORT. Several may run
-    for one cluster; one at a time acts. With --json the log on stderr is unchanged, and stdout gets one JSON line with the address.
+    It watches over the cluster (brings back what dead nodes held) and answers /health on
+    NEXUS_HOST:NEXUS_PORT. Several may run for one cluster; one at a time acts. With --json the log
+    on stderr is unchanged, and stdout gets one JSON line with the address.
 
     \b
     Example:

@@ -56,10 +56,16 @@ def list_nodes(as_json: bool) -> None:
 @node.command("drain", short_help="Let nodes finish what they run, and take nothing more.")
 @names_argument
 @click.option("--wait", is_flag=True, help="Return when none of them holds a task any more.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait no longer than so.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Wait no longer than so.",
+)
 @json_option
 def drain(*, names: tuple[str, ...], wait: bool, timeout: float | None, as_json: bool) -> int:
-    """Let nodes finish what they run, give back the rest and take nothing, until `hive node resume` or until their workers end.
+    """Let nodes finish what they run, give back the rest and take nothing, until `hive node resume`
+    or until their workers end.
 
     Exit code 1 when no node answered, or when the time is over; 4 when some did not answer.
 
@@ -108,11 +114,17 @@ def _tell(cluster: Cluster, command: str, names: tuple[str, ...]) -> list[dict[s
     from hive.broker.control.draining import named_nodes, tell
 
     replies = tell(cluster.app, command, named_nodes(cluster.nodes(), names))
-    return [{"node_id": node_id} | (reply.get("ok") or {"error": reply.get("error")}) for node_id, reply in replies.items()]
+    return [
+        {"node_id": node_id} | (reply.get("ok") or {"error": reply.get("error")})
+        for node_id, reply in replies.items()
+    ]
 
 
 def _wait_drained(cluster: Cluster, node_ids: list[str], timeout: float | None) -> None:
-    """Wait until these nodes hold nothing; one that goes offline holds nothing for long. Raises: HiveError when the time is over."""
+    """Wait until these nodes hold nothing; one that goes offline holds nothing for long.
+
+    Raises: HiveError when the time is over.
+    """
     from hive.broker.control.draining import unfinished
 
     end = None if timeout is None else time.monotonic() + timeout
@@ -128,7 +140,9 @@ def _wait_drained(cluster: Cluster, node_ids: list[str], timeout: float | None) 
             note(f"waiting for tasks: {told}")
             said = left
         if end is not None and time.monotonic() > end:
-            raise HiveError(f"After {timeout:g} s tasks still run: {told}. The nodes go on draining.")
+            raise HiveError(
+                f"After {timeout:g} s tasks still run: {told}. The nodes go on draining."
+            )
         time.sleep(POLL)
 
 

@@ -1,4 +1,6 @@
-"""How commands print: tables and bars for a person at a terminal, plain lines for a pipe, JSON for a program."""
+"""How commands print: tables and bars for a person at a terminal, plain lines for a pipe, JSON for
+a program.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -26,13 +35,17 @@ def json_option(command: Command) -> Command:
 
 
 def app_option(command: Command) -> Command:
-    """The option `--app` of commands that call skills by name; the command gets it as `application`."""
+    """The option `--app` of commands that call skills by name; the command gets it as
+    `application`.
+    """
     text = "Application whose skills and hive to use instead of Hive's own."
     return click.option("--app", "application", metavar="MODULE:APP", help=text)(command)
 
 
 def exit_code(done: int, failed: int) -> int:
-    """What a command about several things ends with: 0 all are done, 1 all failed, 4 partly failed."""
+    """What a command about several things ends with: 0 all are done, 1 all failed,
+    4 partly failed.
+    """
     if not failed:
         return 0
     return 4 if done else 1
@@ -49,19 +62,24 @@ def note(text: str) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console; in a pipe it is wide enough that a table's cells are not cut at 80 columns."""
+    """A rich console; in a pipe it is wide enough that a table's cells are not
+    cut at 80 columns.
+    """
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 class Bar:
-    """How far a long work is: a live bar on a terminal, elsewhere a plain line on stderr every `line_every` seconds.
+    """How far a long work is: a live bar on a terminal, elsewhere a plain line on stderr every
+    `line_every` seconds.
 
     Use it as a context.
     """
 
     def __init__(self, label: str, *, out: Console | None = None, line_every: float = 5.0) -> None:
-        """out: the console of a live bar, which may print meanwhile; that of stdout if not given, or of stderr where stdout is a pipe."""
+        """out: the console of a live bar, which may print meanwhile; that of stdout if not given,
+        or of stderr where stdout is a pipe.
+        """
         self.label = label
         self._out = out or console(stderr=not sys.stdout.isatty())
         self._line_every = line_every
@@ -69,8 +87,18 @@ class Bar:
         self._live: Progress | None = None
         self._task = TaskID(0)
         if self._out.is_terminal:
-            counts = (MofNCompleteColumn(), TextColumn("{task.fields[failed]}"), TimeElapsedColumn())
-            self._live = Progress(TextColumn("{task.description}"), BarColumn(), *counts, console=self._out, transient=True)
+            counts = (
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[failed]}"),
+                TimeElapsedColumn(),
+            )
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                *counts,
+                console=self._out,
+                transient=True,
+            )
             self._task = self._live.add_task(label, total=None, failed="")
 
     def __enter__(self) -> Bar:
@@ -78,12 +106,19 @@ class Bar:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
     def line(self, text: str) -> None:
-        """A line of the command's result, on stdout; above the bar where both are on one terminal."""
+        """A line of the command's result, on stdout;
+        above the bar where both are on one terminal.
+        """
         if self._live is not None and not self._out.stderr:
             self._out.print(text, markup=False, soft_wrap=True)
         else:
@@ -99,16 +134,29 @@ class Bar:
     def progress(self, done: int, total: int | None, failed: int) -> None:
         """Show how far it is; a total of None is not known yet."""
         if self._live is not None:
-            self._live.update(self._task, completed=done, total=total, failed=f"{failed} failed" if failed else "")
+            self._live.update(
+                self._task, completed=done, total=total, failed=f"{failed} failed" if failed else ""
+            )
             return
         shown_at, shown = self._last
         if shown != (done, total, failed) and time.monotonic() - shown_at >= self._line_every:
             self._last = (time.monotonic(), (done, total, failed))
-            note(f"{self.label}: {done} of {'?' if total is None else total}" + (f", {failed} failed" if failed else ""))
+            note(
+                f"{self.label}: {done} of {'?' if total is None else total}"
+                + (f", {failed} failed" if failed else "")
+            )
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
-    """A table of plain text cells (no markup is read from them); columns named in `right` hold numbers."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+) -> Table:
+    """A table of plain text cells (no markup is read from them); columns named in `right` hold
+    numbers.
+    """
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -127,11 +175,15 @@ def seconds(value: float) -> str:
     if minutes < 120:
         return f"{minutes} min {int(value) % 60:02d} s"
     hours = minutes // 60
-    return f"{hours} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
+    return (
+        f"{hours} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
+    )
 
 
 def short(value: object, limit: int = 100) -> str:
-    """One line of a value: text as it is, anything else as compact JSON; cut to `limit` characters."""
+    """One line of a value: text as it is, anything else as compact JSON;
+    cut to `limit` characters.
+    """
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

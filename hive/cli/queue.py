@@ -59,9 +59,11 @@ def stats(as_json: bool) -> None:
 @yes_option
 @json_option
 def purge(name: str | None, yes: bool, as_json: bool) -> int:
-    """Forget every task that waits in QUEUE: high_priority, background, or any queue's name; without one, in those two. Asks first.
+    """Forget every task that waits in QUEUE: high_priority, background, or any queue's name;
+    without one, in those two. Asks first.
 
-    What runs, is bound to a node, or is not due yet stays. Nobody tells those who wait for the results. Exit code 1 when the answer is no.
+    What runs, is bound to a node, or is not due yet stays. Nobody tells those who wait for the
+    results. Exit code 1 when the answer is no.
 
     \b
     Example:
@@ -70,11 +72,17 @@ def purge(name: str | None, yes: bool, as_json: bool) -> int:
     """
     from hive.cli.cluster import connected
 
-    if not confirmed(f"Purge what waits in {name or 'high_priority and background'}? It cannot be brought back.", yes):
+    if not confirmed(
+        f"Purge what waits in {name or 'high_priority and background'}? It cannot be brought back.",
+        yes,
+    ):
         return 1
     with connected() as cluster:
         settings = cluster.client.settings
-        queues = {"high_priority": settings.hive_high_priority_queue, "background": settings.hive_background_queue}
+        queues = {
+            "high_priority": settings.hive_high_priority_queue,
+            "background": settings.hive_background_queue,
+        }
         wanted = [queues.get(name, name)] if name else list(queues.values())
         with cluster.app.connection_for_write() as connection:
             channel: Any = connection.default_channel
@@ -88,7 +96,10 @@ def purge(name: str | None, yes: bool, as_json: bool) -> int:
 
 
 async def queue_stats() -> dict[str, Any]:
-    """MessageBroker.get_queue_stats() of the current application. Raises: BrokerUnreachableError."""
+    """MessageBroker.get_queue_stats() of the current application.
+
+    Raises: BrokerUnreachableError.
+    """
     from hive.broker.message_broker import MessageBroker
 
     broker = MessageBroker()
@@ -101,4 +112,9 @@ async def queue_stats() -> dict[str, Any]:
 
 def queue_table(stats: dict[str, Any]) -> Table:
     """The table of `hive queue stats`."""
-    return table("tasks", ("where", "tasks"), [(meaning, stats[name]) for name, meaning in MEANINGS.items()], right=("tasks",))
+    return table(
+        "tasks",
+        ("where", "tasks"),
+        [(meaning, stats[name]) for name, meaning in MEANINGS.items()],
+        right=("tasks",),
+    )

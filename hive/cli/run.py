@@ -28,10 +28,21 @@ class LateError(HiveError):
 @click.command("run", short_help="Run a skill once and print its result.")
 @click.argument("skill")
 @click.argument("arguments", nargs=-1, metavar="[ARG | NAME=VALUE]…")
-@click.option("--priority", type=Priority(), default="background", show_default=True, help="high_priority, background, or 0..10.")
-@click.option("--requirements", metavar="JSON", help="What the node must have, such as '{\"gpu\": true}'.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up, and revoke the task, after so long."
+    "--priority",
+    type=Priority(),
+    default="background",
+    show_default=True,
+    help="high_priority, background, or 0..10.",
+)
+@click.option(
+    "--requirements", metavar="JSON", help="What the node must have, such as '{\"gpu\": true}'."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Give up, and revoke the task, after so long.",
 )
 @app_option
 @json_option
@@ -47,8 +58,8 @@ def run(
 ) -> int:
     """Run SKILL once, wait for it, and print what it returns. Ctrl-C revokes the task.
 
-    An argument is a JSON value where it parses as JSON, else text; NAME=VALUE is a named one. With --json the task's whole record
-    is printed: its status, node, attempt, times, result and error.
+    An argument is a JSON value where it parses as JSON, else text; NAME=VALUE is a named one. With
+    --json the task's whole record is printed: its status, node, attempt, times, result and error.
 
     \b
     Example:
@@ -64,16 +75,23 @@ def run(
         known.check(*positional, **named)
         left = wait_for_spore(cluster, timeout)
         queue, number = queue_of(priority, cluster.client.settings)
-        wishes: dict[str, Any] = {"queue": queue, "priority": number, "requirements": demands or None}
+        wishes: dict[str, Any] = {
+            "queue": queue,
+            "priority": number,
+            "requirements": demands or None,
+        }
         options = {name: wish for name, wish in wishes.items() if wish is not None}
         try:
             sent = known.task.apply_async(tuple(positional), named, **options)
-        except TypeError as error:  # Celery checks the arguments of a task without an input model by its signature
+        # Celery checks the arguments of a task without an input model by its signature.
+        except TypeError as error:
             raise InvalidInputError(f"{known.name} cannot be called like that: {error}.") from None
         return _finish(sent, cluster, known.name, left, as_json=as_json)
 
 
-def _finish(sent: AsyncResult[Any], cluster: Cluster, name: str, timeout: float | None, *, as_json: bool) -> int:
+def _finish(
+    sent: AsyncResult[Any], cluster: Cluster, name: str, timeout: float | None, *, as_json: bool
+) -> int:
     from hive.broker.ledger.records import TaskRecords
 
     try:
@@ -89,14 +107,21 @@ def _finish(sent: AsyncResult[Any], cluster: Cluster, name: str, timeout: float 
     if as_json:
         print_json(record.model_dump(mode="json"))
     elif not failed:
-        click.echo(record.result if isinstance(record.result, str) else json.dumps(record.result, ensure_ascii=False, indent=2))
+        click.echo(
+            record.result
+            if isinstance(record.result, str)
+            else json.dumps(record.result, ensure_ascii=False, indent=2)
+        )
     if failed:
         raise HiveError(f"{name} failed on {record.assigned_node}: {record.error}")
     return 0
 
 
 def _wait(sent: AsyncResult[Any], cluster: Cluster, timeout: float | None) -> None:
-    """Wait for the task's end. Raises: LateError after `timeout` seconds, BrokerUnreachableError when the broker stays away."""
+    """Wait for the task's end.
+
+    Raises: LateError after `timeout` seconds, BrokerUnreachableError when the broker stays away.
+    """
     from celery.exceptions import TimeoutError as NotYet
 
     from hive.broker.link.client import broker_errors
@@ -112,7 +137,8 @@ def _wait(sent: AsyncResult[Any], cluster: Cluster, timeout: float | None) -> No
             sent.get(timeout=left, propagate=False)
         except NotYet:
             attendance.look()
-        except RuntimeError as gave_up:  # Celery's, when it cannot reconnect to the results; the cause says why
+        # Celery's, when it cannot reconnect to the results; the cause says why.
+        except RuntimeError as gave_up:
             note(f"task {sent.id} goes on without this command")
             with broker_errors(cluster.client.address):
                 raise gave_up.__cause__ or gave_up from None

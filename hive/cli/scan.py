@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from hive.cli.output import Bar, console, exit_code, json_option, note, print_json, seconds, short, table
+from hive.cli.output import (
+    Bar,
+    console,
+    exit_code,
+    json_option,
+    note,
+    print_json,
+    seconds,
+    short,
+    table,
+)
 from hive.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -25,13 +35,24 @@ _SHOWN = 200
 
 @click.command("scan", short_help="Scan a source tree for security problems.")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--fail-on", type=click.Choice(LEVELS, case_sensitive=False), help="Exit code 1 for a finding this grave or graver.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Deadline, the wait for a spore included.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    help="Exit code 1 for a finding this grave or graver.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Deadline, the wait for a spore included.",
+)
 @json_option
 def scan(*, path: Path, fail_on: str | None, timeout: float | None, as_json: bool) -> int:
-    """Scan the files at or below PATH for security problems and secrets, and its requirements files for loose pins.
+    """Scan the files at or below PATH for security problems and secrets, and its requirements files
+    for loose pins.
 
-    The nodes read the files themselves: PATH must lead to the same files on them. Exit code 4: some files could not be scanned.
+    The nodes read the files themselves: PATH must lead to the same files on them. Exit code 4: some
+        files could not be scanned.
 
     \b
     Example:
@@ -45,16 +66,38 @@ def scan(*, path: Path, fail_on: str | None, timeout: float | None, as_json: boo
         scanned = _run(cluster, path, timeout)
     files = {file for file, _ in scanned}
     findings = findings_of(outcome for _, outcome in scanned)
-    failures = [{"path": file, "error": outcome.error} for file, outcome in scanned if outcome.status != "ok"]
+    failures = [
+        {"path": file, "error": outcome.error}
+        for file, outcome in scanned
+        if outcome.status != "ok"
+    ]
     if as_json:
-        skipped = [left for _, outcome in scanned if outcome.status == "ok" for left in outcome.value["skipped"]]
-        print_json({"path": str(path.absolute()), "files": len(files), "findings": findings, "skipped": skipped, "failures": failures})
+        skipped = [
+            left
+            for _, outcome in scanned
+            if outcome.status == "ok"
+            for left in outcome.value["skipped"]
+        ]
+        print_json(
+            {
+                "path": str(path.absolute()),
+                "files": len(files),
+                "findings": findings,
+                "skipped": skipped,
+                "failures": failures,
+            }
+        )
     else:
         show_findings(findings, console(), limit=_SHOWN, here=Path.cwd())
         for failure in failures[:10]:
             note(f"not scanned: {failure['path']}: {failure['error']}")
-        note(f"{len(files)} files, {len(findings)} findings, {len(failures)} scans failed, in {seconds(time.monotonic() - began)}")
-    if fail_on and any(LEVELS.index(found["severity"]) <= LEVELS.index(fail_on.upper()) for found in findings):
+        note(
+            f"{len(files)} files, {len(findings)} findings, {len(failures)} scans failed, in "
+            f"{seconds(time.monotonic() - began)}"
+        )
+    if fail_on and any(
+        LEVELS.index(found["severity"]) <= LEVELS.index(fail_on.upper()) for found in findings
+    ):
         return 1
     return exit_code(len(scanned) - len(failures), len(failures))
 
@@ -67,18 +110,29 @@ def findings_of(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
         if outcome.status == "ok"
         for one in outcome.value["findings"]
     }
-    return sorted(found.values(), key=lambda one: (LEVELS.index(one["severity"]), one["path"], one["line"]))
+    return sorted(
+        found.values(), key=lambda one: (LEVELS.index(one["severity"]), one["path"], one["line"])
+    )
 
 
-def show_findings(findings: Sequence[dict[str, Any]], out: Console, *, limit: int, here: Path) -> None:
+def show_findings(
+    findings: Sequence[dict[str, Any]], out: Console, *, limit: int, here: Path
+) -> None:
     """Print a table of findings, the first `limit` of them; paths are relative to `here`."""
     if not findings:
         return
     rows = [
-        (one["severity"].lower(), one["rule"], f"{_relative(one['path'], here)}:{one['line']}", short(one["text"], 90))
+        (
+            one["severity"].lower(),
+            one["rule"],
+            f"{_relative(one['path'], here)}:{one['line']}",
+            short(one["text"], 90),
+        )
         for one in findings[:limit]
     ]
-    title = f"{len(findings)} findings" + (f", the {limit} gravest" if len(findings) > limit else "")
+    title = f"{len(findings)} findings" + (
+        f", the {limit} gravest" if len(findings) > limit else ""
+    )
     out.print(table(title, ("severity", "rule", "where", "what"), rows))
 
 
@@ -87,7 +141,10 @@ def _relative(path: str, here: Path) -> str:
 
 
 def _run(cluster: Cluster, path: Path, timeout: float | None) -> list[tuple[str, Outcome]]:
-    """Map the two skills over the tree. Returns: each file with its outcome. Raises: InvalidInputError when there is nothing to scan."""
+    """Map the two skills over the tree.
+
+    Returns: each file with its outcome. Raises: InvalidInputError when there is nothing to scan.
+    """
     from hive.cli.cluster import wait_for_spore
     from hive.cli.follow import watched
     from hive.jobs.mapping import map as hive_map
@@ -95,12 +152,15 @@ def _run(cluster: Cluster, path: Path, timeout: float | None) -> list[tuple[str,
     from hive.tasks.source_tree import files_of
 
     files = scannable_files(str(path))
-    loose = [str(file) for file in files_of(path.absolute())[0] if _REQUIREMENTS.fullmatch(file.name)]
+    loose = [
+        str(file) for file in files_of(path.absolute())[0] if _REQUIREMENTS.fullmatch(file.name)
+    ]
     if not files and not loose:
         raise InvalidInputError(f"There is nothing to scan at {path}: no text file below 1 MiB.")
     left = wait_for_spore(cluster, timeout)
     work = [
-        (items, hive_map(skill, items, timeout=left, app=cluster.app)) for skill, items in ((scan_path, files), (scan_requirements, loose))
+        (items, hive_map(skill, items, timeout=left, app=cluster.app))
+        for skill, items in ((scan_path, files), (scan_requirements, loose))
     ]
     scanned = []
     try:

@@ -36,9 +36,14 @@ def skills(application: str | None, as_json: bool) -> None:
 def _parameters(skill: Skill) -> list[str]:
     """`url`, `sentences=3`: each parameter with its default."""
     if skill.input is None:
-        return [_shown(parameter) for parameter in inspect.signature(skill.task.run).parameters.values()]
+        return [
+            _shown(parameter) for parameter in inspect.signature(skill.task.run).parameters.values()
+        ]
     fields = skill.input.model_fields.items()
-    return [name if field.is_required() or field.default is None else f"{name}={field.default!r}" for name, field in fields]
+    return [
+        name if field.is_required() or field.default is None else f"{name}={field.default!r}"
+        for name, field in fields
+    ]
 
 
 def _shown(parameter: inspect.Parameter) -> str:
@@ -47,4 +52,10 @@ def _shown(parameter: inspect.Parameter) -> str:
 
 def _described(skill: Skill) -> dict[str, Any]:
     schema = skill.input.model_json_schema() if skill.input else None
-    return {"name": skill.name, "description": skill.description, "intents": list(skill.intents), "task": skill.task.name, "input": schema}
+    return {
+        "name": skill.name,
+        "description": skill.description,
+        "intents": list(skill.intents),
+        "task": skill.task.name,
+        "input": schema,
+    }

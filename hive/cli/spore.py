@@ -12,15 +12,30 @@ from hive.logs import log_to_stderr
 
 
 @click.command("spore", short_help="Run a spore: a worker under a supervisor.")
-@click.option("--app", "application", default="hive", metavar="MODULE:APP", help="The worker's application, if not Hive's own.")
-@click.option("--name", metavar="NAME", help="The node's name; HIVE_NODE_NAME or `spore` by default. Unique on its machine.")
-@click.option("--concurrency", type=click.IntRange(1, 1024), metavar="N", help="Slots; HIVE_CONCURRENCY or the processors by default.")
+@click.option(
+    "--app",
+    "application",
+    default="hive",
+    metavar="MODULE:APP",
+    help="The worker's application, if not Hive's own.",
+)
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="The node's name; HIVE_NODE_NAME or `spore` by default. Unique on its machine.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Slots; HIVE_CONCURRENCY or the processors by default.",
+)
 @json_option
 def spore(application: str, name: str | None, concurrency: int | None, as_json: bool) -> int:
     """Run a spore until Ctrl-C or SIGTERM: a Celery worker that is started again whenever it ends.
 
-    The first signal lets it finish its tasks, the second has it give them back. With --json the log on stderr is unchanged, and
-    stdout gets one JSON line that names the node.
+    The first signal lets it finish its tasks, the second has it give them back. With --json the log
+    on stderr is unchanged, and stdout gets one JSON line that names the node.
 
     \b
     Example:
@@ -36,5 +51,13 @@ def spore(application: str, name: str | None, concurrency: int | None, as_json: 
     slots = concurrency or settings.hive_concurrency or max(1, int(read_limits().cpus))
     supervisor = Supervisor(application, settings, node_name=name, concurrency=slots)
     if as_json:
-        click.echo(json.dumps({"node_name": supervisor.node_name, "slots": supervisor.concurrency, "pid": os.getpid()}))
+        click.echo(
+            json.dumps(
+                {
+                    "node_name": supervisor.node_name,
+                    "slots": supervisor.concurrency,
+                    "pid": os.getpid(),
+                }
+            )
+        )
     return supervisor.run()

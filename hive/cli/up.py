@@ -33,15 +33,46 @@ state_option = click.option(
 
 
 @click.command("up", short_help="Start a broker, a nexus and spores on this machine.")
-@click.option("--spores", type=click.IntRange(0, 100), default=2, show_default=True, metavar="N", help="How many spores; 0 starts none.")
 @click.option(
-    "--concurrency", type=click.IntRange(1, 1024), metavar="N", help="Slots of each spore; the processors, shared out, by default."
+    "--spores",
+    type=click.IntRange(0, 100),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="How many spores; 0 starts none.",
 )
-@click.option("--redis-port", type=PORT, default=0, metavar="P", help="The broker's port; 0, the default, picks a free one.")
-@click.option("--http-port", type=PORT, metavar="P", help="The nexus' port, NEXUS_PORT by default; 0 picks a free one.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Slots of each spore; the processors, shared out, by default.",
+)
+@click.option(
+    "--redis-port",
+    type=PORT,
+    default=0,
+    metavar="P",
+    help="The broker's port; 0, the default, picks a free one.",
+)
+@click.option(
+    "--http-port",
+    type=PORT,
+    metavar="P",
+    help="The nexus' port, NEXUS_PORT by default; 0 picks a free one.",
+)
 @state_option
-@click.option("--app", "application", default="hive", metavar="MODULE:APP", help="The spores' application, if not Hive's own.")
-@click.option("--detach", is_flag=True, help="Return when all nodes are online; the hive runs on in the background.")
+@click.option(
+    "--app",
+    "application",
+    default="hive",
+    metavar="MODULE:APP",
+    help="The spores' application, if not Hive's own.",
+)
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Return when all nodes are online; the hive runs on in the background.",
+)
 @json_option
 def up(
     *,
@@ -54,9 +85,11 @@ def up(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Start an embedded broker, a nexus and spores on this machine, and keep them running until Ctrl-C.
+    """Start an embedded broker, a nexus and spores on this machine, and keep them running until
+    Ctrl-C.
 
-    Once all nodes are online, DIR/hive.env holds the settings by which other programs find this hive, through HIVE_ENV_FILE.
+    Once all nodes are online, DIR/hive.env holds the settings by which other programs find this
+    hive, through HIVE_ENV_FILE.
 
     \b
     Example:
@@ -71,20 +104,48 @@ def up(
         del os.environ["HIVE_ENV_FILE"]
     settings = Settings.load()
     if not settings.enable_hive:
-        raise SettingsError("ENABLE_HIVE is false: a hive cannot be started. Remove it from the environment, or set ENABLE_HIVE=true.")
-    concurrency = concurrency or settings.hive_concurrency or max(2, int(read_limits().cpus) // max(1, spores))
+        raise SettingsError(
+            "ENABLE_HIVE is false: a hive cannot be started. Remove it from the environment, or "
+            "set ENABLE_HIVE=true."
+        )
+    concurrency = (
+        concurrency
+        or settings.hive_concurrency
+        or max(2, int(read_limits().cpus) // max(1, spores))
+    )
     http_port = settings.nexus_port if http_port is None else http_port
     told = _Told(as_json, detached=detach)
     if detach:
-        arguments = ["--spores", str(spores), "--concurrency", str(concurrency), "--redis-port", str(redis_port)]
-        arguments += ["--http-port", str(http_port), "--state", str(directory.path), "--app", application]
+        arguments = [
+            "--spores",
+            str(spores),
+            "--concurrency",
+            str(concurrency),
+            "--redis-port",
+            str(redis_port),
+        ]
+        arguments += [
+            "--http-port",
+            str(http_port),
+            "--state",
+            str(directory.path),
+            "--app",
+            application,
+        ]
         with told.starting(spores):
             ready = start_detached(directory, arguments)
         told.ready(ready)
         return
     pipe = ReadyPipe()
     log_to_stderr(logging.INFO if pipe.detached else logging.WARNING)
-    hive = LocalHive(state, spores=spores, concurrency=concurrency, redis_port=redis_port, http_port=http_port, app=application)
+    hive = LocalHive(
+        state,
+        spores=spores,
+        concurrency=concurrency,
+        redis_port=redis_port,
+        http_port=http_port,
+        app=application,
+    )
     starting = contextlib.ExitStack()
     starting.enter_context(contextlib.nullcontext() if pipe.detached else told.starting(spores))
 
@@ -104,9 +165,11 @@ def up(
 @state_option
 @json_option
 def down(state: Path, as_json: bool) -> None:
-    """Stop the hive of a state directory, and whatever is left of one that was killed; at the latest after 30 seconds nothing of it runs.
+    """Stop the hive of a state directory, and whatever is left of one that was killed; at the
+    latest after 30 seconds nothing of it runs.
 
-    Its spores finish what they run, if that takes no longer; the rest runs at the next `hive up` on the same directory.
+    Its spores finish what they run, if that takes no longer; the rest runs at the next `hive up` on
+    the same directory.
 
     \b
     Example:
@@ -117,7 +180,11 @@ def down(state: Path, as_json: bool) -> None:
     if as_json:
         print_json({"state": str(directory.path), "was_running": ran})
     else:
-        click.echo(f"The hive of {directory.path} has stopped." if ran else f"No hive runs in {directory.path}.")
+        click.echo(
+            f"The hive of {directory.path} has stopped."
+            if ran
+            else f"No hive runs in {directory.path}."
+        )
 
 
 class _Told:
@@ -142,16 +209,27 @@ class _Told:
             click.echo(json.dumps(hive))
             return
         nodes = hive["nodes"]
-        click.echo(f"The hive is up: {len(nodes)} node{'' if len(nodes) == 1 else 's'} of {hive['slots']} slots online.")
+        click.echo(
+            f"The hive is up: {len(nodes)} node{'' if len(nodes) == 1 else 's'} of {hive['slots']} "
+            "slots online."
+        )
         click.echo(f"  broker    {hive['broker']}")
         click.echo(f"  nexus     {hive['nexus']}/health")
         click.echo(f"  state     {hive['state']}")
         click.echo(f"  settings  HIVE_ENV_FILE={hive['env_file']}")
-        click.echo(f"Stop it with `hive down --state {hive['state']}`." if self._detached else "Ctrl-C stops it.")
+        click.echo(
+            f"Stop it with `hive down --state {hive['state']}`."
+            if self._detached
+            else "Ctrl-C stops it."
+        )
 
     def stopping(self) -> None:
         if not self._as_json:
-            click.echo("Stopping; the spores finish what they run for a few seconds. Another Ctrl-C hurries them.", err=True)
+            click.echo(
+                "Stopping; the spores finish what they run for a few seconds. Another Ctrl-C "
+                "hurries them.",
+                err=True,
+            )
 
 
 def _described(hive: LocalHive) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from hive.foreman.score import Weights, load_score
 from hive.settings import Settings
 
 
-def select_best_node(nodes: Mapping[str, Node], requirements: Requirements | None, settings: Settings) -> str | None:
-    """The node with the lowest load score of those online, not draining, with a free slot, that satisfy the requirements.
+def select_best_node(
+    nodes: Mapping[str, Node], requirements: Requirements | None, settings: Settings
+) -> str | None:
+    """The node with the lowest load score of those online, not draining, with a free slot, that
+    satisfy the requirements.
 
     Ties are broken at random. Returns: its id, or None when there is none.
     """
@@ -21,7 +24,9 @@ def select_best_node(nodes: Mapping[str, Node], requirements: Requirements | Non
     free = [
         (node_score(node, weights), random.random(), node.node_id)
         for node in nodes.values()
-        if node.available and node.load.active < node.facts.slots and (requirements is None or requirements.fits(node))
+        if node.available
+        and node.load.active < node.facts.slots
+        and (requirements is None or requirements.fits(node))
     ]
     return min(free)[2] if free else None
 
@@ -29,8 +34,8 @@ def select_best_node(nodes: Mapping[str, Node], requirements: Requirements | Non
 def cluster_status(nodes: Mapping[str, Node], settings: Settings) -> dict[str, Any]:
     """How the cluster is, as `hive status --json` prints it.
 
-    Averages (percent) and the number of active tasks are those of the nodes online. An offline node shows its last measured
-    load and no active tasks, since what it had is given to others.
+    Averages (percent) and the number of active tasks are those of the nodes online. An offline node
+    shows its last measured load and no active tasks, since what it had is given to others.
     """
     weights = Weights.of(settings)
     online = [node for node in nodes.values() if node.online]

@@ -1,4 +1,6 @@
-"""The Foreman as programs use it: which node is best, put a task there, how is the cluster; and the watchdog, on request."""
+"""The Foreman as programs use it: which node is best, put a task there, how is the cluster; and the
+watchdog, on request.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,16 @@ from hive.foreman.watch.thread import WatchdogThread
 class Foreman:
     """Answers questions about the cluster, and runs the watchdog between `start` and `stop`.
 
-    Every nexus runs a watchdog; one of them acts, the one that holds the lease. `start` is for clusters without a nexus.
+    Every nexus runs a watchdog; one of them acts, the one that holds the lease. `start` is for
+    clusters without a nexus.
 
-    on_restored: called with the publish ids of what a dead node held, after it is back in its queues.
+    on_restored: called with the publish ids of what a dead node held, after it is back in its
+        queues.
     """
 
-    def __init__(self, broker: MessageBroker, *, on_restored: Callable[[list[str]], None] | None = None) -> None:
+    def __init__(
+        self, broker: MessageBroker, *, on_restored: Callable[[list[str]], None] | None = None
+    ) -> None:
         self._broker = broker
         self._on_restored = on_restored
         self._watchdog: WatchdogThread | None = None
@@ -32,7 +38,9 @@ class Foreman:
     async def start(self) -> None:
         """Run the watchdog in a thread of this process. Starting twice changes nothing."""
         if self._watchdog is None:
-            self._watchdog = WatchdogThread(self._broker.client, self._broker.app, self._on_restored)
+            self._watchdog = WatchdogThread(
+                self._broker.client, self._broker.app, self._on_restored
+            )
             self._watchdog.start()
 
     async def stop(self) -> None:
@@ -42,28 +50,35 @@ class Foreman:
             await asyncio.to_thread(watchdog.stop)
 
     def select_best_node(self, task_requirements: Mapping[str, Any] | None = None) -> str | None:
-        """The node with the lowest load score of those online, not draining, with a free slot, that satisfy the requirements.
+        """The node with the lowest load score of those online, not draining, with a free slot, that
+        satisfy the requirements.
 
         task_requirements: as for `apply_async(requirements=…)`.
 
         Returns: its id, or None when there is none. Blocks for one round trip.
         Raises: InvalidInputError for unknown requirements, BrokerUnreachableError.
         """
-        return select_best_node(self._nodes(), Requirements.parse(task_requirements), self._broker.settings)
+        return select_best_node(
+            self._nodes(), Requirements.parse(task_requirements), self._broker.settings
+        )
 
-    async def assign_task(self, task_id: str, task_requirements: Mapping[str, Any] | None = None) -> str | None:
+    async def assign_task(
+        self, task_id: str, task_requirements: Mapping[str, Any] | None = None
+    ) -> str | None:
         """Move a waiting task to the best node, and pin it there while that node lives.
 
         task_requirements: what the node must have besides the task's own requirements.
 
-        Returns: the node that has the task now; the one that took it or ran it when it had already left its queue; None when no
-            node is free for it, or it is not due yet.
-        Raises: UnknownTaskError, InvalidInputError for unknown requirements, BrokerUnreachableError.
+        Returns: the node that has the task now; the one that took it or ran it when it had already
+            left its queue; None when no node is free for it, or it is not due yet.
+        Raises: UnknownTaskError, InvalidInputError for unknown requirements,
+            BrokerUnreachableError.
         """
         return await asyncio.to_thread(self._assign, task_id, Requirements.parse(task_requirements))
 
     def get_cluster_status(self) -> dict[str, Any]:
-        """How the cluster is: the numbers of nodes, averages in percent, and every node (docs: `hive status --json`).
+        """How the cluster is: the numbers of nodes, averages in percent, and every node (docs:
+        `hive status --json`).
 
         Blocks for one round trip. Raises: BrokerUnreachableError.
         """
@@ -85,7 +100,9 @@ class Foreman:
         able = {node_id: node for node_id, node in nodes.items() if own is None or own.fits(node)}
         while (best := select_best_node(able, wanted, self._broker.settings)) is not None:
             with broker_errors():
-                status, *node = self._broker.client.run(steps.ASSIGN, (), (self._broker.client.prefix, task_id, best, *nodes))
+                status, *node = self._broker.client.run(
+                    steps.ASSIGN, (), (self._broker.client.prefix, task_id, best, *nodes)
+                )
             if status in (b"moved", b"running"):
                 return str(node[0].decode())
             if status == b"unknown":

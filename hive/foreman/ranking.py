@@ -1,4 +1,6 @@
-"""Which nodes a task is offered to: one heap for each kind of task, over one reading of the node table."""
+"""Which nodes a task is offered to: one heap for each kind of task, over one reading of the node
+table.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from hive.errors import NoEligibleNodeError
 from hive.foreman.score import Weights, machine_score
 
 Candidate = list[str | int | float]
-"""`[node id, slots, score]`; the publish script adds the tasks' share to the score by their true number."""
+"""`[node id, slots, score]`; the publish script adds the tasks' share to the score by their true
+number.
+"""
 
 CANDIDATES = 5
 RING_POINTS = 16
@@ -26,11 +30,15 @@ RANKINGS_KEPT = 64
 UNUSED_AFTER = 10.0
 AFFINITY_SCORE = -1.0
 FULL = 10.0
-"""Added to the score of a node whose slots are all taken, so that free nodes come first whatever the weights are."""
+"""Added to the score of a node whose slots are all taken, so that free nodes come first whatever
+the weights are.
+"""
 
 
 class HashRing:
-    """Nodes on a circle, 16 points each; a key belongs to the next node that may be used, and stays while others come and go."""
+    """Nodes on a circle, 16 points each; a key belongs to the next node that may be used, and stays
+    while others come and go.
+    """
 
     def __init__(self, node_ids: Iterable[str]) -> None:
         owners = {point: node_id for node_id in node_ids for point in _points(node_id)}
@@ -49,11 +57,17 @@ class HashRing:
 class Ranking:
     """The nodes for tasks of one queue and one set of requirements, least loaded first.
 
-    `assigned` counts, by node id, the tasks that this process offered to a node first since that node's last beat.
+    `assigned` counts, by node id, the tasks that this process offered to a node first since that
+    node's last beat.
     """
 
     def __init__(
-        self, nodes: Mapping[str, Node], queue: str, requirements: Requirements | None, weights: Weights, assigned: dict[str, int]
+        self,
+        nodes: Mapping[str, Node],
+        queue: str,
+        requirements: Requirements | None,
+        weights: Weights,
+        assigned: dict[str, int],
     ) -> None:
         self.queue = queue
         self.requirements = requirements
@@ -63,15 +77,21 @@ class Ranking:
         self._nodes = [
             node
             for node in nodes.values()
-            if node.available and queue in node.facts.queues and (requirements is None or requirements.fits(node))
+            if node.available
+            and queue in node.facts.queues
+            and (requirements is None or requirements.fits(node))
         ]
         self._index = {node.facts.node_id: index for index, node in enumerate(self._nodes)}
-        self._machine = [machine_score(node.load.cpu, node.load.memory, weights) for node in self._nodes]
+        self._machine = [
+            machine_score(node.load.cpu, node.load.memory, weights) for node in self._nodes
+        ]
         self._heap = [self._entry(index) for index in range(len(self._nodes))]
         heapq.heapify(self._heap)
 
     def decide(self, ring: HashRing | None = None, affinity: str | None = None) -> list[Candidate]:
-        """The best five, of which the first is counted as assigned; with a ring and a key, the key's node before them."""
+        """The best five, of which the first is counted as assigned; with a ring and a key, the
+        key's node before them.
+        """
         popped = [heapq.heappop(self._heap) for _ in range(min(CANDIDATES, len(self._heap)))]
         chosen = [index for _, _, index in popped]
         first = chosen[0] if chosen else None
@@ -90,10 +110,16 @@ class Ranking:
 
     def _candidate(self, index: int, score: float | None = None) -> Candidate:
         facts = self._nodes[index].facts
-        return [facts.node_id, facts.slots, round(self._machine[index], 4) if score is None else score]
+        return [
+            facts.node_id,
+            facts.slots,
+            round(self._machine[index], 4) if score is None else score,
+        ]
 
     def _entry(self, index: int) -> tuple[float, float, int]:
-        """Ordered as the publish script orders: by the share of slots that is taken, not by the mission's tasks of ten."""
+        """Ordered as the publish script orders: by the share of slots that is taken, not by the
+        mission's tasks of ten.
+        """
         node = self._nodes[index]
         taken = node.load.active + self._assigned.get(node.facts.node_id, 0)
         slots = node.facts.slots
@@ -102,7 +128,8 @@ class Ranking:
 
 
 class Rankings:
-    """All rankings over one reading of the table, made when first asked for; safe to share between threads.
+    """All rankings over one reading of the table, made when first asked for; safe to share between
+    threads.
 
     The next reading's are made from these by `following`, while these still serve.
     """
@@ -123,29 +150,42 @@ class Rankings:
         """
         new = Rankings(nodes, self._weights)
         counts = self._assigned.copy()
-        new._assigned = {node_id: count for node_id, count in counts.items() if nodes.get(node_id) is self.nodes.get(node_id)}
+        new._assigned = {
+            node_id: count
+            for node_id, count in counts.items()
+            if nodes.get(node_id) is self.nodes.get(node_id)
+        }
         if self._ring is not None:
             new._ring = self._ring if nodes.keys() == self.nodes.keys() else HashRing(nodes)
         recent = time.monotonic() - UNUSED_AFTER
         with self._lock:
-            in_use = [(key, ranking) for key, ranking in self._kept.items() if ranking.used_at > recent]
+            in_use = [
+                (key, ranking) for key, ranking in self._kept.items() if ranking.used_at > recent
+            ]
         for key, ranking in in_use:
             time.sleep(0)  # let a publishing thread have the interpreter lock
             new._kept[key] = built = new._built(ranking.queue, ranking.requirements)
             built.used_at = ranking.used_at
         return new
 
-    def decide(self, queue: str | None, requirements: Requirements | None, affinity: str | None) -> list[Candidate]:
-        """At most five candidates for a task of `queue`, the best first; none when it has to wait, or without a queue.
+    def decide(
+        self, queue: str | None, requirements: Requirements | None, affinity: str | None
+    ) -> list[Candidate]:
+        """At most five candidates for a task of `queue`, the best first; none when it has to wait,
+        or without a queue.
 
         Raises: NoEligibleNodeError when no known node can ever satisfy the requirements.
         """
         candidates = self._offer(queue, requirements, affinity) if queue is not None else []
         if requirements is not None and not candidates and not self._satisfiable(requirements):
-            raise NoEligibleNodeError(requirements.refusal(node.facts for node in self.nodes.values()))
+            raise NoEligibleNodeError(
+                requirements.refusal(node.facts for node in self.nodes.values())
+            )
         return candidates
 
-    def _offer(self, queue: str, requirements: Requirements | None, affinity: str | None) -> list[Candidate]:
+    def _offer(
+        self, queue: str, requirements: Requirements | None, affinity: str | None
+    ) -> list[Candidate]:
         with self._lock:
             ranking = self._ranking(queue, requirements)
             if affinity and self._ring is None:
@@ -169,14 +209,18 @@ class Rankings:
     def _built(self, queue: str, requirements: Requirements | None) -> Ranking:
         nodes = self.nodes
         if requirements is not None and requirements.node:
-            nodes = {requirements.node: nodes[requirements.node]} if requirements.node in nodes else {}
+            nodes = (
+                {requirements.node: nodes[requirements.node]} if requirements.node in nodes else {}
+            )
         return Ranking(nodes, queue, requirements, self._weights, self._assigned)
 
     def _satisfiable(self, requirements: Requirements) -> bool:
         """Whether a known node could ever satisfy them; nothing is known from an empty table."""
         known = self._able.get(requirements.digest)
         if known is None:
-            known = not self.nodes or any(not requirements.missing(node.facts) for node in self.nodes.values())
+            known = not self.nodes or any(
+                not requirements.missing(node.facts) for node in self.nodes.values()
+            )
             self._able[requirements.digest] = known
         return known
 

@@ -1,4 +1,6 @@
-"""The Celery router: which queue a task belongs to, what it requires, and the nodes it is offered to."""
+"""The Celery router: which queue a task belongs to, what it requires, and the nodes it is offered
+to.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,15 @@ TASKS_REMEMBERED = 10_000
 
 
 class Router:
-    """Routes the tasks of one application; install it with `app.conf.task_routes = [Router(app, client)]`.
+    """Routes the tasks of one application; install it with `app.conf.task_routes = [Router(app,
+    client)]`.
 
-    app: the application. Its `task_routes` of this moment are its own routes: what they say about a task is kept. Its
-        task_default_queue takes what no route and no caller gives a queue.
+    app: the application. Its `task_routes` of this moment are its own routes: what they say about a
+        task is kept. Its task_default_queue takes what no route and no caller gives a queue.
     client: its broker client.
 
-    It is called as Celery documents routers. It must not have an attribute `route_for_task`: Celery would call that one, and
-    without the options (celery.app.routes.Router.query_router).
+    It is called as Celery documents routers. It must not have an attribute `route_for_task`: Celery
+    would call that one, and without the options (celery.app.routes.Router.query_router).
     """
 
     def __init__(self, app: Celery, client: BrokerClient) -> None:
@@ -50,12 +53,13 @@ class Router:
     ) -> dict[str, Any]:
         """Answer Celery's question where a task goes.
 
-        options: those of `apply_async`. `requirements` and `affinity` are taken out: they travel in the header `hive`, where a
-            retry finds them again. Options win over what is returned here.
-        Returns: what the application's own route says, a queue, and where there are any the candidates, the weight of
-            their tasks, and the headers.
-        Raises: InvalidInputError for wrong requirements or affinity; NoEligibleNodeError when no known node can ever satisfy
-            the requirements. Nothing is sent then.
+        options: those of `apply_async`. `requirements` and `affinity` are taken out: they travel in
+            the header `hive`, where a retry finds them again. Options win over what is returned
+            here.
+        Returns: what the application's own route says, a queue, and where there are any the
+            candidates, the weight of their tasks, and the headers.
+        Raises: InvalidInputError for wrong requirements or affinity; NoEligibleNodeError when no
+            known node can ever satisfy the requirements. Nothing is sent then.
         """
         options = {} if options is None else options
         route = self._own_route(name, args or (), kwargs or {}, options, task)
@@ -67,7 +71,9 @@ class Router:
         if not route.get("queue") and not route.get("exchange"):
             route["queue"] = self._default_queue
         target = None if self._is_shared(name) else self._target(route, options)
-        candidates = self._snapshot.decide(target, requirements, affinity) if target or requirements else []
+        candidates = (
+            self._snapshot.decide(target, requirements, affinity) if target or requirements else []
+        )
         if candidates:
             route["hive_candidates"] = candidates
             route["hive_tasks_weight"] = self._tasks_weight
@@ -77,7 +83,9 @@ class Router:
         """End the thread that reads the node table; routing starts it again."""
         self._snapshot.close()
 
-    def _own_route(self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> dict[str, Any]:
+    def _own_route(
+        self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any
+    ) -> dict[str, Any]:
         """What the application itself says about the task."""
         own: Any = self._own.lookup_route(name, args, kwargs, options, task) if self._own else None
         return {"queue": own} if isinstance(own, str) else dict(own or {})
@@ -96,7 +104,11 @@ class Router:
                 queue = self._app.amqp.queues[queue]
             except KeyError:  # Celery raises QueueNotFound for it next
                 return None
-        return str(queue.name) if queue.exchange is None or queue.exchange.type in (None, "direct") else None
+        return (
+            str(queue.name)
+            if queue.exchange is None or queue.exchange.type in (None, "direct")
+            else None
+        )
 
     def _is_shared(self, name: str) -> bool:
         """Whether the task is of a skill with placement="shared"; looked up once a name."""
@@ -109,23 +121,36 @@ class Router:
         return shared
 
 
-def _wishes(route: dict[str, Any], options: dict[str, Any]) -> tuple[Requirements | None, str | None]:
+def _wishes(
+    route: dict[str, Any], options: dict[str, Any]
+) -> tuple[Requirements | None, str | None]:
     """Requirements and affinity of a task, taken out of its options and its route.
 
-    A header that the task brings along itself, in its signature, wins over the call, so that a group's requirements do not
-    replace its member's. The header of a retry is that of its delivery, and gives way to what `retry` was told.
+    A header that the task brings along itself, in its signature, wins over the call, so that a
+    group's requirements do not replace its member's. The header of a retry is that of its delivery,
+    and gives way to what `retry` was told.
     """
     # A stamp that happens to have one of these names belongs to the application.
     names = [name for name in OPTIONS if name not in (options.get("stamped_headers") or ())]
     called = {name: options.pop(name) for name in names if name in options}
     routed = {name: route.pop(name) for name in OPTIONS if name in route}
     brought = _hive_header(options.get("headers"))
-    carried = {name: brought[short] for name, short in zip(OPTIONS, ("req", "aff"), strict=True) if short in brought}
-    wishes = {**routed, **carried, **called} if _was_delivered(brought) else {**routed, **called, **carried}
+    carried = {
+        name: brought[short]
+        for name, short in zip(OPTIONS, ("req", "aff"), strict=True)
+        if short in brought
+    }
+    wishes = (
+        {**routed, **carried, **called}
+        if _was_delivered(brought)
+        else {**routed, **called, **carried}
+    )
     return Requirements.parse(wishes.get("requirements")), _checked_affinity(wishes.get("affinity"))
 
 
-def _headers(given: Any, requirements: Requirements | None, affinity: str | None) -> dict[str, Any] | None:
+def _headers(
+    given: Any, requirements: Requirements | None, affinity: str | None
+) -> dict[str, Any] | None:
     """A copy of the headers with these wishes in it; None when the headers may stay as they are."""
     brought = _hive_header(given)
     wishes: dict[str, Any] = {}
@@ -135,7 +160,11 @@ def _headers(given: Any, requirements: Requirements | None, affinity: str | None
         wishes["aff"] = affinity
     if not wishes and not brought:
         return None
-    kept = {} if _was_delivered(brought) else {key: value for key, value in brought.items() if key not in ("req", "home", "aff")}
+    kept = (
+        {}
+        if _was_delivered(brought)
+        else {key: value for key, value in brought.items() if key not in ("req", "home", "aff")}
+    )
     return {**(given or {}), "hive": {**kept, **wishes}}
 
 
@@ -145,11 +174,15 @@ def _hive_header(headers: Any) -> dict[str, Any]:
 
 
 def _was_delivered(brought: Mapping[str, Any]) -> bool:
-    """The header of a message that a node received: everything in it but the wishes is of that delivery."""
+    """The header of a message that a node received: everything in it but the wishes is of that
+    delivery.
+    """
     return "inc" in brought
 
 
 def _checked_affinity(affinity: object) -> str | None:
     if affinity is None or (isinstance(affinity, str) and affinity):
         return affinity
-    raise InvalidInputError(f"affinity is a text that names what tasks share, such as 'model-7', not {affinity!r}.")
+    raise InvalidInputError(
+        f"affinity is a text that names what tasks share, such as 'model-7', not {affinity!r}."
+    )

@@ -9,7 +9,9 @@ from hive.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a share of CPU, of memory and of tasks is worth; `max_tasks` is the number of active tasks that counts as full."""
+    """What a share of CPU, of memory and of tasks is worth; `max_tasks` is the number of active
+    tasks that counts as full.
+    """
 
     cpu: float = 0.4
     memory: float = 0.3
@@ -26,8 +28,11 @@ class Weights:
         )
 
 
-def load_score(cpu: float, memory: float, active_tasks: int, weights: Weights | None = None) -> float:
-    """The load of a node: `cpu*0.4 + memory*0.3 + min(active_tasks/10, 1)*0.3`, where the four numbers are the weights.
+def load_score(
+    cpu: float, memory: float, active_tasks: int, weights: Weights | None = None
+) -> float:
+    """The load of a node: `cpu*0.4 + memory*0.3 + min(active_tasks/10, 1)*0.3`, where the four
+    numbers are the weights.
 
     cpu, memory: shares in use on 0..1; what a probe measures outside of that is clipped.
     Returns: 0 for an idle node, the sum of the weights for a full one.
@@ -38,7 +43,9 @@ def load_score(cpu: float, memory: float, active_tasks: int, weights: Weights | 
 
 
 def machine_score(cpu: float, memory: float, weights: Weights) -> float:
-    """The part of the load that a node measures; tasks are counted where the truth about them is known."""
+    """The part of the load that a node measures; tasks are counted where the truth about them is
+    known.
+    """
     return _share(cpu) * weights.cpu + _share(memory) * weights.memory
 
 

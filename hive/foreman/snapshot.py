@@ -1,4 +1,6 @@
-"""This process's view of the node table: refreshed in the background while tasks are being routed, and only then."""
+"""This process's view of the node table: refreshed in the background while tasks are being routed,
+and only then.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +28,33 @@ READ_TIMEOUT = 0.5
 
 
 class Snapshot:
-    """Rankings over a node table at most 250 ms old; safe to share between threads and across forks.
+    """Rankings over a node table at most 250 ms old; safe to share between threads and across
+    forks.
 
-    The first use, in each process and after each pause of 10 s, reads the table in line and starts the refresher; every
-    other use costs no round trip. While the broker cannot be read the table counts as empty.
+    The first use, in each process and after each pause of 10 s, reads the table in line and starts
+    the refresher; every other use costs no round trip. While the broker cannot be read the table
+    counts as empty.
     """
 
     def __init__(self, client: BrokerClient) -> None:
         self._client = client
         self._refresher = _Refresher(client)
 
-    def decide(self, queue: str | None, requirements: Requirements | None = None, affinity: str | None = None) -> list[Candidate]:
-        """At most five candidates `[node id, slots, score]` for a task of `queue`, the best first; none without a queue.
+    def decide(
+        self,
+        queue: str | None,
+        requirements: Requirements | None = None,
+        affinity: str | None = None,
+    ) -> list[Candidate]:
+        """At most five candidates `[node id, slots, score]` for a task of `queue`, the best first;
+        none without a queue.
 
-        Raises: NoEligibleNodeError when no known node can ever satisfy the requirements. The table is read once more before.
+        Raises: NoEligibleNodeError when no known node can ever satisfy the requirements. The table
+            is read once more before.
         """
         refresher = self._refresher
-        if refresher.pid != os.getpid():  # a fork takes neither threads nor connections along, and may copy a held lock
+        # A fork takes neither threads nor connections along, and may copy a held lock.
+        if refresher.pid != os.getpid():
             refresher = self._refresher = _Refresher(self._client)
         try:
             return refresher.rankings().decide(queue, requirements, affinity)
@@ -70,7 +82,8 @@ class _Refresher:
         self._stop = threading.Event()
         self._waking = threading.Lock()
         self._reading = threading.Lock()
-        # hiredis may fail while the interpreter is being taken apart, so the connection is closed before.
+        # hiredis may fail while the interpreter is being taken apart, so the connection is closed
+        # before.
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def rankings(self) -> Rankings:
@@ -108,7 +121,9 @@ class _Refresher:
                 return
             self.refresh()
             self._stop = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(self._stop,), name="hive-node-table", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(self._stop,), name="hive-node-table", daemon=True
+            )
             self._thread.start()
 
     def _run(self, stop: threading.Event) -> None:

@@ -43,19 +43,22 @@ def map(  # noqa: A001 the name is the public contract's
 ) -> Job:
     """Call a skill for each item, on all nodes that can, and reduce the results.
 
-    skill: a task, or a skill's name. items: any iterable of what JSON can hold; an item is the skill's one argument, and for a skill
-        with an input model a dict is its fields. What has a length is stored whole before this returns (an empty one is a job
-        that has ended); any other iterable is fed by a thread of this process while the job runs.
-    reduce: a task that gets the list of the successful values in item order, once, or "sum", "list", "count", "concat" or "merge".
-    priority: "background", "high_priority", or 0..10 (10 the most urgent) within the background queue.
-    requirements: what a node must have, as for `apply_async`. timeout: the job's deadline in seconds; what is not done then has the
-        outcome "timeout". One item may run as long as its task's own limit, HIVE_TASK_TIMEOUT if it has none.
+    skill: a task, or a skill's name. items: any iterable of what JSON can hold; an item is the
+        skill's one argument, and for a skill with an input model a dict is its fields. What has a
+        length is stored whole before this returns (an empty one is a job that has ended); any other
+        iterable is fed by a thread of this process while the job runs.
+    reduce: a task that gets the list of the successful values in item order, once, or "sum",
+    "list", "count", "concat" or "merge". priority: "background", "high_priority", or 0..10 (10 the
+    most urgent) within the background queue.
+    requirements: what a node must have, as for `apply_async`. timeout: the job's deadline in
+        seconds; what is not done then has the outcome "timeout". One item may run as long as its
+        task's own limit, HIVE_TASK_TIMEOUT if it has none.
     chunk: items that a worker takes at once; "auto" sizes it so that outcomes flow.
     app: the Celery application that Hive is installed in; the current one by default.
 
     Returns: the job, running. One item's failure is its outcome and never sinks the rest.
-    Raises: InvalidInputError, UnknownSkillError, NoEligibleNodeError when no known node can ever do it, QueueFullError,
-        BrokerMemoryError, BrokerUnreachableError.
+    Raises: InvalidInputError, UnknownSkillError, NoEligibleNodeError when no known node can ever do
+        it, QueueFullError, BrokerMemoryError, BrokerUnreachableError.
     """
     application = app_or_default(app)
     client = client_of(application)
@@ -90,22 +93,37 @@ def map(  # noqa: A001 the name is the public contract's
 def _check(items: object, timeout: float | None, chunk: int | str) -> None:
     if isinstance(items, str | bytes | bytearray | Mapping):
         kind = type(items).__name__
-        raise InvalidInputError(f"The items of a map are a list or another iterable, not a {kind}; for one item write [item].")
+        raise InvalidInputError(
+            f"The items of a map are a list or another iterable, not a {kind}; for one item write "
+            "[item]."
+        )
     if not isinstance(items, Iterable):
-        raise InvalidInputError(f"The items of a map are a list or another iterable, not {type(items).__name__}.")
+        raise InvalidInputError(
+            f"The items of a map are a list or another iterable, not {type(items).__name__}."
+        )
     if timeout is not None and not timeout > 0:
-        raise InvalidInputError(f"A job's timeout is a number of seconds above 0, or None; it cannot be {timeout!r}.")
+        raise InvalidInputError(
+            f"A job's timeout is a number of seconds above 0, or None; it cannot be {timeout!r}."
+        )
     if chunk != "auto" and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
-        raise InvalidInputError(f'chunk is "auto" or a number of items from 1 on; it cannot be {chunk!r}.')
+        raise InvalidInputError(
+            f'chunk is "auto" or a number of items from 1 on; it cannot be {chunk!r}.'
+        )
 
 
 def _reduce_name(reduce: object) -> str | None:
     """The plan's word for a reduce. Raises: InvalidInputError for what is none."""
     if reduce is None or (isinstance(reduce, str) and reduce in BUILT_IN):
         return reduce
-    if not isinstance(reduce, str) and isinstance(getattr(reduce, "name", None), str) and callable(getattr(reduce, "apply_async", None)):
+    if (
+        not isinstance(reduce, str)
+        and isinstance(getattr(reduce, "name", None), str)
+        and callable(getattr(reduce, "apply_async", None))
+    ):
         return "task"
-    raise InvalidInputError(f"reduce is a task or one of {', '.join(BUILT_IN)}; it cannot be {reduce!r}.")
+    raise InvalidInputError(
+        f"reduce is a task or one of {', '.join(BUILT_IN)}; it cannot be {reduce!r}."
+    )
 
 
 def _item_limit(task: Task[Any, Any], settings: Settings) -> float:
@@ -114,10 +132,19 @@ def _item_limit(task: Task[Any, Any], settings: Settings) -> float:
     return float(own or settings.hive_task_timeout)
 
 
-def _create(app: Celery, client: BrokerClient, job_id: str, plan: Plan, timeout: float | None) -> None:
+def _create(
+    app: Celery, client: BrokerClient, job_id: str, plan: Plan, timeout: float | None
+) -> None:
     ttl = time_to_live(app, plan.item_limit, timeout)
     deadline_ms = 0 if timeout is None else max(1, int(timeout * 1000))
-    facts = (plan.model_dump_json(), ttl, plan.slots, plan.chunk, deadline_ms, caller_ms(client.settings))
+    facts = (
+        plan.model_dump_json(),
+        ttl,
+        plan.slots,
+        plan.chunk,
+        deadline_ms,
+        caller_ms(client.settings),
+    )
     steps.run(client, steps.CREATE, job_id, *facts)
 
 
@@ -138,7 +165,11 @@ def _store(app: Celery, client: BrokerClient, job_id: str, plan: Plan, blocks: l
         raise
 
 
-def _push(client: BrokerClient, job_id: str, blocks: list[Block], pushed: int, *, last: bool) -> int:
+def _push(
+    client: BrokerClient, job_id: str, blocks: list[Block], pushed: int, *, last: bool
+) -> int:
     fields = [field for block in blocks for field in block]
-    steps.run(client, steps.PUSH, job_id, int(last), "", caller_ms(client.settings), pushed, *fields)
+    steps.run(
+        client, steps.PUSH, job_id, int(last), "", caller_ms(client.settings), pushed, *fields
+    )
     return sum(block.n for block in blocks)

@@ -57,11 +57,14 @@ class ReadyPipe:
 
 
 def start_detached(state: StateDirectory, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run `hive up` with these arguments in a session of its own, its output in hive.log, and wait until it is ready.
+    """Run `hive up` with these arguments in a session of its own, its output in hive.log, and wait
+    until it is ready.
 
-    The new process has no terminal, and as this command ends the system's first process adopts it: what a double fork is for.
+    The new process has no terminal, and as this command ends the system's first process adopts it:
+    what a double fork is for.
 
-    Returns: what it told when it was ready. Raises: the error with which it failed. An interrupt ends it.
+    Returns: what it told when it was ready. Raises: the error with which it failed. An interrupt
+        ends it.
     """
     state.prepare()
     reader, writer = os.pipe()
@@ -97,16 +100,22 @@ def start_detached(state: StateDirectory, arguments: Sequence[str]) -> dict[str,
 
 
 def end(state: StateDirectory) -> bool:
-    """End the hive of that state directory, and whatever a killed one left behind, within 30 seconds.
+    """End the hive of that state directory, and whatever a killed one left behind, within 30
+    seconds.
 
     Returns: whether anything ran. Raises: HiveError when something could not be ended.
     """
     ran = state.in_use()
     if ran and not _end_holder(state):
-        raise HiveError(f"The `hive up` of {state.path} could not be ended; {state.log_file} may say why.")
+        raise HiveError(
+            f"The `hive up` of {state.path} could not be ended; {state.log_file} may say why."
+        )
     left = state.processes()
-    # `hive up` ends all its processes: what is still there is what it left when it was killed, and drains by itself, but not for ever.
-    state.end_processes(patience=0.0 if ran else DRAIN_WITHIN, within=(0.0 if ran else DRAIN_WITHIN) + KILL_WITHIN)
+    # `hive up` ends all its processes: what is still there is what it left when it was killed, and
+    # drains by itself, but not for ever.
+    state.end_processes(
+        patience=0.0 if ran else DRAIN_WITHIN, within=(0.0 if ran else DRAIN_WITHIN) + KILL_WITHIN
+    )
     if not state.in_use():
         state.forget()
     return ran or bool(left)
@@ -137,13 +146,20 @@ def _end_holder(state: StateDirectory) -> bool:
 def _lives(process: psutil.Process | None) -> bool:
     """The lock is free a moment before its holder is gone."""
     try:
-        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return (
+            process is not None
+            and process.is_running()
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
     except psutil.NoSuchProcess:
         return False
 
 
 def _hear(reader: int) -> dict[str, Any]:
-    """Read the one message; an empty one when the process ended without a word. Raises: HiveError when none comes in time."""
+    """Read the one message; an empty one when the process ended without a word.
+
+    Raises: HiveError when none comes in time.
+    """
     text = b""
     end = time.monotonic() + READY_WITHIN
     while select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:

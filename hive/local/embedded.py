@@ -30,7 +30,8 @@ HOST = "127.0.0.1"
 START_WITHIN = 60.0
 STOP_WITHIN = 10.0
 
-# The process title stays as it was, since writing one overwrites the environment by which `hive down` knows the processes of a hive.
+# The process title stays as it was, since writing one overwrites the environment by which `hive
+# down` knows the processes of a hive.
 CONFIGURATION = """\
 bind {host}
 port {port}
@@ -48,25 +49,32 @@ set-proc-title no
 
 
 class EmbeddedBroker:
-    """A Valkey (or Redis) server that listens on loopback, asks for a password of its own, and keeps its data under a directory.
+    """A Valkey (or Redis) server that listens on loopback, asks for a password of its own, and
+    keeps its data under a directory.
 
-    A guardian process ends the server when this process is gone, even killed (see hive.local.guardian). `start` may be called
-    again after the server has ended: same port, same data, same password.
+    A guardian process ends the server when this process is gone, even killed (see
+    hive.local.guardian). `start` may be called again after the server has ended: same port, same
+    data, same password.
     """
 
     def __init__(self, state_dir: Path, port: int = 0) -> None:
-        """state_dir: the hive's state directory; everything is in its folder `broker`. port: 0 picks a free one at the first start."""
+        """state_dir: the hive's state directory; everything is in its folder `broker`. port: 0
+        picks a free one at the first start.
+        """
         self.directory = state_dir.absolute() / "broker"
         self.port = port
         self.log_file = self.directory / "server.log"
         self._password: SecretStr | None = None
         self._guardian: subprocess.Popen[bytes] | None = None
-        # The guardian's pipe, the same for every start: who inherited its write end keeps the next server alive too.
+        # The guardian's pipe, the same for every start: who inherited its write end keeps the next
+        # server alive too.
         self._pipe: tuple[int, int] | None = None
 
     @property
     def password(self) -> SecretStr:
-        """The server's password, made at the first start and kept in a file that only its owner reads."""
+        """The server's password, made at the first start and kept in a file that only its owner
+        reads.
+        """
         if self._password is None:
             self._password = SecretStr(kept_password(self.directory / "password"))
         return self._password
@@ -87,7 +95,10 @@ class EmbeddedBroker:
 
     @property
     def lifeline(self) -> int:
-        """The write end of the guardian's pipe. Who inherits it keeps the server alive: a spore's last acknowledgements need it."""
+        """The write end of the guardian's pipe.
+
+        Who inherits it keeps the server alive: a spore's last acknowledgements need it.
+        """
         if self._pipe is None:
             raise BrokerStartError("The embedded broker has not been started.")
         return self._pipe[1]
@@ -96,15 +107,17 @@ class EmbeddedBroker:
     def running(self) -> bool:
         return self._guardian is not None and self._guardian.poll() is None
 
-    def start(self, *, within: float = START_WITHIN, pause: Callable[[float], object] = time.sleep) -> EmbeddedBroker:
+    def start(
+        self, *, within: float = START_WITHIN, pause: Callable[[float], object] = time.sleep
+    ) -> EmbeddedBroker:
         """Start the server and wait until it answers.
 
         within: seconds to wait; loading a large data set may take some.
         pause: how to wait a moment (seconds); what it raises ends the start.
 
         Returns: self, at once when it runs already.
-        Raises: BrokerStartError when there is no server program or it ended (with the last lines of its log), PortInUseError,
-        StateDirectoryError when the directory cannot be written.
+        Raises: BrokerStartError when there is no server program or it ended (with the last lines of
+        its log), PortInUseError, StateDirectoryError when the directory cannot be written.
         """
         if self.running:
             return self
@@ -120,7 +133,10 @@ class EmbeddedBroker:
             while not self._answers():
                 self._check_alive()
                 if time.monotonic() > end:
-                    raise BrokerStartError(f"The embedded broker did not answer within {within:.0f} s. {last_lines(self.log_file)}")
+                    raise BrokerStartError(
+                        f"The embedded broker did not answer within {within:.0f} s. "
+                        f"{last_lines(self.log_file)}"
+                    )
                 pause(0.02)
         except BaseException:
             self.stop()
@@ -129,7 +145,9 @@ class EmbeddedBroker:
         return self
 
     def stop(self, within: float = STOP_WITHIN) -> None:
-        """Shut the server down, its data written; kill it when that takes longer than `within` seconds. Nothing when it has ended."""
+        """Shut the server down, its data written; kill it when that takes longer than `within`
+        seconds. Nothing when it has ended.
+        """
         process = self._guardian
         if process is not None:
             # SIGTERM is the server's SHUTDOWN, without a connection and a password.
@@ -146,14 +164,26 @@ class EmbeddedBroker:
         (self.directory / "data").mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.log_file.exists():
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
-        text = CONFIGURATION.format(host=HOST, port=self.port, password=self.password.get_secret_value())
+        text = CONFIGURATION.format(
+            host=HOST, port=self.port, password=self.password.get_secret_value()
+        )
         write_secret(self.directory / "server.conf", text)
 
     def _launch(self, server: Path) -> None:
-        """The password is in the configuration file alone: a command line can be read by every user of the machine."""
+        """The password is in the configuration file alone: a command line can be read by every user
+        of the machine.
+        """
         self._pipe = self._pipe or os.pipe()
         reader = self._pipe[0]
-        command = [sys.executable, "-I", "-S", guardian.__file__, str(reader), str(server), str(self.directory / "server.conf")]
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            guardian.__file__,
+            str(reader),
+            str(server),
+            str(self.directory / "server.conf"),
+        ]
         with self.log_file.open("wb") as output:
             try:
                 self._guardian = subprocess.Popen(
@@ -163,11 +193,14 @@ class EmbeddedBroker:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     pass_fds=(reader,),
-                    # A terminal's Ctrl-C goes to all of its group; the broker has to be the last to end.
+                    # A terminal's Ctrl-C goes to all of its group; the broker has to be the last to
+                    # end.
                     start_new_session=True,
                 )
             except OSError as error:
-                raise BrokerStartError(f"The embedded broker could not be started: {error}") from error
+                raise BrokerStartError(
+                    f"The embedded broker could not be started: {error}"
+                ) from error
 
     def _answers(self) -> bool:
         client = redis.Redis(
@@ -181,7 +214,10 @@ class EmbeddedBroker:
         try:
             return bool(client.ping())
         except redis.exceptions.AuthenticationError as error:
-            raise PortInUseError(f"Port {self.port} is taken by another Redis server. Choose another one with --redis-port.") from error
+            raise PortInUseError(
+                f"Port {self.port} is taken by another Redis server. Choose another one with "
+                "--redis-port."
+            ) from error
         except redis.exceptions.RedisError:
             # Not listening yet, or still loading its data.
             return False
@@ -193,7 +229,10 @@ class EmbeddedBroker:
             return
         words = last_lines(self.log_file)
         if "Address already in use" in words:
-            raise PortInUseError(f"Port {self.port} is taken by another program. Choose another one with --redis-port; 0 picks a free one.")
+            raise PortInUseError(
+                f"Port {self.port} is taken by another program. Choose another one with "
+                "--redis-port; 0 picks a free one."
+            )
         raise BrokerStartError(f"The embedded broker ended as soon as it was started. {words}")
 
     def _close(self) -> None:
@@ -217,6 +256,12 @@ def claim_port(port: int, patience: float = 0.0) -> int:
                 return int(probe.getsockname()[1])
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or time.monotonic() > patience:
-                    why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-                    raise PortInUseError(f"Port {port} {why}. Choose another one; 0 picks a free one.") from error
+                    why = (
+                        "is taken by another program"
+                        if error.errno == errno.EADDRINUSE
+                        else f"cannot be used ({error.strerror})"
+                    )
+                    raise PortInUseError(
+                        f"Port {port} {why}. Choose another one; 0 picks a free one."
+                    ) from error
         time.sleep(0.05)

@@ -1,10 +1,13 @@
-"""A tiny process between `hive up` and its broker: when `hive up` is gone, however it ended, the broker is shut down in good order.
+"""A tiny process between `hive up` and its broker: when `hive up` is gone, however it ended, the
+broker is shut down in good order.
 
-Run by file name, `python -I -S guardian.py FD COMMAND…`, with nothing but the standard library, so that it starts in milliseconds
-and weighs little. FD is the read end of a pipe; the broker lives as long as somebody holds its write end.
+Run by file name, `python -I -S guardian.py FD COMMAND…`, with nothing but the standard library, so
+that it starts in milliseconds and weighs little. FD is the read end of a pipe; the broker lives as
+long as somebody holds its write end.
 
-The other direction, a guardian that is killed itself, is left to the kernel: the server asked for SIGTERM at its parent's death.
-That request is tied to the thread that started the process, which makes it a trap in a program with threads; a guardian has one.
+The other direction, a guardian that is killed itself, is left to the kernel: the server asked for
+SIGTERM at its parent's death. That request is tied to the thread that started the process, which
+makes it a trap in a program with threads; a guardian has one.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from collections.abc import Callable
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
-# Seconds for the server to write what it holds; `shutdown` in the broker's configuration waits for nobody.
+# Seconds for the server to write what it holds; `shutdown` in the broker's configuration waits for
+# nobody.
 STOP_WITHIN = 8.0
 LONGEST_WAIT = 5.0
 
@@ -35,7 +39,8 @@ def main(lifeline: int, command: list[str]) -> int:
     signal.set_wakeup_fd(waker)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, _nothing)
-    server = subprocess.Popen(command, preexec_fn=_ask_for_end(os.getpid()))  # noqa: PLW1509 -- this process has one thread
+    # This process has one thread.
+    server = subprocess.Popen(command, preexec_fn=_ask_for_end(os.getpid()))  # noqa: PLW1509
     while server.poll() is None:
         ready, _, _ = select.select([woken, lifeline], [], [], LONGEST_WAIT)
         received = os.read(woken, 4096) if woken in ready else b""

@@ -1,4 +1,6 @@
-"""A whole hive on one machine: an embedded broker, a nexus and spores, started, watched over and stopped together."""
+"""A whole hive on one machine: an embedded broker, a nexus and spores, started, watched over and
+stopped together.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,14 @@ class InterruptedStartError(HiveError):
 
 
 class LocalHive:
-    """Starts the processes of a hive and keeps them running. `run` does it all; `start` and `stop` serve programs of another shape.
+    """Starts the processes of a hive and keeps them running.
 
-    Spores look after their workers themselves. Spores, nexus and broker that end are started again here, the broker on the
-    same port with the same data. Each of them ends when this process is gone, even killed: spores and nexus read a lifeline,
-    the broker's guardian another one, which the spores hold too, so that the broker is the last to end.
+    `run` does it all; `start` and `stop` serve programs of another shape.
+
+    Spores look after their workers themselves. Spores, nexus and broker that end are started again
+    here, the broker on the same port with the same data. Each of them ends when this process is
+    gone, even killed: spores and nexus read a lifeline, the broker's guardian another one, which
+    the spores hold too, so that the broker is the last to end.
     """
 
     def __init__(
@@ -68,7 +73,8 @@ class LocalHive:
         spores: how many (0 too); concurrency: slots of each.
         redis_port, http_port: 0 picks a free one.
         app: the application as `celery -A` takes it, `module` or `module:app`.
-        variables: further environment variables for all processes, which inherit this one's environment besides.
+        variables: further environment variables for all processes, which inherit this one's
+            environment besides.
         """
         self.state = StateDirectory(state)
         self.broker = EmbeddedBroker(self.state.path, redis_port)
@@ -77,7 +83,9 @@ class LocalHive:
         self.app = app
         self.spores = tuple(f"spore-{number}" for number in range(1, spores + 1))
         self._variables = dict(variables or {})
-        self._children = {name: Respawning(partial(self._launch, name)) for name in (NEXUS, *self.spores)}
+        self._children = {
+            name: Respawning(partial(self._launch, name)) for name in (NEXUS, *self.spores)
+        }
         self._broker_backoff = Backoff()
         self._broker_started_at = 0.0
         self._broker_start_at: float | None = None
@@ -90,7 +98,9 @@ class LocalHive:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings by which programs find this hive, the broker's password included; hive.env holds the same."""
+        """The settings by which programs find this hive, the broker's password included; hive.env
+        holds the same.
+        """
         nexus = {"NEXUS_URL": self.nexus_url, "NEXUS_HOST": HOST, "NEXUS_PORT": str(self.http_port)}
         return {**self.broker.environment, **nexus}
 
@@ -100,9 +110,11 @@ class LocalHive:
         return Settings.load(**{name.lower(): value for name, value in self.environment.items()})
 
     def run(self, on_ready: Callable[[LocalHive], object], on_stop: Callable[[], object]) -> None:
-        """Start, keep everything running until SIGINT, SIGTERM or SIGHUP, stop; to be called by the main thread.
+        """Start, keep everything running until SIGINT, SIGTERM or SIGHUP, stop; to be called by the
+        main thread.
 
-        on_ready: called once all nodes are online. on_stop: called when the first signal came; a second one shortens the stopping.
+        on_ready: called once all nodes are online. on_stop: called when the first signal came; a
+            second one shortens the stopping.
 
         Raises: what `start` raises.
         """
@@ -119,16 +131,20 @@ class LocalHive:
                 self.stop()
 
     def start(self) -> None:
-        """Start the broker, the nexus and the spores, wait until the nexus answers and every spore is online, write hive.env.
+        """Start the broker, the nexus and the spores, wait until the nexus answers and every spore
+        is online, write hive.env.
 
         What a hive that was killed left running in this directory is ended first.
 
-        Raises: StateDirectoryError, PortInUseError, BrokerStartError, HiveError with the last lines of its log when a process
-        ends or is not ready in time, InterruptedStartError. Nothing runs then.
+        Raises: StateDirectoryError, PortInUseError, BrokerStartError, HiveError with the last lines
+        of its log when a process ends or is not ready in time, InterruptedStartError. Nothing runs
+        then.
         """
         self.state.acquire()
         try:
-            self.state.end_processes(patience=REMAINS_WITHIN - 5, within=REMAINS_WITHIN, pause=self._moment)
+            self.state.end_processes(
+                patience=REMAINS_WITHIN - 5, within=REMAINS_WITHIN, pause=self._moment
+            )
             self.state.turn_logs((NEXUS, *self.spores))
             self.http_port = claim_port(self.http_port)
             self.broker.start(pause=self._moment)
@@ -144,10 +160,14 @@ class LocalHive:
         if not self.broker.running:
             self._restart_broker()
         for name, code in self._tend_children():
-            log.warning("process_ended", process=name, exit_code=code, log=str(self.state.log_of(name)))
+            log.warning(
+                "process_ended", process=name, exit_code=code, log=str(self.state.log_of(name))
+            )
 
     def stop(self) -> None:
-        """Stop everything, the broker last: spores drain for DRAIN_WITHIN seconds, then give back what they run."""
+        """Stop everything, the broker last: spores drain for DRAIN_WITHIN seconds, then give back
+        what they run.
+        """
         with contextlib.suppress(OSError):
             self.state.env_file.unlink()
         spores = self._living(self.spores)
@@ -171,28 +191,49 @@ class LocalHive:
             while True:
                 for name, code in self._tend_children():
                     kind = InvalidInputError if code == InvalidInputError.exit_code else HiveError
-                    raise kind(f"{name} ended with exit code {code} while it was starting. {last_lines(self.state.log_of(name))}")
+                    raise kind(
+                        f"{name} ended with exit code {code} while it was starting. "
+                        f"{last_lines(self.state.log_of(name))}"
+                    )
                 waiting = self._not_ready(readiness)
                 if not waiting:
                     return
                 if time.monotonic() > end:
-                    raise HiveError(f"{', '.join(waiting)}: not ready in time. {last_lines(self.state.log_of(waiting[0]))}")
+                    raise HiveError(
+                        f"{', '.join(waiting)}: not ready in time. "
+                        f"{last_lines(self.state.log_of(waiting[0]))}"
+                    )
                 self._moment(POLL)
 
     def _not_ready(self, readiness: Readiness) -> list[str]:
         nexus = [] if readiness.nexus_answers() else [NEXUS]
         supervisors = readiness.supervisors_online() if self.spores else set()
-        return nexus + [name for name in self.spores if (child := self._children[name].child) is None or child.pid not in supervisors]
+        return nexus + [
+            name
+            for name in self.spores
+            if (child := self._children[name].child) is None or child.pid not in supervisors
+        ]
 
     def _launch(self, name: str) -> Child:
         environment = {**os.environ, **self._variables, **self.environment, **self.state.mark}
         if name == NEXUS:
-            return Child([sys.executable, "-m", "hive", "nexus"], environment, output=self.state.log_of(name))
+            return Child(
+                [sys.executable, "-m", "hive", "nexus"], environment, output=self.state.log_of(name)
+            )
         home = self.state.home_of(name)
         home.mkdir(parents=True, exist_ok=True)
-        own = {"HIVE_NODE_NAME": name, "HIVE_CONCURRENCY": str(self.concurrency), "HIVE_HOME": str(home)}
+        own = {
+            "HIVE_NODE_NAME": name,
+            "HIVE_CONCURRENCY": str(self.concurrency),
+            "HIVE_HOME": str(home),
+        }
         command = [sys.executable, "-m", "hive", "spore", "--app", self.app]
-        return Child(command, {**environment, **own}, output=self.state.log_of(name), keeps=(self.broker.lifeline,))
+        return Child(
+            command,
+            {**environment, **own},
+            output=self.state.log_of(name),
+            keeps=(self.broker.lifeline,),
+        )
 
     def _tend_children(self) -> list[tuple[str, int]]:
         """Name and exit code of each child that has just ended."""
@@ -203,7 +244,9 @@ class LocalHive:
         now = time.monotonic()
         if self._broker_start_at is None:
             log.warning("process_ended", process="broker", log=str(self.broker.log_file))
-            self._broker_start_at = now + self._broker_backoff.delay_after(now - self._broker_started_at)
+            self._broker_start_at = now + self._broker_backoff.delay_after(
+                now - self._broker_started_at
+            )
         if now < self._broker_start_at:
             return
         try:
@@ -219,16 +262,29 @@ class LocalHive:
 
     def _next_in(self) -> float | None:
         """Seconds until something is due to be started; None while all run."""
-        waits = [wait for respawning in self._children.values() if (wait := respawning.due_in()) is not None]
+        waits = [
+            wait
+            for respawning in self._children.values()
+            if (wait := respawning.due_in()) is not None
+        ]
         if not self.broker.running:
-            waits.append(0.0 if self._broker_start_at is None else self._broker_start_at - time.monotonic())
+            waits.append(
+                0.0 if self._broker_start_at is None else self._broker_start_at - time.monotonic()
+            )
         return min(waits, default=None)
 
     def _living(self, names: Sequence[str] | Mapping[str, object]) -> list[Child]:
-        return [child for name in names if (child := self._children[name].child) is not None and child.ended() is None]
+        return [
+            child
+            for name in names
+            if (child := self._children[name].child) is not None and child.ended() is None
+        ]
 
     def _end(self, children: Sequence[Child], within: float) -> bool:
-        """Tell them to stop and wait; a signal to this process cuts the waiting short. Returns: whether all have ended."""
+        """Tell them to stop and wait; a signal to this process cuts the waiting short.
+
+        Returns: whether all have ended.
+        """
         for child in children:
             child.signal(signal.SIGTERM)
         end = time.monotonic() + within

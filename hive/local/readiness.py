@@ -1,4 +1,6 @@
-"""Whether the processes of a starting hive are ready to serve, asked from outside as their users would."""
+"""Whether the processes of a starting hive are ready to serve, asked from outside as their users
+would.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,12 @@ class Readiness:
     def __enter__(self) -> Readiness:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._client.close()
 
     def nexus_answers(self) -> bool:
@@ -47,7 +54,8 @@ class Readiness:
     def supervisors_online(self) -> set[int]:
         """The pids of the supervisors whose workers are online.
 
-        Known by the worker's parent, not by the node's name: after a crash the table may still tell of a node of that name.
+        Known by the worker's parent, not by the node's name: after a crash the table may still tell
+        of a node of that name.
         """
         try:
             nodes = self._table.read().values()

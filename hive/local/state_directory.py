@@ -1,4 +1,6 @@
-"""The directory in which a hive on one machine keeps its data, its logs and its secrets, and by which its processes are known."""
+"""The directory in which a hive on one machine keeps its data, its logs and its secrets, and by
+which its processes are known.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,17 @@ import psutil
 from hive.errors import HiveError, StateDirectoryError
 from hive.local.state_files import directory_errors, write_secret
 
-# Every process of a hive inherits this variable; the kernel shows it to its owner, so no record has to be kept of what runs, and none
-# can be wrong after a crash.
+# Every process of a hive inherits this variable; the kernel shows it to its owner, so no record has
+# to be kept of what runs, and none can be wrong after a crash.
 MARK = "HIVE_LOCAL_STATE"
 LOCK_WITHIN = 1.0
 
 
 class StateDirectory:
-    """One state directory. `up` holds its lock as long as it lives; the kernel lets go of it however that ends."""
+    """One state directory.
+
+    `up` holds its lock as long as it lives; the kernel lets go of it however that ends.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute().resolve()
@@ -35,7 +40,8 @@ class StateDirectory:
     def mark(self) -> dict[str, str]:
         """What the environment of every process of this hive must contain.
 
-        SPT_NOENV keeps setproctitle, which Celery uses where it is installed, from writing its titles over the environment.
+        SPT_NOENV keeps setproctitle, which Celery uses where it is installed, from writing its
+        titles over the environment.
         """
         return {MARK: str(self.path), "SPT_NOENV": "1"}
 
@@ -50,7 +56,8 @@ class StateDirectory:
         with directory_errors(self.path):
             if not self.path.exists():
                 self.path.mkdir(parents=True, mode=0o700)
-                # It holds passwords, and lies in the working directory, which is often a repository.
+                # It holds passwords, and lies in the working directory, which is often a
+                # repository.
                 (self.path / ".gitignore").write_text("*\n")
             (self.path / "logs").mkdir(exist_ok=True)
             self._lock_file.touch()
@@ -63,7 +70,10 @@ class StateDirectory:
                     self.log_of(name).replace(self.log_of(f"{name}.1"))
 
     def acquire(self) -> None:
-        """Lock the directory for this process. Raises: StateDirectoryError when another hive runs in it, or it cannot be used."""
+        """Lock the directory for this process.
+
+        Raises: StateDirectoryError when another hive runs in it, or it cannot be used.
+        """
         self.prepare()
         with directory_errors(self.path):
             lock = os.open(self._lock_file, os.O_RDWR)
@@ -97,7 +107,9 @@ class StateDirectory:
     def publish(self, variables: Mapping[str, str]) -> None:
         """Write hive.env, which other programs read through HIVE_ENV_FILE; only its owner may."""
         with directory_errors(self.path):
-            write_secret(self.env_file, "".join(f"{name}={value}\n" for name, value in variables.items()))
+            write_secret(
+                self.env_file, "".join(f"{name}={value}\n" for name, value in variables.items())
+            )
 
     def in_use(self) -> bool:
         """Whether a living `hive up` holds the lock."""
@@ -111,15 +123,23 @@ class StateDirectory:
             os.close(lock)
 
     def holder(self) -> psutil.Process | None:
-        """The `hive up` that holds the lock: the process in hive.pid, if it really has the lock file open."""
+        """The `hive up` that holds the lock: the process in hive.pid, if it really has the lock
+        file open.
+        """
         try:
             process = psutil.Process(int(self._pid_file.read_text()))
-            return process if str(self._lock_file) in (file.path for file in process.open_files()) else None
+            return (
+                process
+                if str(self._lock_file) in (file.path for file in process.open_files())
+                else None
+            )
         except (OSError, ValueError, psutil.Error):
             return None
 
     def processes(self) -> list[psutil.Process]:
-        """The living processes of this hive, `hive up` itself not among them; also those that a killed `hive up` left behind."""
+        """The living processes of this hive, `hive up` itself not among them; also those that a
+        killed `hive up` left behind.
+        """
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
@@ -127,8 +147,11 @@ class StateDirectory:
                     found.append(process)
         return found
 
-    def end_processes(self, *, patience: float, within: float, pause: Callable[[float], object] = time.sleep) -> None:
-        """Wait until no process of this hive is left; kill those that are still there after `patience` seconds.
+    def end_processes(
+        self, *, patience: float, within: float, pause: Callable[[float], object] = time.sleep
+    ) -> None:
+        """Wait until no process of this hive is left; kill those that are still there after
+        `patience` seconds.
 
         Raises: HiveError naming those that are there after `within` seconds.
         """
@@ -136,7 +159,10 @@ class StateDirectory:
         while left := self.processes():
             waited = time.monotonic() - start
             if waited > within:
-                raise HiveError(f"Of the hive in {self.path} these processes could not be ended: {', '.join(str(p.pid) for p in left)}.")
+                raise HiveError(
+                    f"Of the hive in {self.path} these processes could not be ended: "
+                    f"{', '.join(str(p.pid) for p in left)}."
+                )
             if waited >= patience:
                 for process in left:
                     with contextlib.suppress(psutil.Error):

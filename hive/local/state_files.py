@@ -1,4 +1,6 @@
-"""Files under a hive's state directory: secrets that only their owner reads, and what to say when the directory cannot be used."""
+"""Files under a hive's state directory: secrets that only their owner reads, and what to say when
+the directory cannot be used.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ LOG_LINES = 12
 
 
 def kept_password(path: Path) -> str:
-    """Read the password in that file, or make one and write it; a file that was cut short by a full disk counts as none."""
+    """Read the password in that file, or make one and write it; a file that was cut short by a full
+    disk counts as none.
+    """
     with directory_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         known = path.read_text().strip() if path.exists() else ""
@@ -35,7 +39,9 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def last_lines(log: Path) -> str:
-    """The end of a process's log, for an error's message; where Hive's command line gave the reason in a line, that line."""
+    """The end of a process's log, for an error's message; where Hive's command line gave the reason
+    in a line, that line.
+    """
     try:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines()][-LOG_LINES:]
     except OSError:
@@ -51,4 +57,6 @@ def directory_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StateDirectoryError(f"{directory} cannot be used ({error}). Give --state a directory that you may write to.") from error
+        raise StateDirectoryError(
+            f"{directory} cannot be used ({error}). Give --state a directory that you may write to."
+        ) from error

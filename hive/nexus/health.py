@@ -25,7 +25,10 @@ VERSION = version("venom-hive")
 
 
 class Health(BaseModel):
-    """The answer of `/health`; what the broker would have to tell is None while it does not answer. Times are unix seconds."""
+    """The answer of `/health`; what the broker would have to tell is None while it does not answer.
+
+    Times are unix seconds.
+    """
 
     status: Literal["ok", "degraded"]
     version: str
@@ -35,18 +38,27 @@ class Health(BaseModel):
     lease_holder: str | None = None
     watchdog_last_tick: float | None = None
     alarm: str | None = None
-    """Why the account of all messages fails; None while it balances. The nexus itself does its work."""
+    """Why the account of all messages fails; None while it balances. The nexus itself does its
+    work.
+    """
 
 
 def health_application(client: BrokerClient, watchdog: WatchdogThread) -> Starlette:
-    """The ASGI application of the nexus. `/health` answers 200, or 503 while the broker or the watchdog is away."""
+    """The ASGI application of the nexus.
+
+    `/health` answers 200, or 503 while the broker or the watchdog is away.
+    """
     # A connection with a short timeout: the page must answer while the broker does not.
     probe = client.with_timeout(BROKER_TIMEOUT)
     table = NodeTable(probe)
 
     async def health(_: Request) -> JSONResponse:
         found = await run_in_threadpool(_examine, probe, table, watchdog)
-        return JSONResponse(found.model_dump(), status_code=200 if found.status == "ok" else 503, headers={"Cache-Control": "no-store"})
+        return JSONResponse(
+            found.model_dump(),
+            status_code=200 if found.status == "ok" else 503,
+            headers={"Cache-Control": "no-store"},
+        )
 
     return Starlette(routes=[Route("/health", health)])
 
@@ -59,7 +71,9 @@ def _examine(probe: BrokerClient, table: NodeTable, watchdog: WatchdogThread) ->
         holder = _lease_holder(probe)
         alarm = Conservation(probe).alarm()
     except redis.exceptions.RedisError:
-        return Health(status="degraded", version=VERSION, broker_reachable=False, watchdog_last_tick=tick)
+        return Health(
+            status="degraded", version=VERSION, broker_reachable=False, watchdog_last_tick=tick
+        )
     return Health(
         status="ok" if ticking else "degraded",
         version=VERSION,

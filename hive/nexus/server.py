@@ -32,15 +32,18 @@ log = get_logger(__name__)
 
 
 def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None]) -> None:
-    """Listen on NEXUS_HOST:NEXUS_PORT and watch over the cluster until SIGTERM, SIGINT or the end of the supervisor.
+    """Listen on NEXUS_HOST:NEXUS_PORT and watch over the cluster until SIGTERM, SIGINT or the end
+    of the supervisor.
 
     announce: called with the host and the port once it listens.
 
-    Port 0 picks a free one. The chosen port is written to the file that HIVE_NEXUS_PORT_FILE names. The supervisor is the other
-    end of the pipe that HIVE_SUPERVISOR_FD names. Blocks; call it from the main thread.
+    Port 0 picks a free one. The chosen port is written to the file that HIVE_NEXUS_PORT_FILE names.
+    The supervisor is the other end of the pipe that HIVE_SUPERVISOR_FD names. Blocks; call it from
+    the main thread.
 
-    Raises: SettingsError for an address that is not loopback, PortInUseError, BrokerUnreachableError or BrokerAuthError when the
-    broker cannot be used at the start; one that is lost later is waited for.
+    Raises: SettingsError for an address that is not loopback, PortInUseError,
+    BrokerUnreachableError or BrokerAuthError when the broker cannot be used at the start; one that
+    is lost later is waited for.
     """
     client = client_of(app)
     with broker_errors(client.address):
@@ -51,7 +54,12 @@ def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None])
         page = health_application(client, watchdog)
         server = _Server(
             uvicorn.Config(
-                page, log_config=None, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_WITHIN
+                page,
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=STOP_WITHIN,
             )
         )
         _stop_on_signals(server)
@@ -68,7 +76,9 @@ def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None])
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: those raise the signal again, so that the process would not end with 0."""
+    """uvicorn without its signal handlers: those raise the signal again, so that the process would
+    not end with 0.
+    """
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,12 +107,17 @@ def _stop_with_supervisor(server: uvicorn.Server) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     """A bound socket on a loopback address."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
     except OSError as error:
-        raise SettingsError(f"NEXUS_HOST cannot be {host!r}: {error.strerror}. Example: NEXUS_HOST=127.0.0.1") from None
+        raise SettingsError(
+            f"NEXUS_HOST cannot be {host!r}: {error.strerror}. Example: NEXUS_HOST=127.0.0.1"
+        ) from None
     if not ipaddress.ip_address(str(address[0])).is_loopback:
         raise SettingsError(
-            f"NEXUS_HOST cannot be {host!r}: without a NEXUS_SHARED_TOKEN Hive listens on loopback addresses only. "
+            f"NEXUS_HOST cannot be {host!r}: without a NEXUS_SHARED_TOKEN Hive listens on loopback "
+            "addresses only. "
             "Example: NEXUS_HOST=127.0.0.1"
         )
     listener = socket.socket(family, kind, protocol)
@@ -114,10 +129,12 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(
-                f"Port {port} of {host} is taken by another program; choose another NEXUS_PORT (0 picks a free one)."
+                f"Port {port} of {host} is taken by another program; choose another NEXUS_PORT (0 "
+                "picks a free one)."
             ) from None
         raise SettingsError(
-            f"The nexus cannot listen on {host}:{port}: {error.strerror}. Choose another NEXUS_HOST or NEXUS_PORT."
+            f"The nexus cannot listen on {host}:{port}: {error.strerror}. Choose another "
+            "NEXUS_HOST or NEXUS_PORT."
         ) from None
     return listener
 

@@ -1,4 +1,6 @@
-"""Child processes under supervision: their sessions, their lifelines, their ends, and how soon they start again."""
+"""Child processes under supervision: their sessions, their lifelines, their ends, and how soon they
+start again.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,11 @@ class Backoff:
         self._failures = 0
 
     def delay_after(self, ran_for: float) -> float:
-        """The next delay: doubled with each early end up to LONGEST_DELAY, from the start again after HEALTHY_AFTER seconds of life.
+        """The next delay: doubled with each early end up to LONGEST_DELAY, from the start again
+        after HEALTHY_AFTER seconds of life.
 
-        The upper half is random, so that the spores of a machine whose broker vanished do not all come back in the same instant.
+        The upper half is random, so that the spores of a machine whose broker vanished do not all
+        come back in the same instant.
         """
         if ran_for >= HEALTHY_AFTER:
             self._failures = 0
@@ -42,8 +46,8 @@ class Backoff:
 class Child:
     """One process in a session of its own.
 
-    A session of its own keeps a terminal's Ctrl-C and hang-up away from it (its supervisor hears them and decides), and makes
-    it a process group that can be ended whole.
+    A session of its own keeps a terminal's Ctrl-C and hang-up away from it (its supervisor hears
+    them and decides), and makes it a process group that can be ended whole.
     """
 
     def __init__(
@@ -64,7 +68,12 @@ class Child:
         """
         self._lifeline = Lifeline()
         try:
-            self._process = _start(command, {**environment, **self._lifeline.environment}, output, (*self._lifeline.pass_fds, *keeps))
+            self._process = _start(
+                command,
+                {**environment, **self._lifeline.environment},
+                output,
+                (*self._lifeline.pass_fds, *keeps),
+            )
         except OSError:
             self._lifeline.cut()
             raise
@@ -79,8 +88,8 @@ class Child:
     def ended(self) -> int | None:
         """The exit code (negative: the signal's number) once it has ended, None before.
 
-        What is left of its group is killed then: a pool process that outlived its worker would go on with a task that the
-        cluster has already given to another node.
+        What is left of its group is killed then: a pool process that outlived its worker would go
+        on with a task that the cluster has already given to another node.
         """
         if self._code is None and self._is_over():
             # Before it is reaped: until then nobody else can get its number.
@@ -96,14 +105,18 @@ class Child:
             os.kill(self._process.pid, number)
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to the process and all that it started in its group; nothing when it has ended."""
+        """Send a signal to the process and all that it started in its group; nothing when it has
+        ended.
+        """
         if self._code is None:
             # macOS answers EPERM for a group of which only the unreaped leader is left.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
     def _is_over(self) -> bool:
-        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return (
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        )
 
 
 class Respawning:
@@ -145,7 +158,12 @@ class Respawning:
         return None if self.child is not None else max(0.0, self._start_at - time.monotonic())
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str], output: Path | None, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: Path | None,
+    fds: tuple[int, ...],
+) -> subprocess.Popen[bytes]:
     with contextlib.nullcontext() if output is None else output.open("ab") as file:
         return subprocess.Popen(
             command,

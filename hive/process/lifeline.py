@@ -1,7 +1,9 @@
-"""The lifeline: a pipe by which a process learns that the one that started it is gone, however that one ended.
+"""The lifeline: a pipe by which a process learns that the one that started it is gone, however that
+one ended.
 
-The supervisor alone holds the write end and never writes; the kernel closes it even when the supervisor is killed, and the child
-reads end of file. PR_SET_PDEATHSIG would not do: it fires when the thread that started the child ends.
+The supervisor alone holds the write end and never writes; the kernel closes it even when the
+supervisor is killed, and the child reads end of file. PR_SET_PDEATHSIG would not do: it fires when
+the thread that started the child ends.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ FD_VARIABLE = "HIVE_SUPERVISOR_FD"
 
 
 class Lifeline:
-    """The supervisor's side, one for each child: start the child with `environment` and `pass_fds`, then call `handed_over`."""
+    """The supervisor's side, one for each child: start the child with `environment` and `pass_fds`,
+    then call `handed_over`.
+    """
 
     def __init__(self) -> None:
-        # Neither end is inherited by a child that is not named it (PEP 446), so no child can hold a write end.
+        # Neither end is inherited by a child that is not named it (PEP 446), so no child can hold a
+        # write end.
         self._reader, self._writer = os.pipe()
 
     @property
@@ -67,7 +72,8 @@ def watch_supervisor(fd: int, on_eof: Callable[[], object]) -> threading.Thread:
     """
 
     def watch() -> None:
-        # Nothing is ever written; any end of the reading, an error too, means that nobody watches over this process.
+        # Nothing is ever written; any end of the reading, an error too, means that nobody watches
+        # over this process.
         try:
             os.set_inheritable(fd, False)
             while os.read(fd, 64):
@@ -77,7 +83,8 @@ def watch_supervisor(fd: int, on_eof: Callable[[], object]) -> threading.Thread:
         log.info("supervisor_gone", fd=fd)
         on_eof()
 
-    # A pool's process, and what a task starts there, must not take a number that is not theirs for their own lifeline.
+    # A pool's process, and what a task starts there, must not take a number that is not theirs for
+    # their own lifeline.
     os.register_at_fork(after_in_child=lambda: os.environ.pop(FD_VARIABLE, None))
     thread = threading.Thread(target=watch, name="hive-lifeline", daemon=True)
     thread.start()

@@ -1,7 +1,9 @@
-"""Signs of life: a worker tells its supervisor that it takes work, or could not, so that one which hangs is started anew.
+"""Signs of life: a worker tells its supervisor that it takes work, or could not, so that one which
+hangs is started anew.
 
-A pipe beside the lifeline, from the worker to its supervisor. A worker that is frozen, deadlocked, or connected without ever asking for
-work (celery issues 8030 and 8384) falls silent; one whose broker is away does not, since a new start would not help it.
+A pipe beside the lifeline, from the worker to its supervisor. A worker that is frozen, deadlocked,
+or connected without ever asking for work (celery issues 8030 and 8384) falls silent; one whose
+broker is away does not, since a new start would not help it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ LONGEST_STEP = 6.0  # somewhat more than a supervisor ever waits in one go
 
 
 class Signs:
-    """The supervisor's side, one for each child: start the child with `environment` and `pass_fds`, then call `handed_over`."""
+    """The supervisor's side, one for each child: start the child with `environment` and `pass_fds`,
+    then call `handed_over`.
+    """
 
     def __init__(self) -> None:
         self.reader, self._writer = os.pipe()
@@ -39,9 +43,13 @@ class Signs:
         os.close(self._writer)
 
     def look(self) -> bool:
-        """Take note of what came. Returns: whether the child, which has given signs before, has been silent for too long."""
+        """Take note of what came.
+
+        Returns: whether the child, which has given signs before, has been silent for too long.
+        """
         now = time.monotonic()
-        # A supervisor that was frozen with its child, or whose machine slept, has not waited for it meanwhile.
+        # A supervisor that was frozen with its child, or whose machine slept, has not waited for it
+        # meanwhile.
         step, self._looked_at = min(now - self._looked_at, LONGEST_STEP), now
         if self._heard():
             self._silence = 0.0

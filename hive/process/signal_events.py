@@ -1,4 +1,6 @@
-"""Signals as events: a supervisor's loop sleeps until a signal, a closed pipe or a deadline, whichever is first."""
+"""Signals as events: a supervisor's loop sleeps until a signal, a closed pipe or a deadline,
+whichever is first.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Signals:
-    """Collects SIGTERM, SIGINT, SIGHUP and SIGCHLD instead of letting them interrupt the code; used as a context by the main thread.
+    """Collects SIGTERM, SIGINT, SIGHUP and SIGCHLD instead of letting them interrupt the code; used
+    as a context by the main thread.
 
-    Nothing is done inside a handler: a handler may run between any two instructions, a loop that reads events may not be surprised.
+    Nothing is done inside a handler: a handler may run between any two instructions, a loop that
+        reads events may not be surprised.
     """
 
     def __init__(self) -> None:
@@ -37,7 +41,12 @@ class Signals:
                 self._handlers[number] = signal.signal(number, _nothing)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_wakeup)
@@ -45,7 +54,8 @@ class Signals:
         self._writer.close()
 
     def wait(self, seconds: float | None, fds: Sequence[int] = ()) -> tuple[int, list[int]]:
-        """Sleep until something happens, at most `seconds` (None: until something happens, or LONGEST_WAIT).
+        """Sleep until something happens, at most `seconds` (None: until something happens, or
+        LONGEST_WAIT).
 
         fds: descriptors that end the wait too when they become readable.
 
@@ -74,4 +84,6 @@ def at_end(fd: int) -> bool:
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
-    """A handler, since a signal without one would end the process or never reach the wake-up socket."""
+    """A handler, since a signal without one would end the process or never reach the wake-up
+    socket.
+    """

@@ -1,4 +1,6 @@
-"""`hive spore`: the process that keeps one Celery worker running, and ends with it in good order."""
+"""`hive spore`: the process that keeps one Celery worker running,
+and ends with it in good order.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,12 @@ FORCED_GRACE = 3.0
 
 
 class Supervisor:
-    """Runs `celery worker` as a child and starts it anew when it ends, whatever its exit code, until it is told to stop.
+    """Runs `celery worker` as a child and starts it anew when it ends, whatever its exit code,
+    until it is told to stop.
 
-    The first SIGTERM, SIGINT or SIGHUP lets the worker finish its tasks, which takes HIVE_DRAIN_TIMEOUT at most; the second makes it
-    give them back and end; a third kills it. A worker that ends with exit code 2 (wrong settings, no such application) is not started
-    again.
+    The first SIGTERM, SIGINT or SIGHUP lets the worker finish its tasks, which takes
+    HIVE_DRAIN_TIMEOUT at most; the second makes it give them back and end; a third kills it. A
+    worker that ends with exit code 2 (wrong settings, no such application) is not started again.
     """
 
     def __init__(
@@ -41,7 +44,8 @@ class Supervisor:
     ) -> None:
         """app_name: the application as `celery -A` takes it, `module` or `module:app`.
 
-        concurrency: slots. node_name: the node's name, with or without "@host"; HIVE_NODE_NAME or "spore" when None.
+        concurrency: slots. node_name: the node's name, with or without "@host"; HIVE_NODE_NAME or
+            "spore" when None.
         """
         settings = settings or Settings.load()
         self.app_name = app_name
@@ -50,7 +54,8 @@ class Supervisor:
         self._drain_timeout = settings.hive_drain_timeout
         self._worker = Respawning(self._start)
         self._parent: int | None = None
-        # How many times it was told to stop, and when (monotonic seconds) the next step is taken without being told.
+        # How many times it was told to stop, and when (monotonic seconds) the next step is taken
+        # without being told.
         self._stops = 0
         self._force_at: float | None = None
         self._signs: Signs | None = None
@@ -59,18 +64,30 @@ class Supervisor:
     def worker_command(self) -> list[str]:
         """The worker's command line.
 
-        Without gossip and mingle: each worker would listen to the events of all others (traffic that grows with the square of
-        the nodes) and wait a second for their greetings at every start. What they carry, revoked tasks and who is
-        there, is in the broker for all of Hive's nodes.
+        Without gossip and mingle: each worker would listen to the events of all others (traffic
+        that grows with the square of the nodes) and wait a second for their greetings at every
+        start. What they carry, revoked tasks and who is there, is in the broker for all of Hive's
+        nodes.
         """
         name = self.node_name if "@" in self.node_name else f"{self.node_name}@%h"
-        worker = ["worker", "-n", name, "-c", str(self.concurrency), "-l", "info", "--without-gossip", "--without-mingle"]
+        worker = [
+            "worker",
+            "-n",
+            name,
+            "-c",
+            str(self.concurrency),
+            "-l",
+            "info",
+            "--without-gossip",
+            "--without-mingle",
+        ]
         return [sys.executable, "-m", "celery", "-A", self.app_name, *worker]
 
     def run(self) -> int:
         """Supervise until told to stop; must be called by the main thread.
 
-        Returns: the exit code: 0 after the worker has ended by itself, 1 when it had to be ended, 2 when its settings are wrong.
+        Returns: the exit code: 0 after the worker has ended by itself, 1 when it had to be ended, 2
+            when its settings are wrong.
         """
         self._parent = supervisor_fd()
         with Signals() as signals:
@@ -92,7 +109,12 @@ class Supervisor:
         """Do what is due. Returns: the supervisor's exit code once all is over."""
         code = self._worker.tend(restart=not self._stops)
         if code is not None:
-            log.log(logging.INFO if self._stops else logging.WARNING, "worker_ended", node=self.node_name, exit_code=code)
+            log.log(
+                logging.INFO if self._stops else logging.WARNING,
+                "worker_ended",
+                node=self.node_name,
+                exit_code=code,
+            )
             self._forget_signs()
         if self._stops:
             if self._worker.child is None:
@@ -101,13 +123,20 @@ class Supervisor:
                 self._stop_harder()
             return None
         if code == WRONG_SETTINGS:
-            log.error("worker_cannot_start", node=self.node_name, app=self.app_name, reason="its settings or its application are wrong")
+            log.error(
+                "worker_cannot_start",
+                node=self.node_name,
+                app=self.app_name,
+                reason="its settings or its application are wrong",
+            )
             return WRONG_SETTINGS
         self._end_what_hangs()
         return None
 
     def _end_what_hangs(self) -> None:
-        """A worker that falls silent gets the time to give back what it runs, and is killed when it does not take it."""
+        """A worker that falls silent gets the time to give back what it runs, and is killed when it
+        does not take it.
+        """
         child = self._worker.child
         if child is None or self._signs is None:
             return
@@ -127,7 +156,9 @@ class Supervisor:
     def _start(self) -> Child:
         signs = Signs()
         try:
-            child = Child(self.worker_command(), {**os.environ, **signs.environment}, keeps=signs.pass_fds)
+            child = Child(
+                self.worker_command(), {**os.environ, **signs.environment}, keeps=signs.pass_fds
+            )
         except OSError:
             signs.close()
             raise

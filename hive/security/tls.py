@@ -1,4 +1,6 @@
-"""Connections to the broker over TLS: what REDIS_TLS and its companions mean to redis-py, kombu and Celery."""
+"""Connections to the broker over TLS: what REDIS_TLS and its companions mean to redis-py, kombu and
+Celery.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from hive.settings import Settings
 
 
 def tls_parameters(settings: Settings) -> dict[str, Any] | None:
-    """What redis-py's TLS connections are made with; also the value of Celery's `broker_use_ssl`. None: TLS was not asked for.
+    """What redis-py's TLS connections are made with; also the value of Celery's `broker_use_ssl`.
+
+    None: TLS was not asked for.
 
     The broker's certificate is always verified, and its name compared with REDIS_HOST.
     """
@@ -26,10 +30,14 @@ def tls_parameters(settings: Settings) -> dict[str, Any] | None:
     return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **named}
 
 
-def agreed_parameters(settings: Settings, name: str, own: object, *, own_is_set: bool) -> dict[str, Any] | None:
-    """The parameters that an application's connections use: its own setting of that name where it has one, else those of REDIS_TLS.
+def agreed_parameters(
+    settings: Settings, name: str, own: object, *, own_is_set: bool
+) -> dict[str, Any] | None:
+    """The parameters that an application's connections use: its own setting of that name where it
+    has one, else those of REDIS_TLS.
 
-    Raises: SettingsError where TLS was asked for and this setting would send everything in plain text.
+    Raises: SettingsError where TLS was asked for and this setting would send everything in plain
+        text.
     """
     asked = tls_parameters(settings)
     if not own_is_set:
@@ -39,7 +47,9 @@ def agreed_parameters(settings: Settings, name: str, own: object, *, own_is_set:
     if asked is not None or own:
         # kombu takes anything but a mapping, True too, for no TLS at all.
         raise SettingsError(
-            f"TLS was asked for, and the application's {name}={own!r} would send everything in plain text. "
-            f"Remove {name} and set REDIS_TLS=true, or make it a dict: {{'ssl_cert_reqs': ssl.CERT_REQUIRED, 'ssl_ca_certs': '/path'}}."
+            f"TLS was asked for, and the application's {name}={own!r} would send everything in "
+            "plain text. "
+            f"Remove {name} and set REDIS_TLS=true, or make it a dict: {{'ssl_cert_reqs': "
+            f"ssl.CERT_REQUIRED, 'ssl_ca_certs': '/path'}}."
         )
     return None

@@ -15,8 +15,9 @@ from hive.spore.request import NAME as REQUEST
 class Annotation:
     """For Celery's setting `task_annotations`.
 
-    own: the application's own value of it. Celery asks each kind of question only until one annotation of a list answers, so an
-        own "*" would hide Hive's; therefore this one asks for both.
+    own: the application's own value of it. Celery asks each kind of question only until one
+        annotation of a list answers, so an own "*" would hide Hive's; therefore this one asks for
+        both.
     """
 
     def __init__(self, own: Any) -> None:
@@ -29,8 +30,15 @@ class Annotation:
         for answer in answers:
             attributes |= answer
         hard = attributes.get("time_limit", task.time_limit)
-        hard, soft = fitting(hard, attributes.get("soft_time_limit", task.soft_time_limit), task.app.conf)
+        hard, soft = fitting(
+            hard, attributes.get("soft_time_limit", task.soft_time_limit), task.app.conf
+        )
         before_start = fenced(attributes.get("before_start", task.before_start))
         around = {"@replace": repeating.replace, "@add_to_chord": repeating.add_to_chord}
-        own = {"Request": REQUEST, "time_limit": hard, "soft_time_limit": soft, "before_start": before_start}
+        own = {
+            "Request": REQUEST,
+            "time_limit": hard,
+            "soft_time_limit": soft,
+            "before_start": before_start,
+        }
         return around | attributes | own

@@ -1,4 +1,6 @@
-"""The fence before a run: a task that lay in a node while that node was taken for dead does not begin there; another node has it."""
+"""The fence before a run: a task that lay in a node while that node was taken for dead does not
+begin there; another node has it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ log = get_logger(__name__)
 
 
 def fenced(before_start: Callable[..., Any]) -> Callable[..., Any]:
-    """A task's hook `before_start` that first makes sure that the task is still this node's to run; an ordinary task pays nothing."""
+    """A task's hook `before_start` that first makes sure that the task is still this node's to run;
+    an ordinary task pays nothing.
+    """
     if getattr(before_start, "hive_fence", False):
         return before_start
 

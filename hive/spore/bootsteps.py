@@ -1,7 +1,7 @@
 """What makes a Celery worker a spore: its incarnation, its heartbeat, its goodbye.
 
-Two steps, since Celery builds a worker from two blueprints: `SporeStep` lives as long as the process, `SporeConsumerStep` is started
-anew with each connection to the broker.
+Two steps, since Celery builds a worker from two blueprints: `SporeStep` lives as long as the
+process, `SporeConsumerStep` is started anew with each connection to the broker.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from hive.spore.wakeup import Wakeup
 
 log = get_logger(__name__)
 
-# Celery looks after dead pool processes when their pipes close, which is before they can be waited for, and then every 5 s.
+# Celery looks after dead pool processes when their pipes close, which is before they can be waited
+# for, and then every 5 s.
 POOL_CHECK_SECONDS = 0.5
 
 
 class SporeStep(bootsteps.StartStopStep):
     """Starts the incarnation and its heartbeat once the pool's processes are there.
 
-    `stop` only ends the taking of work: what runs is still finished and acknowledged, under a living heartbeat. The goodbye is
-    said at `worker_shutdown`.
+    `stop` only ends the taking of work: what runs is still finished and acknowledged, under a
+    living heartbeat. The goodbye is said at `worker_shutdown`.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -66,7 +67,11 @@ class SporeStep(bootsteps.StartStopStep):
         self.heartbeat.prepare()
         self.heartbeat.start()
         threading.Thread(target=self._watch, args=(app,), name="hive-stand-in", daemon=True).start()
-        Grace(client_of(app).settings.hive_drain_timeout, _take_no_more, lambda: self._give_back(worker)).start()
+        Grace(
+            client_of(app).settings.hive_drain_timeout,
+            _take_no_more,
+            lambda: self._give_back(worker),
+        ).start()
         signals.worker_shutdown.connect(self._leave, weak=False, dispatch_uid="hive.spore")
         signs = signs_fd()
         if signs is not None:
@@ -121,7 +126,9 @@ class SporeStep(bootsteps.StartStopStep):
 
 
 def _take_no_more() -> None:
-    """At once: the event loop looks for a stop only when it wakes, and takes what comes until then."""
+    """At once: the event loop looks for a stop only when it wakes,
+    and takes what comes until then.
+    """
     incarnation = incarnations.current()
     if incarnation is not None:
         incarnation.draining = True
@@ -158,6 +165,11 @@ class SporeConsumerStep(bootsteps.StartStopStep):
 
 
 def slots_of(worker: Any) -> int:
-    """How many tasks the worker's pool runs at once; with --autoscale, once it has grown: it grows by what it is given."""
-    most = getattr(getattr(worker, "autoscaler", None), "max_concurrency", None) or worker.max_concurrency
+    """How many tasks the worker's pool runs at once; with --autoscale, once it has grown: it grows
+    by what it is given.
+    """
+    most = (
+        getattr(getattr(worker, "autoscaler", None), "max_concurrency", None)
+        or worker.max_concurrency
+    )
     return int(most or getattr(worker.pool, "num_processes", None) or worker.concurrency or 1)

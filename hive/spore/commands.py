@@ -1,7 +1,9 @@
-"""Hive's commands to its nodes, carried by one Celery control command: `hive`, with the arguments `command` and `arguments`.
+"""Hive's commands to its nodes, carried by one Celery control command: `hive`, with the arguments
+`command` and `arguments`.
 
-Importing this module registers it with Celery's worker. A command runs in the worker's main thread, between two deliveries:
-it has to be over within milliseconds, and starts a thread for what takes longer.
+Importing this module registers it with Celery's worker. A command runs in the worker's main thread,
+between two deliveries: it has to be over within milliseconds, and starts a thread for what takes
+longer.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ _commands: dict[str, Handler] = {}
 def command(name: str) -> Callable[[Handler], Handler]:
     """Make a function the handler of one of Hive's commands.
 
-    It gets the worker's control state (`.app`, `.hostname`, `.consumer`) and the command's arguments, and returns its reply,
-    which JSON must hold: `{"ok": …}` or `{"error": "…"}`. A HiveError that it raises becomes such an error.
+    It gets the worker's control state (`.app`, `.hostname`, `.consumer`) and the command's
+    arguments, and returns its reply, which JSON must hold: `{"ok": …}` or `{"error": "…"}`. A
+    HiveError that it raises becomes such an error.
     """
 
     def register(handler: Handler) -> Handler:
@@ -38,9 +41,11 @@ def hive(state: Any, command: Any = None, arguments: Any = None, **_: Any) -> di
     """Obey one of Hive's commands, for instance PING."""
     handler = _commands.get(command) if isinstance(command, str) else None
     if handler is None:
-        return {"error": f"This node knows no command {command!r}; it knows: {', '.join(sorted(_commands))}."}
+        known = ", ".join(sorted(_commands))
+        return {"error": f"This node knows no command {command!r}; it knows: {known}."}
     if arguments is not None and not isinstance(arguments, dict):
-        return {"error": f"The arguments of {command} must be a JSON object, not {type(arguments).__name__}."}
+        kind = type(arguments).__name__
+        return {"error": f"The arguments of {command} must be a JSON object, not {kind}."}
     try:
         return handler(state, arguments or {})
     except HiveError as error:

@@ -1,4 +1,6 @@
-"""Celery's consumer, except that a lost connection drops nothing, is noticed soon, and is tried anew without long pauses."""
+"""Celery's consumer, except that a lost connection drops nothing, is noticed soon, and is tried
+anew without long pauses.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +25,39 @@ class Consumer(CeleryConsumer):
     """Named in the setting `worker_consumer`."""
 
     def on_close(self) -> None:
-        """Keep everything: Celery forgets what it holds, since a delivery tag dies with its channel; Hive's belong to the process."""
+        """Keep everything: Celery forgets what it holds, since a delivery tag dies with its
+        channel; Hive's belong to the process.
+        """
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         super().on_connection_error_after_connected(exc)
         if isinstance(exc, redis.exceptions.ResponseError):
-            time.sleep(_REFUSED_PAUSE)  # it can be reached, so that trying again would cost no time at all
+            # It can be reached, so that trying again would cost no time at all.
+            time.sleep(_REFUSED_PAUSE)
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
-        return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat, transport_options=self._attentive()))
+        return self.ensure_connected(
+            self.app.connection_for_read(heartbeat=heartbeat, transport_options=self._attentive())
+        )
 
     def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
-        return self.ensure_connected(self.app.connection_for_write(url=url, heartbeat=heartbeat, transport_options=self._attentive()))
+        return self.ensure_connected(
+            self.app.connection_for_write(
+                url=url, heartbeat=heartbeat, transport_options=self._attentive()
+            )
+        )
 
     def ensure_connected(self, conn: Any) -> Any:
         conn.ensure_connection = partial(conn.ensure_connection, **_PAUSES)
         return super().ensure_connected(conn)
 
     def _attentive(self) -> dict[str, float]:
-        """Transport options under which a silent connection is dropped after a few seconds; kombu's own take a minute."""
+        """Transport options under which a silent connection is dropped after a few seconds; kombu's
+        own take a minute.
+        """
         own = self.app.conf.broker_transport_options
-        waits = {name: min(ATTENTION, own.get(name) or ATTENTION) for name in ("socket_timeout", "socket_connect_timeout")}
+        waits = {
+            name: min(ATTENTION, own.get(name) or ATTENTION)
+            for name in ("socket_timeout", "socket_connect_timeout")
+        }
         return {"health_check_interval": ATTENTION, **waits}

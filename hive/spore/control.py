@@ -1,4 +1,6 @@
-"""Remote control, with revocations that are remembered by the broker and not only by the workers that were online."""
+"""Remote control, with revocations that are remembered by the broker and not only by the workers
+that were online.
+"""
 
 from __future__ import annotations
 

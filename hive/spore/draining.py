@@ -1,4 +1,7 @@
-"""The commands DRAIN and RESUME. A draining node finishes what runs, gives back the rest and takes nothing, until it resumes or ends."""
+"""The commands DRAIN and RESUME.
+
+A draining node finishes what runs, gives back the rest and takes nothing, until it resumes or ends.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,19 @@ log = get_logger(__name__)
 
 @command(DRAIN)
 def drain(state: Any, _arguments: dict[str, Any]) -> dict[str, Any]:
-    """Take nothing more, and give back what has not started here; the heartbeat gives back what is only bound to the node."""
+    """Take nothing more, and give back what has not started here; the heartbeat gives back what is
+    only bound to the node.
+    """
     incarnation = _incarnation()
     incarnation.draining = True
     waiting = [str(request.message.delivery_tag) for request in _take_waiting(state.consumer)]
     incarnation.give_back(waiting, deaths=0, reason="its node drains")
-    log.info("node_draining", node_id=incarnation.node_id, running=incarnation.held_count, given_back=len(waiting))
+    log.info(
+        "node_draining",
+        node_id=incarnation.node_id,
+        running=incarnation.held_count,
+        given_back=len(waiting),
+    )
     return {"ok": {"running": incarnation.held_count, "given_back": len(waiting)}}
 
 
@@ -44,17 +54,23 @@ def _incarnation() -> Incarnation:
 
 
 def _take_waiting(consumer: Any) -> Iterator[Any]:
-    """The requests that Celery holds without having started them: those over a rate limit, and a plain producer's that are not due."""
+    """The requests that Celery holds without having started them: those over a rate limit, and a
+    plain producer's that are not due.
+    """
     for bucket in consumer.task_buckets.values():
         while bucket and bucket.contents:
             try:
                 yield bucket.contents.popleft()[0]
             except IndexError:  # the timer's thread was faster
                 break
-    scheduled: Any = worker_state.scheduled_requests  # type: ignore[attr-defined] # newer than celery-types
+    # Newer than celery-types.
+    scheduled: Any = worker_state.scheduled_requests  # type: ignore[attr-defined]
     for request in tuple(scheduled):
         consumer.timer.cancel(request._eta_timer_entry)
-        if request not in worker_state.reserved_requests and request not in worker_state.active_requests:
+        if (
+            request not in worker_state.reserved_requests
+            and request not in worker_state.active_requests
+        ):
             scheduled.discard(request)
             worker_state.requests.pop(request.id, None)
             yield request

@@ -18,11 +18,13 @@ log = get_logger(__name__)
 class Grace(threading.Thread):
     """Bounds Celery's warm shutdown, which waits for as long as a task runs.
 
-    on_stop is called at the first stop signal; on_end when the grace period is over, or at a second stop signal, which Celery passes
-    over. Both in this thread.
+    on_stop is called at the first stop signal; on_end when the grace period is over, or at a second
+    stop signal, which Celery passes over. Both in this thread.
     """
 
-    def __init__(self, seconds: float, on_stop: Callable[[], object], on_end: Callable[[], object]) -> None:
+    def __init__(
+        self, seconds: float, on_stop: Callable[[], object], on_end: Callable[[], object]
+    ) -> None:
         """seconds: how long what runs may go on after the first stop signal."""
         super().__init__(name="hive-grace", daemon=True)
         self._seconds = seconds
@@ -32,17 +34,24 @@ class Grace(threading.Thread):
 
     def start(self) -> None:
         super().start()
-        signals.worker_shutting_down.connect(self._told, weak=False, dispatch_uid="hive.spore.grace")
+        signals.worker_shutting_down.connect(
+            self._told, weak=False, dispatch_uid="hive.spore.grace"
+        )
 
     def run(self) -> None:
         os.read(self._reader, 1)
         log.info("worker_finishing", seconds=self._seconds)
         self._on_stop()
         hurried, _, _ = select.select([self._reader], [], [], self._seconds)
-        log.warning("worker_gives_back", why="told to stop again" if hurried else "its grace period is over", seconds=self._seconds)
+        log.warning(
+            "worker_gives_back",
+            why="told to stop again" if hurried else "its grace period is over",
+            seconds=self._seconds,
+        )
         self._on_end()
 
     def _told(self, *, how: str, **_: Any) -> None:
-        # Called inside a signal handler, between any two instructions of the main thread: it takes no lock.
+        # Called inside a signal handler, between any two instructions of the main thread: it takes
+        # no lock.
         if how == "Warm":
             os.write(self._writer, b"\0")

@@ -1,4 +1,6 @@
-"""The heartbeat: one script call a beat, from a thread and a connection of its own, so that a busy worker still beats."""
+"""The heartbeat: one script call a beat, from a thread and a connection of its own, so that a busy
+worker still beats.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,17 @@ _requirements: TypeAdapter[Requirements] = TypeAdapter(Requirements)
 
 
 def _software_info() -> dict[str, Any]:
-    """What Celery puts on every worker event. Never top-level names: an extra field `id` crashed event consumers."""
+    """What Celery puts on every worker event.
+
+    Never top-level names: an extra field `id` crashed event consumers.
+    """
     return cast("dict[str, Any]", state.SOFTWARE_INFO)
 
 
 class Heartbeat(threading.Thread):
-    """Tells the node table, every HIVE_HEARTBEAT_INTERVAL seconds, what the node is and how busy; learns which requirements it meets."""
+    """Tells the node table, every HIVE_HEARTBEAT_INTERVAL seconds, what the node is and how busy;
+    learns which requirements it meets.
+    """
 
     def __init__(self, app: Celery, incarnation: Incarnation, slots: Callable[[], int]) -> None:
         super().__init__(name="hive-heartbeat", daemon=True)
@@ -51,14 +58,18 @@ class Heartbeat(threading.Thread):
         self.table = NodeTable(self.client)
         self.sampler = Sampler()
         self.gpus = Gpus()
-        self.installed_gpus = [Gpu(name=gpu.name, memory_mb=gpu.memory_mb) for gpu in self.gpus.read()]
+        self.installed_gpus = [
+            Gpu(name=gpu.name, memory_mb=gpu.memory_mb) for gpu in self.gpus.read()
+        ]
         self.started_at = time.time()
         self._ended = threading.Event()
         self._known_requirements = -1
         self._facts_known: NodeFacts | None = None
 
     def prepare(self) -> None:
-        """Called before Celery's own heartbeat starts, so that its event's fields never change while they are read."""
+        """Called before Celery's own heartbeat starts, so that its event's fields never change
+        while they are read.
+        """
         _software_info()["hive"] = {}
 
     def run(self) -> None:
@@ -74,7 +85,8 @@ class Heartbeat(threading.Thread):
                 log.warning("heartbeat_missed", node_id=self.incarnation.node_id, error=str(error))
                 next_beat = time.monotonic() + min(self.interval, 0.5)
             except Exception:
-                # A beat that cannot be made must not end all beats: the node would be declared dead while it works.
+                # A beat that cannot be made must not end all beats: the node would be declared dead
+                # while it works.
                 log.exception("heartbeat_failed", node_id=self.incarnation.node_id)
 
     def beat(self) -> None:
@@ -83,13 +95,16 @@ class Heartbeat(threading.Thread):
         identity, sent_at, load = incarnation.id, boottime(), self.load()
         facts = self.facts()
         unchanged = facts == self._facts_known
-        reply = self.table.beat(identity, load, None if unchanged else facts, held=incarnation.held_line())
+        reply = self.table.beat(
+            identity, load, None if unchanged else facts, held=incarnation.held_line()
+        )
         if reply.status == "fenced":
             incarnation.fence(identity)
             return
         incarnation.confirmed_beat = sent_at
         if incarnation.draining:
-            # Also what was bound to it since: routers and the Foreman learn of the draining a little later.
+            # Also what was bound to it since: routers and the Foreman learn of the draining a
+            # little later.
             self.client.run(steps.RELEASE, (), (self.client.prefix, incarnation.node_id))
         self._facts_known = None if reply.need_facts else facts
         if reply.requirements != self._known_requirements or not unchanged:
@@ -102,7 +117,9 @@ class Heartbeat(threading.Thread):
         known: dict[Any, Any] = self.client.redis.hgetall(self.client.key("requirements"))
         for field, text in known.items():
             name = field.decode()
-            if name.partition(":")[2] in facts.queues and not _requirements.validate_json(text).missing(facts):
+            if name.partition(":")[2] in facts.queues and not _requirements.validate_json(
+                text
+            ).missing(facts):
                 queues.append(f"{SPACE}req:{name}")
         self.incarnation.requirement_queues = tuple(sorted(queues))
         self._known_requirements = count

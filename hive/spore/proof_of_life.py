@@ -15,7 +15,9 @@ from hive.broker.link.client import client_of
 
 PERIOD = 1.0
 STALE = 5.0
-"""Seconds without an answer to the event loop's question for work, or without a turn of that loop, after which a worker gives no sign."""
+"""Seconds without an answer to the event loop's question for work, or without a turn of that loop,
+after which a worker gives no sign.
+"""
 
 
 class Vitals(threading.Thread):

@@ -1,4 +1,6 @@
-"""How a spore's worker finishes a message: the outcome is counted, and a finished slot asks for work at once."""
+"""How a spore's worker finishes a message: the outcome is counted, and a finished slot asks for
+work at once.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Request(CeleryRequest):
         super().__init__(message, *args, **kwargs)
         told: dict[str, Any] = self.request_dict
         due = (told.get("hive") or {}).get("due")
-        if due is not None:  # the task is told its eta; the worker is not, which would hold it again
+        # The task is told its eta; the worker is not, which would hold it again.
+        if due is not None:
             told["eta"] = datetime.fromtimestamp(due, UTC).isoformat()
         incarnation = current()
         if incarnation is not None and self.time_limits[0] is None:  # sent by its name
@@ -58,7 +61,9 @@ class Request(CeleryRequest):
                 # It runs all the same; should its node die now, it runs again.
                 log.warning("start_not_marked", task_id=self.id, error=str(error))
 
-    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> None:
         error = exc_info.exception
         if not isinstance(getattr(error, "exc", error), Retry | Ignore | Reject):
             self._note("failed")
@@ -74,7 +79,8 @@ class Request(CeleryRequest):
         super().on_timeout(soft, timeout)
 
     def _success_was_stored(self) -> Any:
-        """Celery acknowledges a task whose process was lost after its success was stored; a chord's member is delivered again.
+        """Celery acknowledges a task whose process was lost after its success was stored; a chord's
+        member is delivered again.
 
         It may have been killed before it published the chord's body.
         """
@@ -91,8 +97,8 @@ class Request(CeleryRequest):
 def acknowledge_late(tasks: Any) -> None:
     """Let tasks that declare early acknowledgement keep their slot until they are done.
 
-    With a real early acknowledgement a node of 2 slots took 4. Such a task is marked as started instead, and a death of its
-    process drops it, which is what it asked for.
+    With a real early acknowledgement a node of 2 slots took 4. Such a task is marked as started
+    instead, and a death of its process drops it, which is what it asked for.
     """
     for task in tasks:
         if not task.acks_late:

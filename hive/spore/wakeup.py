@@ -1,4 +1,6 @@
-"""Waking the worker's event loop from another thread: a finished task of a thread pool must not wait for the next timer."""
+"""Waking the worker's event loop from another thread: a finished task of a thread pool must not
+wait for the next timer.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import threading
 
 
 class Wakeup:
-    """A pipe that makes the loop's poll return; a no-op in the loop's own thread, which is awake."""
+    """A pipe that makes the loop's poll return; a no-op in the loop's own thread,
+    which is awake.
+    """
 
     def __init__(self, loop_thread: int) -> None:
         self._loop_thread = loop_thread
@@ -18,7 +22,8 @@ class Wakeup:
 
     def __call__(self) -> None:
         if threading.get_ident() != self._loop_thread:
-            with contextlib.suppress(OSError):  # full: the loop will wake anyway; closed: it is ending
+            # Full: the loop will wake anyway; closed: it is ending.
+            with contextlib.suppress(OSError):
                 os.write(self._writer, b"\0")
 
     def clear(self) -> None:

@@ -1,4 +1,8 @@
-"""The built-in skills. Importing this package imports none of them, and importing their modules none of the libraries they use."""
+"""The built-in skills.
+
+Importing this package imports none of them, and importing their modules none of the libraries they
+use.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Which addresses may be fetched, and sockets that go to checked addresses only.
 
-A name is resolved once for each connection, every address it has is checked, and the socket goes to one of those very
-addresses: a name server that answers differently the second time (DNS rebinding) gains nothing.
+A name is resolved once for each connection, every address it has is checked, and the socket goes to
+one of those very addresses: a name server that answers differently the second time (DNS rebinding)
+gains nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from urllib.parse import urlsplit
 from hive.errors import FetchError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Resolved = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
+Resolved = tuple[
+    socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+]
 
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address that is really reached
-_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has given out for the public internet
+# RFC 6052: the last 32 bits are the IPv4 address that is really reached.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# All that IANA has given out for the public internet.
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _ADDRESS_CHARACTERS = 8192
 
 
@@ -40,14 +45,25 @@ def checked_url(url: str) -> str:
         raise FetchError(f"{shown!r} cannot be fetched: only http:// and https:// addresses can.")
     if "@" in parts.netloc:
         # The address ends up in results and logs; it is not repeated here either.
-        raise FetchError("An address with a user name or password in it is not fetched: results and logs would show them.")
-    if not host or port == 0 or len(url) > _ADDRESS_CHARACTERS or not url.isprintable() or " " in url:
+        raise FetchError(
+            "An address with a user name or password in it is not fetched: results and logs would "
+            "show them."
+        )
+    if (
+        not host
+        or port == 0
+        or len(url) > _ADDRESS_CHARACTERS
+        or not url.isprintable()
+        or " " in url
+    ):
         raise FetchError(f"{shown!r} is not an address. Example: https://example.org/page.html")
     return url
 
 
 def is_public(address: str) -> bool:
-    """Whether that IP address is one of the public internet: not private, loopback, link-local, shared, multicast or reserved."""
+    """Whether that IP address is one of the public internet: not private, loopback, link-local,
+    shared, multicast or reserved.
+    """
     ip: Address = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -61,10 +77,11 @@ def is_public(address: str) -> bool:
 
 
 class Deadline:
-    """The time that a whole fetch may take; when it is over, the watched connections are cut, whatever they wait for.
+    """The time that a whole fetch may take; when it is over, the watched connections are cut,
+    whatever they wait for.
 
-    A read timeout bounds a single wait only: a server that sends one byte every few seconds, of its headers for instance,
-    would hold a worker for hours.
+    A read timeout bounds a single wait only: a server that sends one byte every few seconds, of its
+    headers for instance, would hold a worker for hours.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -85,7 +102,8 @@ class Deadline:
         return self.remaining == 0
 
     def watch(self, connection: socket.socket) -> None:
-        # A duplicate: TLS takes the original over, and shutting down the copy ends the connection all the same.
+        # A duplicate: TLS takes the original over, and shutting down the copy ends the connection
+        # all the same.
         with self._lock:
             self._watched.append(connection.dup())
 
@@ -93,7 +111,12 @@ class Deadline:
         self._timer.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._timer.cancel()
         with self._lock:
             for connection in self._watched:
@@ -131,19 +154,26 @@ class Door:
                 if not is_public(str(address[0])):
                     shown = host if host.strip("[]") == address[0] else f"{host} ({address[0]})"
                     raise FetchError(
-                        f"{shown} is not on the public internet, and is not fetched. HIVE_FETCH_ALLOW_PRIVATE=true on the node allows it."
+                        f"{shown} is not on the public internet, and is not fetched. "
+                        "HIVE_FETCH_ALLOW_PRIVATE=true on the node allows it."
                     )
         fault = "no time was left"
         for family, address in addresses:
             connection = socket.socket(family, socket.SOCK_STREAM)
             try:
-                connection.settimeout(max(0.001, min(self._connect_timeout, self._deadline.remaining)))
+                connection.settimeout(
+                    max(0.001, min(self._connect_timeout, self._deadline.remaining))
+                )
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.connect(address)
                 self._deadline.watch(connection)
             except OSError as error:
                 connection.close()
-                fault = "no answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error))
+                fault = (
+                    "no answer in time"
+                    if isinstance(error, TimeoutError)
+                    else (error.strerror or str(error))
+                )
                 continue
             except BaseException:
                 connection.close()
@@ -153,7 +183,10 @@ class Door:
         raise FetchError(f"{host} port {port} cannot be reached: {fault}.")
 
     def _resolve(self, host: str, port: int) -> list[Resolved]:
-        """All addresses of `host`. The look-up has a thread of its own, since the system's takes no timeout."""
+        """All addresses of `host`.
+
+        The look-up has a thread of its own, since the system's takes no timeout.
+        """
         found: list[Resolved] = []
         faults: list[str] = []
 
@@ -169,5 +202,8 @@ class Door:
         thread.start()
         thread.join(self._deadline.remaining)
         if not found:
-            raise FetchError(f"The host {host} is not known: {faults[0] if faults else 'the name server did not answer in time'}.")
+            raise FetchError(
+                f"The host {host} is not known: "
+                f"{faults[0] if faults else 'the name server did not answer in time'}."
+            )
         return found

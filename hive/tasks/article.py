@@ -11,7 +11,10 @@ from hive.tasks.fetching import Page
 
 
 class Article(BaseModel):
-    """What an article says about itself; None where the page does not tell. `text` has one paragraph a line."""
+    """What an article says about itself; None where the page does not tell.
+
+    `text` has one paragraph a line.
+    """
 
     model_config = ConfigDict(frozen=True)
 

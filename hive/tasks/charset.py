@@ -1,4 +1,6 @@
-"""Bytes of a page to text: byte order mark, HTTP header, declaration in the page, detection, in this order."""
+"""Bytes of a page to text: byte order mark, HTTP header, declaration in the page, detection, in
+this order.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,17 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_DECLARED = re.compile(rb"""<(?:meta\b[^>]*?\bcharset|\?xml\b[^>]*?\bencoding)\s*=\s*["']?\s*([\w:.-]+)""", re.IGNORECASE)
+_DECLARED = re.compile(
+    rb"""<(?:meta\b[^>]*?\bcharset|\?xml\b[^>]*?\bencoding)\s*=\s*["']?\s*([\w:.-]+)""",
+    re.IGNORECASE,
+)
 _DECLARED_WITHIN = 4096
 _SAMPLE = 65536
 # A page with a few broken bytes is still in the charset it declares; one with more is in another.
 _BAD_SHARE = 0.01
 
-# What the label says is read as what browsers read: https://encoding.spec.whatwg.org/#names-and-labels
+# What the label says is read as what browsers read:
+# https://encoding.spec.whatwg.org/#names-and-labels
 _READ_AS = {
     "ascii": "cp1252",
     "iso8859-1": "cp1252",
@@ -36,8 +42,8 @@ _READ_AS = {
 def decode(body: bytes, declared: str | None) -> tuple[str, str]:
     """The text of a page, and the charset it was read in (a codec's name).
 
-    declared: the charset of the Content-Type header, if it has one. A charset that does not fit the bytes, or does not
-    exist, is passed over; when none fits, what is unreadable becomes U+FFFD.
+    declared: the charset of the Content-Type header, if it has one. A charset that does not fit the
+    bytes, or does not exist, is passed over; when none fits, what is unreadable becomes U+FFFD.
     """
     candidates = list(_candidates(body, declared))
     for charset in candidates:
@@ -61,7 +67,11 @@ def _candidates(body: bytes, declared: str | None) -> Iterator[str]:
     if declared and (named := _codec(declared)):
         yield named
     match = _DECLARED.search(body, 0, _DECLARED_WITHIN)
-    if match and (named := _codec(match[1].decode("ascii", "replace"))) and not named.startswith(("utf-16", "utf-32")):
+    if (
+        match
+        and (named := _codec(match[1].decode("ascii", "replace")))
+        and not named.startswith(("utf-16", "utf-32"))
+    ):
         # A declaration that can be read as ASCII does not stand in UTF-16.
         yield named
     yield "utf-8"

@@ -27,14 +27,24 @@ _HEADERS = {
     "Connection": "close",
 }
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
-_TEXTUAL = frozenset({"application/json", "application/xml", "application/javascript", "application/x-javascript", "application/yaml"})
+_TEXTUAL = frozenset(
+    {
+        "application/json",
+        "application/xml",
+        "application/javascript",
+        "application/x-javascript",
+        "application/yaml",
+    }
+)
 _CHUNK = 65536
 _SNIFFED = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far one fetch may go: `connect`, `read` (one wait) and `total` in seconds, `size` in bytes after decompression."""
+    """How far one fetch may go: `connect`, `read` (one wait) and `total` in seconds, `size` in
+    bytes after decompression.
+    """
 
     connect: float = 5.0
     read: float = 10.0
@@ -44,7 +54,9 @@ class Limits:
 
 
 class Page(BaseModel):
-    """A fetched page; `url` is where it was found after `redirects` redirects, `size` its bytes after decompression."""
+    """A fetched page; `url` is where it was found after `redirects` redirects, `size` its bytes
+    after decompression.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,15 +69,17 @@ class Page(BaseModel):
     text: str
 
 
-def fetch_page(url: str, *, allow_private: bool = False, html: bool = False, limits: Limits | None = None) -> Page:
+def fetch_page(
+    url: str, *, allow_private: bool = False, html: bool = False, limits: Limits | None = None
+) -> Page:
     """Fetch a page of text. No proxy, cookie store or password file of the machine is used.
 
     allow_private: whether loopback, private and other addresses that are not public may be reached.
     html: whether anything but HTML is refused.
 
     Returns: the page, its text decoded.
-    Raises: FetchError that names the address and says why: unknown host, refused address, status 400 and above, a limit,
-        not text (or not HTML), empty.
+    Raises: FetchError that names the address and says why: unknown host, refused address, status
+        400 and above, a limit, not text (or not HTML), empty.
     """
     limits = limits or Limits()
     address = checked_url(url)
@@ -87,7 +101,9 @@ def fetch_page(url: str, *, allow_private: bool = False, html: bool = False, lim
 
 
 class _CheckedHTTPConnection(HTTPConnection):
-    """A connection whose socket comes from the door; host name, Host header and TLS server name stay as they are."""
+    """A connection whose socket comes from the door; host name, Host header and TLS server name
+    stay as they are.
+    """
 
     def __init__(self, *args: Any, door: Door, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -122,23 +138,38 @@ class _CheckedAdapter(HTTPAdapter):
     def __init__(self, door: Door) -> None:
         super().__init__()
         pools = {"http": _CheckedHTTPPool, "https": _CheckedHTTPSPool}
-        self.poolmanager.pool_classes_by_scheme = {scheme: partial(pool, door=door) for scheme, pool in pools.items()}
+        self.poolmanager.pool_classes_by_scheme = {
+            scheme: partial(pool, door=door) for scheme, pool in pools.items()
+        }
 
 
-def _request(session: requests.Session, door: Door, address: str, limits: Limits) -> requests.Response:
+def _request(
+    session: requests.Session, door: Door, address: str, limits: Limits
+) -> requests.Response:
     before = door.opened
-    response = session.get(address, headers=_HEADERS, stream=True, allow_redirects=False, timeout=(limits.connect, limits.read))
+    response = session.get(
+        address,
+        headers=_HEADERS,
+        stream=True,
+        allow_redirects=False,
+        timeout=(limits.connect, limits.read),
+    )
     if door.opened == before:
-        # The door hangs on a hook inside urllib3. Should a version of it stop calling the hook, nothing is fetched unchecked.
+        # The door hangs on a hook inside urllib3. Should a version of it stop calling the hook,
+        # nothing is fetched unchecked.
         response.close()
         raise FetchError(f"{address}: the connection did not go through the address check.")
     return response
 
 
-def _read_page(response: requests.Response, redirects: int, html: bool, limits: Limits, deadline: Deadline) -> Page:
+def _read_page(
+    response: requests.Response, redirects: int, html: bool, limits: Limits, deadline: Deadline
+) -> Page:
     address, status = response.url, response.status_code
     if not 200 <= status < 300:
-        raise FetchError(f"{address}: the server answered {status} {response.reason or ''}".rstrip() + ".")
+        raise FetchError(
+            f"{address}: the server answered {status} {response.reason or ''}".rstrip() + "."
+        )
     header = Message()
     header["Content-Type"] = response.headers.get("Content-Type", "")
     kind = header.get_content_type() if header["Content-Type"] else ""
@@ -155,13 +186,26 @@ def _read_page(response: requests.Response, redirects: int, html: bool, limits: 
     text, charset = decode(body, header.get_content_charset())
     if "\0" in text:
         raise FetchError(f"{address}: the page is binary, not text.")
-    return Page(url=address, status=status, content_type=kind, charset=charset, size=len(body), redirects=redirects, text=text)
+    return Page(
+        url=address,
+        status=status,
+        content_type=kind,
+        charset=charset,
+        size=len(body),
+        redirects=redirects,
+        text=text,
+    )
 
 
 def _acceptable(kind: str, html: bool) -> bool:
     if html:
         return kind in _HTML
-    return kind in _HTML or kind in _TEXTUAL or kind.startswith("text/") or kind.endswith(("+json", "+xml"))
+    return (
+        kind in _HTML
+        or kind in _TEXTUAL
+        or kind.startswith("text/")
+        or kind.endswith(("+json", "+xml"))
+    )
 
 
 def _read_body(response: requests.Response, address: str, limits: Limits) -> bytes:
@@ -172,7 +216,9 @@ def _read_body(response: requests.Response, address: str, limits: Limits) -> byt
         raise too_large
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
-        raise FetchError(f"{address}: the page is compressed with {encoding}, which was not asked for.")
+        raise FetchError(
+            f"{address}: the page is compressed with {encoding}, which was not asked for."
+        )
     body = bytearray()
     # read1 hands over what has arrived, where read and iter_content would wait for a full chunk.
     while chunk := response.raw.read1(_CHUNK, decode_content=True):
@@ -190,5 +236,9 @@ def _fault(error: BaseException, limits: Limits, deadline: Deadline) -> str:
     cause = error
     while cause.__context__ is not None:
         cause = cause.__context__
-    kind = "the secure connection failed" if isinstance(error, requests.exceptions.SSLError) else "the connection failed"
+    kind = (
+        "the secure connection failed"
+        if isinstance(error, requests.exceptions.SSLError)
+        else "the connection failed"
+    )
     return f"{kind}: {str(cause).rstrip('.') or type(cause).__name__}"

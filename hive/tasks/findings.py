@@ -12,7 +12,10 @@ Level = Literal["HIGH", "MEDIUM", "LOW"]
 
 
 class Finding(BaseModel):
-    """One thing that a tool found. `rule` is the tool's own id for it; `text` never repeats a secret."""
+    """One thing that a tool found.
+
+    `rule` is the tool's own id for it; `text` never repeats a secret.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,7 +38,9 @@ class Skipped(BaseModel):
 
 
 class Summary(BaseModel):
-    """Counts of a report; `files` were read, `high`, `medium` and `low` are findings by severity."""
+    """Counts of a report; `files` were read, `high`,
+    `medium` and `low` are findings by severity.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,13 +63,23 @@ class Report(BaseModel):
     skipped: list[Skipped]
 
     @classmethod
-    def of(cls, path: str, files: int, findings: Iterable[Finding], skipped: Iterable[Skipped]) -> Report:
+    def of(
+        cls, path: str, files: int, findings: Iterable[Finding], skipped: Iterable[Skipped]
+    ) -> Report:
         """Gather a report; what was found twice is in it once."""
         order = ("HIGH", "MEDIUM", "LOW")
-        unique = sorted(dict.fromkeys(findings), key=lambda found: (order.index(found.severity), found.path, found.line))
+        unique = sorted(
+            dict.fromkeys(findings),
+            key=lambda found: (order.index(found.severity), found.path, found.line),
+        )
         left_out = list(dict.fromkeys(skipped))
         levels = Counter(found.severity for found in unique)
         summary = Summary(
-            files=files, findings=len(unique), high=levels["HIGH"], medium=levels["MEDIUM"], low=levels["LOW"], skipped=len(left_out)
+            files=files,
+            findings=len(unique),
+            high=levels["HIGH"],
+            medium=levels["MEDIUM"],
+            low=levels["LOW"],
+            skipped=len(left_out),
         )
         return cls(path=path, summary=summary, findings=unique, skipped=left_out)

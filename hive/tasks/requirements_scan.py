@@ -1,4 +1,6 @@
-"""Problems of requirements files (pip's format): what is not pinned, comes from an address of its own, or has no hash."""
+"""Problems of requirements files (pip's format): what is not pinned, comes from an address of its
+own, or has no hash.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,34 @@ _COMMENT = re.compile(r"(^|\s+)#.*$")
 _LOGIN = re.compile(r"//[^/@\s]+@")
 _ADDRESS = re.compile(r"(?:https?|ftp|file):", re.IGNORECASE)
 _VERSION_CONTROL = re.compile(r"(?:git|hg|svn|bzr)\+", re.IGNORECASE)
-_LOCAL = re.compile(r"(?:\.{0,2}/|~/|\.{1,2}(?:\[|$))|\S+\.(?:whl|zip|tar\.gz|tgz|tar\.bz2)(?:\[.*\])?$", re.IGNORECASE)
+_LOCAL = re.compile(
+    r"(?:\.{0,2}/|~/|\.{1,2}(?:\[|$))|\S+\.(?:whl|zip|tar\.gz|tgz|tar\.bz2)(?:\[.*\])?$",
+    re.IGNORECASE,
+)
 _COMMIT = re.compile(r"@[0-9a-f]{40}(?:#|$)")
 _HASH = re.compile(r"--hash[=\s]\s*\w+:[0-9a-f]+|#(?:.*&)?(?:sha256|sha384|sha512)=[0-9a-f]+")
-_ITS_OPTIONS = re.compile(r"\s+--(?:hash|config-settings?|global-option|install-option|python-version)\b")
+_ITS_OPTIONS = re.compile(
+    r"\s+--(?:hash|config-settings?|global-option|install-option|python-version)\b"
+)
 
-_INCLUDES = {"-r": "requirement", "--requirement": "requirement", "-c": "constraint", "--constraint": "constraint"}
+_INCLUDES = {
+    "-r": "requirement",
+    "--requirement": "requirement",
+    "-c": "constraint",
+    "--constraint": "constraint",
+}
 _INDEXES = frozenset({"-i", "--index-url", "--pypi-url", "--extra-index-url", "-f", "--find-links"})
-_OPTIONS = frozenset({"--no-index", "--no-binary", "--only-binary", "--prefer-binary", "--require-hashes", "--pre", "--use-feature"})
+_OPTIONS = frozenset(
+    {
+        "--no-index",
+        "--no-binary",
+        "--only-binary",
+        "--prefer-binary",
+        "--require-hashes",
+        "--pre",
+        "--use-feature",
+    }
+)
 
 
 class RequirementsReport(Report):
@@ -56,15 +78,22 @@ class _Line:
     def finding(self, rule: str, severity: Level, text: str) -> Finding:
         where = str(self.path)
         return Finding(
-            tool="requirements", rule=rule, severity=severity, confidence="HIGH", path=where, line=self.number, text=_hide_login(text)
+            tool="requirements",
+            rule=rule,
+            severity=severity,
+            confidence="HIGH",
+            path=where,
+            line=self.number,
+            text=_hide_login(text),
         )
 
 
 def scan_requirements_file(path: Path, root: Path | None = None) -> RequirementsReport:
-    """Scan a requirements file, or the requirements.txt of a directory, and the files that it includes.
+    """Scan a requirements file, or the requirements.txt of a directory, and the files that it
+    includes.
 
-    Includes (-r, -c) are followed within `root`, by default the file's own directory, each file once. A requirement that a
-    constraints file pins counts as pinned.
+    Includes (-r, -c) are followed within `root`, by default the file's own directory, each file
+    once. A requirement that a constraints file pins counts as pinned.
 
     Raises: ScanError when there is no such file, or it is no UTF-8 text of at most 1 MiB.
     """
@@ -74,7 +103,9 @@ def scan_requirements_file(path: Path, root: Path | None = None) -> Requirements
     inside = root is not None and file.resolve().is_relative_to(root.resolve())
     scan = _Scan(root.resolve() if root and inside else file.parent.resolve())
     _scan_file(scan, file, _read(file), constraint=False)
-    findings = scan.findings + [finding for name, finding in scan.unpinned if name not in scan.constrained]
+    findings = scan.findings + [
+        finding for name, finding in scan.unpinned if name not in scan.constrained
+    ]
     report = Report.of(str(file), len(scan.seen), findings, scan.skipped)
     return RequirementsReport(**dict(report), requirements=scan.requirements)
 
@@ -123,12 +154,22 @@ def _scan_option(scan: _Scan, line: _Line) -> None:
     elif name in _INCLUDES and value:
         _include(scan, line, value, constraint=line.constraint or _INCLUDES[name] == "constraint")
     elif name == "--trusted-host" and value:
-        scan.findings.append(line.finding("insecure-index", "HIGH", f"The certificate of {value} is not checked"))
+        scan.findings.append(
+            line.finding("insecure-index", "HIGH", f"The certificate of {value} is not checked")
+        )
     elif name in _INDEXES and value:
         if value.lower().startswith("http://"):
-            scan.findings.append(line.finding("insecure-index", "HIGH", f"Packages come from {value} without encryption"))
+            scan.findings.append(
+                line.finding(
+                    "insecure-index", "HIGH", f"Packages come from {value} without encryption"
+                )
+            )
     elif name not in _OPTIONS:
-        scan.findings.append(line.finding("unparsable", "MEDIUM", f"Not an option of requirements files: {line.text}"))
+        scan.findings.append(
+            line.finding(
+                "unparsable", "MEDIUM", f"Not an option of requirements files: {line.text}"
+            )
+        )
 
 
 def _option(text: str) -> tuple[str, str]:
@@ -157,7 +198,9 @@ def _include(scan: _Scan, line: _Line, value: str, *, constraint: bool) -> None:
         elif target not in scan.seen:
             _scan_file(scan, file, _read(file), constraint=constraint)
     except (ScanError, OSError, ValueError) as error:
-        scan.findings.append(line.finding("unparsable", "MEDIUM", f"The included file cannot be read: {error}"))
+        scan.findings.append(
+            line.finding("unparsable", "MEDIUM", f"The included file cannot be read: {error}")
+        )
 
 
 def _scan_requirement(scan: _Scan, line: _Line) -> None:
@@ -167,23 +210,39 @@ def _scan_requirement(scan: _Scan, line: _Line) -> None:
         _scan_address(scan, line, text)
         return
     if _LOCAL.match(text):
-        scan.findings.append(line.finding("local-path", "LOW", f"Comes from a path of this machine: {text}"))
+        scan.findings.append(
+            line.finding("local-path", "LOW", f"Comes from a path of this machine: {text}")
+        )
         return
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
-        scan.findings.append(line.finding("unparsable", "MEDIUM", f"Not a requirement: {str(error).splitlines()[0]}"))
+        scan.findings.append(
+            line.finding("unparsable", "MEDIUM", f"Not a requirement: {str(error).splitlines()[0]}")
+        )
         return
     if requirement.url:
         _scan_address(scan, line, requirement.url)
         return
     name = canonicalize_name(requirement.name)
-    pinned = any(part.operator == "===" or (part.operator == "==" and not part.version.endswith(".*")) for part in requirement.specifier)
+    pinned = any(
+        part.operator == "===" or (part.operator == "==" and not part.version.endswith(".*"))
+        for part in requirement.specifier
+    )
     if line.constraint:
         scan.constrained |= {name} if pinned else set()
     elif not pinned:
         wanted = str(requirement.specifier) or "any version"
-        scan.unpinned.append((name, line.finding("unpinned", "MEDIUM", f"{requirement.name} is not pinned to one version ({wanted})")))
+        scan.unpinned.append(
+            (
+                name,
+                line.finding(
+                    "unpinned",
+                    "MEDIUM",
+                    f"{requirement.name} is not pinned to one version ({wanted})",
+                ),
+            )
+        )
     elif not _HASH.search(line.text):
         scan.findings.append(line.finding("missing-hash", "LOW", f"{requirement.name} has no hash"))
 
@@ -194,9 +253,13 @@ def _scan_address(scan: _Scan, line: _Line, address: str) -> None:
     severity: Level = "MEDIUM" if secure else "HIGH"
     if _VERSION_CONTROL.match(address):
         loose = "" if _COMMIT.search(address) else ", not at a fixed commit"
-        scan.findings.append(line.finding("vcs", severity, f"Comes from version control{loose}{plain}: {address}"))
+        scan.findings.append(
+            line.finding("vcs", severity, f"Comes from version control{loose}{plain}: {address}")
+        )
         return
-    scan.findings.append(line.finding("direct-url", severity, f"Comes from an address of its own{plain}: {address}"))
+    scan.findings.append(
+        line.finding("direct-url", severity, f"Comes from an address of its own{plain}: {address}")
+    )
     if not _HASH.search(line.text):
         scan.findings.append(line.finding("missing-hash", "LOW", f"No hash for {address}"))
 

@@ -1,6 +1,7 @@
 """Skills that look for security problems: in source files, and in requirements files.
 
-The tools behind them are imported where they are used: a program that only sends these tasks needs none of them.
+The tools behind them are imported where they are used: a program that only sends these tasks needs
+none of them.
 """
 
 from __future__ import annotations
@@ -15,21 +16,26 @@ from hive.tasks.source_tree import files_of, find_path
 
 
 class ScanPathInput(BaseModel):
-    """A file or directory, and the directory under which it is looked for when it does not exist as given."""
+    """A file or directory, and the directory under which it is looked for when it does not exist as
+    given.
+    """
 
     path: str = Field(min_length=1)
     root: str | None = None
 
 
 class ScanRequirementsInput(BaseModel):
-    """A requirements file, or a directory with a requirements.txt, and the directory under which it is looked for."""
+    """A requirements file, or a directory with a requirements.txt, and the directory under which it
+    is looked for.
+    """
 
     path: str = Field("requirements.txt", min_length=1)
     root: str | None = None
 
 
 def scannable_files(path: str) -> list[str]:
-    """The files at or below `path` that `scan_path` can scan, as absolute paths in order: the items of a map over a tree.
+    """The files at or below `path` that `scan_path` can scan, as absolute paths in order: the items
+    of a map over a tree.
 
     Raises: ScanError when there is no such path.
     """
@@ -41,16 +47,26 @@ def scannable_files(path: str) -> list[str]:
 
 @skill(
     "Scan a file or directory for security problems and secrets",
-    intents=("scan", "scan file", "scan directory", "scan source", "scan code", "security audit", "security scan", "find secrets"),
+    intents=(
+        "scan",
+        "scan file",
+        "scan directory",
+        "scan source",
+        "scan code",
+        "security audit",
+        "security scan",
+        "find secrets",
+    ),
     input=ScanPathInput,
 )
 def scan_path(path: str, root: str | None = None) -> dict[str, Any]:
     """Scan Python files with bandit, and all text files with detect-secrets.
 
-    path: a file or directory on the node. root: where to look for it when it does not exist as given.
+    path: a file or directory on the node. root: where to look for it when it does not exist as
+        given.
 
-    Returns: path (absolute), summary (files, findings, high, medium, low, skipped), findings (tool, rule, severity,
-        confidence, path, line, text; the gravest first), skipped (path, reason).
+    Returns: path (absolute), summary (files, findings, high, medium, low, skipped), findings (tool,
+        rule, severity, confidence, path, line, text; the gravest first), skipped (path, reason).
     Raises: ScanError when there is no such path.
     """
     from hive.tasks.source_scan import scan_tree
@@ -60,14 +76,22 @@ def scan_path(path: str, root: str | None = None) -> dict[str, Any]:
 
 @skill(
     "Check a requirements file for packages that are not pinned or have no hash",
-    intents=("requirements", "requirements.txt", "dependencies", "scan requirements", "scan dependencies", "check dependencies"),
+    intents=(
+        "requirements",
+        "requirements.txt",
+        "dependencies",
+        "scan requirements",
+        "scan dependencies",
+        "check dependencies",
+    ),
     input=ScanRequirementsInput,
 )
 def scan_requirements(path: str = "requirements.txt", root: str | None = None) -> dict[str, Any]:
-    """Check a requirements file and the files it includes: unpinned, direct URL, version control, missing hash, unparsable.
+    """Check a requirements file and the files it includes: unpinned, direct URL, version control,
+    missing hash, unparsable.
 
-    path: a requirements file, or a directory that has a requirements.txt, on the node. root: where to look for it when it
-        does not exist as given; includes are followed within it.
+    path: a requirements file, or a directory that has a requirements.txt, on the node. root: where
+        to look for it when it does not exist as given; includes are followed within it.
 
     Returns: as scan_path, and the number of requirements.
     Raises: ScanError when there is no such file, or it is no text.

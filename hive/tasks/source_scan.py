@@ -1,7 +1,9 @@
-"""Security problems in source files: bandit for Python, detect-secrets for every text file, one file at a time.
+"""Security problems in source files: bandit for Python, detect-secrets for every text file, one
+file at a time.
 
-detect-secrets' own way over a directory starts a pool of processes, which Celery's pool processes may not; its scan of a
-single file does not. Both tools are set up once a process, so that a scan of one file costs only that file.
+detect-secrets' own way over a directory starts a pool of processes, which Celery's pool processes
+may not; its scan of a single file does not. Both tools are set up once a process, so that a scan of
+one file costs only that file.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ _PYTHON = frozenset({".py", ".pyw"})
 # The texts of these rules quote the password that they found.
 _QUOTING_RULES = frozenset({"B105", "B106", "B107"})
 _QUOTED = re.compile(r"'.*'", re.DOTALL)
-# detect-secrets does not weigh its findings: a key of a known form is certain, a random-looking string mostly something else.
+# detect-secrets does not weigh its findings: a key of a known form is certain, a random-looking
+# string mostly something else.
 _WEIGHTS: dict[str, Level] = {
     "KeywordDetector": "MEDIUM",
     "Base64HighEntropyString": "LOW",
@@ -63,7 +66,11 @@ def scan_tree(path: Path) -> Report:
 
 def searchable(files: Iterable[Path]) -> list[Path]:
     """Those of `files` that at least one of the tools reads."""
-    return [file for file in files if file.suffix.lower() in _PYTHON or _reason_against_secrets(file) is None]
+    return [
+        file
+        for file in files
+        if file.suffix.lower() in _PYTHON or _reason_against_secrets(file) is None
+    ]
 
 
 def _bandit(file: Path, skipped: list[Skipped]) -> Iterator[Finding]:
@@ -74,7 +81,9 @@ def _bandit(file: Path, skipped: list[Skipped]) -> Iterator[Finding]:
         # Parsing repeats the compiler's warnings about the scanned code.
         warnings.simplefilter("ignore")
         manager.run_tests()
-    skipped.extend(Skipped(path=str(file), reason=f"bandit: {reason}") for _, reason in manager.get_skipped())
+    skipped.extend(
+        Skipped(path=str(file), reason=f"bandit: {reason}") for _, reason in manager.get_skipped()
+    )
     for issue in manager.get_issue_list():
         text = _QUOTED.sub("'…'", issue.text) if issue.test_id in _QUOTING_RULES else issue.text
         yield Finding(
@@ -95,7 +104,13 @@ def _secrets(file: Path) -> Iterator[Finding]:
         weight = _WEIGHTS.get(rule, "HIGH")
         text = f"Possible secret: {secret.type}"
         yield Finding(
-            tool="detect-secrets", rule=rule, severity=weight, confidence=weight, path=str(file), line=secret.line_number, text=text
+            tool="detect-secrets",
+            rule=rule,
+            severity=weight,
+            confidence=weight,
+            path=str(file),
+            line=secret.line_number,
+            text=text,
         )
 
 
@@ -125,7 +140,8 @@ def _bandit_manager() -> Callable[[], Any]:
     from stevedore import _cache
 
     with suppress(AttributeError):
-        # stevedore, which finds the plugins, would keep a cache of them in the home directory of whoever runs the node.
+        # stevedore, which finds the plugins, would keep a cache of them in the home directory of
+        # whoever runs the node.
         _cache._c._disable_caching = True
     from bandit.core.config import BanditConfig
     from bandit.core.manager import BanditManager
@@ -141,6 +157,7 @@ def _secret_detectors() -> dict[str, str]:
         rules = {kind: detector.__name__ for kind, detector in mapping.items()}
         settings = get_settings()
         settings.configure_plugins([{"name": name} for name in rules.values()])
-        # It passes over every file with "swagger" anywhere in its path: a whole tree below such a directory.
+        # It passes over every file with "swagger" anywhere in its path: a whole tree below such a
+        # directory.
         settings.disable_filters("detect_secrets.filters.heuristic.is_swagger_file")
         return rules

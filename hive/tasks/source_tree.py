@@ -12,27 +12,41 @@ from hive.tasks.findings import Skipped
 
 _LARGEST = 1024 * 1024
 _SNIFFED = 8192
-# What version control and tools keep for themselves; nobody wrote it, so it is left out without a word. A hive that runs in the scanned
-# tree has its data and its password in .hive.
+# What version control and tools keep for themselves; nobody wrote it, so it is left out without a
+# word. A hive that runs in the scanned tree has its data and its password in .hive.
 _TOOL_DIRECTORIES = frozenset(
-    {".git", ".hg", ".svn", ".hive", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"}
+    {
+        ".git",
+        ".hg",
+        ".svn",
+        ".hive",
+        "__pycache__",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".tox",
+        ".nox",
+    }
 )
 
 
 def find_path(path: str, root: str | None) -> Path:
     """The absolute path that `path` means.
 
-    An absolute path is taken as it is where it exists, and looked for under `root` where it does not ("/src" is then
-    root/src). A relative path is looked for under `root`, then under the working directory. Under `root` a path never
-    leads out of it, neither by `..` nor by a link.
+    An absolute path is taken as it is where it exists, and looked for under `root` where it does
+    not ("/src" is then root/src). A relative path is looked for under `root`, then under the
+    working directory. Under `root` a path never leads out of it, neither by `..` nor by a link.
 
     Raises: ScanError when there is no such path.
     """
-    as_given = Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve() would follow links, and findings name the file as the user does
+    # Path.resolve() would follow links, and findings name the file as the user does.
+    as_given = Path(os.path.abspath(path))  # noqa: PTH100
     below = _below(path, root) if root else None
-    order = (as_given, below) if os.path.isabs(path) else (below, as_given)  # noqa: PTH117 - of a string that may be no path at all
+    # Of a string that may be no path at all.
+    order = (as_given, below) if os.path.isabs(path) else (below, as_given)  # noqa: PTH117
     for candidate in order:
-        # os.path.exists is false for what cannot be a path (a NUL, an endless name), where Path.exists raises.
+        # os.path.exists is false for what cannot be a path (a NUL, an endless name), where
+        # Path.exists raises.
         if candidate is not None and os.path.exists(candidate):  # noqa: PTH110
             return candidate
     where = f", neither as it is nor under {root!r}" if root else ""
@@ -51,8 +65,8 @@ def _below(path: str, root: str) -> Path | None:
 def files_of(path: Path) -> tuple[list[Path], list[Skipped]]:
     """The files at or below `path` that can be scanned, in order, and what was left out and why.
 
-    Left out: binary files, files over 1 MiB, links, virtual environments, node_modules; and, without being listed, the
-    directories of version control and of tools' caches.
+    Left out: binary files, files over 1 MiB, links, virtual environments, node_modules; and,
+    without being listed, the directories of version control and of tools' caches.
     """
     files: list[Path] = []
     skipped: list[Skipped] = []
@@ -67,7 +81,9 @@ def files_of(path: Path) -> tuple[list[Path], list[Skipped]]:
 
 def _walk(top: Path, skipped: list[Skipped]) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        skipped.append(Skipped(path=_shown(Path(error.filename)), reason=f"cannot be read: {error.strerror}"))
+        skipped.append(
+            Skipped(path=_shown(Path(error.filename)), reason=f"cannot be read: {error.strerror}")
+        )
 
     for directory, names, files in os.walk(top, onerror=unreadable):
         here = Path(directory)
@@ -86,7 +102,10 @@ def _walk(top: Path, skipped: list[Skipped]) -> Iterator[Path]:
 
 
 def _unfit(file: Path, *, given: bool) -> str | None:
-    """Why a file cannot be scanned; None when it can. A link is followed where the user named it himself."""
+    """Why a file cannot be scanned; None when it can.
+
+    A link is followed where the user named it himself.
+    """
     if _shown(file) != str(file):
         return "its name is not UTF-8"
     try:

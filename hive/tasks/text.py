@@ -1,4 +1,7 @@
-"""Summaries: the sentences of a text that say most, by Luhn's method. Nothing is downloaded and no model is asked."""
+"""Summaries: the sentences of a text that say most, by Luhn's method.
+
+Nothing is downloaded and no model is asked.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +22,29 @@ from hive.errors import InvalidInputError
 _CHARACTERS = 500_000
 # pysbd's time grows with the square of what it gets at once.
 _PARAGRAPH_CHARACTERS = 10_000
-# A sentence of prose: not so short as a heading or a menu's entry, not so long as a table, words for the most part (no code),
-# and with an end. Anything else is chosen only when a text has too few of them.
+# A sentence of prose: not so short as a heading or a menu's entry, not so long as a table, words
+# for the most part (no code), and with an end. Anything else is chosen only when a text has too few
+# of them.
 _SHORTEST, _LONGEST, _LEAST_SHARE_OF_WORDS = 5, 80, 0.7
 _END = re.compile(r"[.!?。！？…][\"'’”»)\]]*$")
 
-# Languages that both have stop words and a stemmer in sumy, with pysbd's code; any other text is read with English rules.
+# Languages that both have stop words and a stemmer in sumy, with pysbd's code; any other text is
+# read with English rules.
 _LANGUAGES = {"english": "en", "french": "fr", "german": "de", "italian": "it", "spanish": "es"}
 _PLAIN_END = re.compile(r"(?<=[.!?。！？…])\s+")
 _MARKER = re.compile(r"^(?:[-*•#>|]+|\d+[.)])\s+")
 _BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•#>|]|\d+[.)])\s)")
 # Chinese and Japanese have no spaces: each of their characters counts as a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+(?:['’-][^\W\d_]+)*")
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+(?:['’-][^\W\d_]+)*"
+)
 _NOT_PROSE = re.compile(r"\S*(?:://|[_=<>{}|\\@]|::)\S*")
 
 
 class Summary(BaseModel):
-    """The chosen sentences in the order of the text; `url` and `title` of the page it was, if it was one."""
+    """The chosen sentences in the order of the text; `url` and `title` of the page it was, if it
+    was one.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +55,9 @@ class Summary(BaseModel):
 
 
 class _Words:
-    """sumy's tokenizer, for the part of it that sentences use. sumy's own needs data that nltk downloads."""
+    """sumy's tokenizer, for the part of it that sentences use. sumy's own needs data that nltk
+    downloads.
+    """
 
     def to_words(self, sentence: str) -> tuple[str, ...]:
         return tuple(_WORD.findall(_NOT_PROSE.sub(" ", sentence)))
@@ -59,19 +70,29 @@ def best_sentences(text: str, count: int) -> list[str]:
     Raises: InvalidInputError for a text without a word, or with more than 500,000 characters.
     """
     if len(text) > _CHARACTERS:
-        raise InvalidInputError(f"The text has {len(text):,} characters; at most {_CHARACTERS:,} can be summarized.")
+        raise InvalidInputError(
+            f"The text has {len(text):,} characters; at most {_CHARACTERS:,} can be summarized."
+        )
     words = {word.lower() for word in _WORD.findall(text)}
     if not words:
         raise InvalidInputError("There is no text to summarize.")
     language = max(_LANGUAGES, key=lambda name: len(words & _stop_words(name)))
     tokenizer = _Words()
-    sentences = [Sentence(sentence, tokenizer) for sentence in dict.fromkeys(_sentences(text, _LANGUAGES[language]))]
-    candidates = [sentence for sentence in sentences if _is_prose(str(sentence), len(sentence.words))]
+    sentences = [
+        Sentence(sentence, tokenizer)
+        for sentence in dict.fromkeys(_sentences(text, _LANGUAGES[language]))
+    ]
+    candidates = [
+        sentence for sentence in sentences if _is_prose(str(sentence), len(sentence.words))
+    ]
     if len(candidates) < count:
         candidates = [sentence for sentence in sentences if sentence.words] or sentences
     summarizer = LuhnSummarizer(Stemmer(language))
     summarizer.stop_words = _stop_words(language)
-    return [str(sentence) for sentence in summarizer(ObjectDocumentModel([Paragraph(candidates)]), count)]
+    return [
+        str(sentence)
+        for sentence in summarizer(ObjectDocumentModel([Paragraph(candidates)]), count)
+    ]
 
 
 def _is_prose(sentence: str, words: int) -> bool:
@@ -89,7 +110,11 @@ def _sentences(text: str, language_code: str) -> Iterator[str]:
     segmenter = pysbd.Segmenter(language=language_code, clean=False)
     for paragraph in _BREAK.split(text):
         line = _MARKER.sub("", " ".join(paragraph.split()))
-        for part in textwrap.wrap(line, _PARAGRAPH_CHARACTERS) if len(line) > _PARAGRAPH_CHARACTERS else [line]:
+        for part in (
+            textwrap.wrap(line, _PARAGRAPH_CHARACTERS)
+            if len(line) > _PARAGRAPH_CHARACTERS
+            else [line]
+        ):
             found = [str(sentence).strip() for sentence in segmenter.segment(part)]
             # pysbd drops a sentence that it does not find again after its own substitutions.
             whole = "".join("".join(found).split()) == "".join(part.split())

@@ -1,6 +1,7 @@
 """Skills that read the web: fetch a page, extract its article, summarize it.
 
-The libraries behind them are imported where they are used: a program that only sends these tasks needs none of them.
+The libraries behind them are imported where they are used: a program that only sends these tasks
+needs none of them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ class PageInput(BaseModel):
 
 
 class SummarizeInput(BaseModel):
-    """A page's address or a text, and how many sentences to keep. A `url` that is no address is the text."""
+    """A page's address or a text, and how many sentences to keep.
+
+    A `url` that is no address is the text.
+    """
 
     url: str | None = None
     sentences: int = Field(3, ge=1, le=100)
@@ -36,7 +40,10 @@ class SummarizeInput(BaseModel):
             raise ValueError("give a url or a text, not both")
         if self.url is not None and not _WEB_ADDRESS.match(self.url):
             if _OTHER_ADDRESS.fullmatch(self.url):
-                raise ValueError(f"{self.url.strip()[:200]!r} cannot be fetched: only http:// and https:// addresses can")
+                raise ValueError(
+                    f"{self.url.strip()[:200]!r} cannot be fetched: only http:// and https:// "
+                    "addresses can"
+                )
             self.url, self.text = None, self.url
         if self.url is None and not (self.text or "").strip():
             raise ValueError("give the url of a page, or a text")
@@ -63,7 +70,15 @@ def fetch(url: str) -> dict[str, Any]:
 
 @skill(
     "Fetch a web page and extract its article: title and text",
-    intents=("scrape", "web scraping", "scrape page", "extract article", "article content", "fetch article", "fetch article content"),
+    intents=(
+        "scrape",
+        "web scraping",
+        "scrape page",
+        "extract article",
+        "article content",
+        "fetch article",
+        "fetch article content",
+    ),
     input=PageInput,
 )
 def web_scraping(url: str) -> dict[str, Any]:
@@ -71,21 +86,33 @@ def web_scraping(url: str) -> dict[str, Any]:
 
     url: an http or https address.
 
-    Returns: url (after redirects), title, author, date, description, site (None where unknown), text (a paragraph a line).
-    Raises: FetchError when it cannot be fetched, is not HTML, or has no text to read.
+    Returns: url (after redirects), title, author, date, description, site (None where unknown),
+    text (a paragraph a line). Raises: FetchError when it cannot be fetched, is not HTML, or has no
+    text to read.
     """
     from hive.tasks.article import extract_article
     from hive.tasks.fetching import fetch_page
 
-    return extract_article(fetch_page(url, allow_private=Settings.load().hive_fetch_allow_private, html=True)).model_dump()
+    return extract_article(
+        fetch_page(url, allow_private=Settings.load().hive_fetch_allow_private, html=True)
+    ).model_dump()
 
 
 @skill(
     "Summarize a web page or a text to its most telling sentences",
-    intents=("summarize", "summarise", "summary", "summaries", "sum up", "article content and summarize"),
+    intents=(
+        "summarize",
+        "summarise",
+        "summary",
+        "summaries",
+        "sum up",
+        "article content and summarize",
+    ),
     input=SummarizeInput,
 )
-def summarize(url: str | None = None, sentences: int = 3, text: str | None = None) -> dict[str, Any]:
+def summarize(
+    url: str | None = None, sentences: int = 3, text: str | None = None
+) -> dict[str, Any]:
     """Summarize a page's article, or a text, by choosing sentences of it; none is made up.
 
     url: an http or https address; any other string is taken for the text.
@@ -93,7 +120,8 @@ def summarize(url: str | None = None, sentences: int = 3, text: str | None = Non
     text: the text itself, instead of an address.
 
     Returns: summary, sentences (a list, in the order of the text), url and title (None for a text).
-    Raises: FetchError when the page cannot be fetched or has no text, InvalidInputError for a text that cannot be summarized.
+    Raises: FetchError when the page cannot be fetched or has no text, InvalidInputError for a text
+        that cannot be summarized.
     """
     from hive.tasks.text import Summary, best_sentences
 
@@ -103,4 +131,6 @@ def summarize(url: str | None = None, sentences: int = 3, text: str | None = Non
     article = web_scraping.run(url)
     # The article has one paragraph a line.
     chosen = best_sentences(article["text"].replace("\n", "\n\n"), sentences)
-    return Summary(summary=" ".join(chosen), sentences=chosen, url=article["url"], title=article["title"]).model_dump()
+    return Summary(
+        summary=" ".join(chosen), sentences=chosen, url=article["url"], title=article["title"]
+    ).model_dump()

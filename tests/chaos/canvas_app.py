@@ -1,7 +1,9 @@
-"""An application whose tasks tell what they did in a file, and whose pool processes die where a message's header `variant` says.
+"""An application whose tasks tell what they did in a file, and whose pool processes die where a
+message's header `variant` says.
 
-A variant is `scenario|task|n`: the first run of that task that comes to its n-th command is killed right before the broker gets it, or,
-as `scenario|task|n|node`, its whole worker is. `scenario||` kills nobody and notes every command.
+A variant is `scenario|task|n`: the first run of that task that comes to its n-th command is killed
+right before the broker gets it, or, as `scenario|task|n|node`, its whole worker is. `scenario||`
+kills nobody and notes every command.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ def _end(**_: Any) -> None:
 
 def _die_here(name: str) -> str | None:
     scenario, _, point = Run.variant.partition("|")
-    if not scenario or name in ("bind", "EVAL"):  # of a process's first publication, and of a broker's first call
+    # Of a process's first publication, and of a broker's first call.
+    if not scenario or name in ("bind", "EVAL"):
         return None
     at, Run.sent = Run.sent, Run.sent + 1
     if point == "|":
@@ -183,7 +186,8 @@ def once(x: int) -> int:
 
 @hive.skill("Double a number", name="double")
 def double(x: int) -> int:
-    Run.what = f"double {x}"  # in the pool process that ran it: what was not committed runs again
+    # In the pool process that ran it: what was not committed runs again.
+    Run.what = f"double {x}"
     note("ran", json.dumps([Run.variant, Run.what]))
     return 2 * x
 

@@ -1,4 +1,6 @@
-"""A hive whose every process can be killed: broker, nexus, and spores of both kinds, `hive spore` and plain `celery worker`."""
+"""A hive whose every process can be killed: broker, nexus, and spores of both kinds, `hive spore`
+and plain `celery worker`.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ class ChaosCluster(Cluster):
     def program(self, name: str, *arguments: str) -> WorkerProcess:
         """Start `python arguments…` in the hive's environment; its output is in `name`.log."""
         log = self.directory / f"{name}.log"
-        program = WorkerProcess(log, sys.executable, *arguments, env=self.environment, cwd=self.directory)
+        program = WorkerProcess(
+            log, sys.executable, *arguments, env=self.environment, cwd=self.directory
+        )
         self.programs.append(program)
         return program
 
@@ -92,10 +96,28 @@ class ChaosCluster(Cluster):
         """Start a spore, or start it again; it is not waited for."""
         if supervised:
             process = self.program(
-                name, "-m", "hive", "spore", "--app", self.application, "--name", f"{name}@h", "--concurrency", str(slots)
+                name,
+                "-m",
+                "hive",
+                "spore",
+                "--app",
+                self.application,
+                "--name",
+                f"{name}@h",
+                "--concurrency",
+                str(slots),
             )
         else:
-            options = ("-n", f"{name}@h", "-c", str(slots), "-l", "info", "--without-gossip", "--without-mingle")
+            options = (
+                "-n",
+                f"{name}@h",
+                "-c",
+                str(slots),
+                "-l",
+                "info",
+                "--without-gossip",
+                "--without-mingle",
+            )
             process = self.program(name, "-m", "celery", "-A", self.application, "worker", *options)
         self.by_name[name] = Spore(name, process, supervised=supervised)
         return self.by_name[name]
@@ -110,17 +132,40 @@ class ChaosCluster(Cluster):
     def held_by(self, node: str) -> list[tuple[str, str]]:
         """(incarnation, publish id) of all that a node has reserved."""
         reserved = self.client.redis.hgetall(self.client.key("reserved", node))
-        return [(value.decode().partition("|")[0], publish_id.decode()) for publish_id, value in reserved.items()]
+        return [
+            (value.decode().partition("|")[0], publish_id.decode())
+            for publish_id, value in reserved.items()
+        ]
 
     def left_over(self) -> list[str]:
-        """Keys of accepted work that are still there: queues, reservations, what is placed, delayed, dead, and bodies."""
+        """Keys of accepted work that are still there: queues, reservations, what is placed,
+        delayed, dead, and bodies.
+        """
         prefix = self.client.key("")
-        kept = ("entries", "ids", "delayed", "dead", "untold", "tasks:", "req:", "pin:", "placed:", "reserved:", "pullers")
-        keys = [raw.decode().removeprefix(prefix) for raw in self.client.redis.scan_iter(f"{prefix}*", count=1000)]
+        kept = (
+            "entries",
+            "ids",
+            "delayed",
+            "dead",
+            "untold",
+            "tasks:",
+            "req:",
+            "pin:",
+            "placed:",
+            "reserved:",
+            "pullers",
+        )
+        keys = [
+            raw.decode().removeprefix(prefix)
+            for raw in self.client.redis.scan_iter(f"{prefix}*", count=1000)
+        ]
         return sorted(key for key in keys if key.startswith(kept))
 
     def counters(self) -> dict[str, int]:
-        return {name.decode(): int(value) for name, value in self.client.redis.hgetall(self.client.key("counters")).items()}
+        return {
+            name.decode(): int(value)
+            for name, value in self.client.redis.hgetall(self.client.key("counters")).items()
+        }
 
     def declared_dead(self) -> set[str]:
         """Incarnations that a watchdog took for dead, whether they were or not."""
@@ -131,10 +176,17 @@ class ChaosCluster(Cluster):
         return self._logged(ALARM)
 
     def _logged(self, what: re.Pattern[str]) -> list[str]:
-        return [found for log in self.directory.glob("*.log") for found in what.findall(log.read_text(errors="replace"))]
+        return [
+            found
+            for log in self.directory.glob("*.log")
+            for found in what.findall(log.read_text(errors="replace"))
+        ]
 
     def logs(self) -> str:
-        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in self.directory.glob("*.log"))
+        return "\n".join(
+            f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}"
+            for log in self.directory.glob("*.log")
+        )
 
     def close(self) -> None:
         for spore in self.by_name.values():

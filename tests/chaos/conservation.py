@@ -1,4 +1,6 @@
-"""A look at all that lies in a broker: every accepted, unfinished message is in exactly one place."""
+"""A look at all that lies in a broker: every accepted,
+unfinished message is in exactly one place.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,20 @@ class Sight:
     """Messages of plain Celery producers that are no entries yet."""
 
     def check(self) -> None:
-        """Raises: AssertionError where an entry is in no place or in two, or the counters do not add up."""
-        assert self.places.keys() == self.entries.keys(), "each entry is somewhere, and nothing else is"
-        assert not {name: keys for name, keys in self.places.items() if len(keys) != 1}, "nothing is in two places"
+        """Raises: AssertionError where an entry is in no place or in two, or the counters do not
+        add up.
+        """
+        assert self.places.keys() == self.entries.keys(), (
+            "each entry is somewhere, and nothing else is"
+        )
+        assert not {name: keys for name, keys in self.places.items() if len(keys) != 1}, (
+            "nothing is in two places"
+        )
         assert self.counters["accepted"] == len(self.entries) + self.counters["done"]
-        ended = sum(self.counters[name] for name in ("completed", "failed", "retried", "revoked", "dropped", "purged"))
+        ended = sum(
+            self.counters[name]
+            for name in ("completed", "failed", "retried", "revoked", "dropped", "purged")
+        )
         assert self.counters["done"] == ended
 
     def where(self, place: str) -> list[str]:
@@ -35,11 +46,18 @@ class Sight:
 def look(client: BrokerClient) -> Sight:
     """Read everything; nobody else may be at work."""
     redis = client.redis
-    counted = Counter({name.decode(): int(value) for name, value in redis.hgetall(client.key("counters")).items()})
-    sight = Sight({name.decode(): value for name, value in redis.hgetall(client.key("entries")).items()}, counted)
+    counted = Counter(
+        {name.decode(): int(value) for name, value in redis.hgetall(client.key("counters")).items()}
+    )
+    sight = Sight(
+        {name.decode(): value for name, value in redis.hgetall(client.key("entries")).items()},
+        counted,
+    )
     for raw in redis.keys(f"{client.prefix}*"):
         key = raw.decode()
-        for element in _elements(client, key.removeprefix(client.prefix), redis.type(raw).decode(), raw):
+        for element in _elements(
+            client, key.removeprefix(client.prefix), redis.type(raw).decode(), raw
+        ):
             if element.startswith("{"):
                 sight.plain += 1
             else:
@@ -49,7 +67,11 @@ def look(client: BrokerClient) -> Sight:
 
 def _elements(client: BrokerClient, name: str, kind: str, raw: bytes) -> list[str]:
     redis = client.redis
-    if kind == "list" and not name.startswith(("venom:wake:", "venom:job:", "celery-taskset-meta-")) and not name.endswith(".pidbox"):
+    if (
+        kind == "list"
+        and not name.startswith(("venom:wake:", "venom:job:", "celery-taskset-meta-"))
+        and not name.endswith(".pidbox")
+    ):
         found = redis.lrange(raw, 0, -1)
     elif kind == "zset" and (name.startswith("venom:placed:") or name == "venom:delayed"):
         found = redis.zrange(raw, 0, -1)

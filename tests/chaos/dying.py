@@ -1,4 +1,5 @@
-"""Processes that are killed at a chosen command: before the broker gets it, or once it was executed and before its answer is read.
+"""Processes that are killed at a chosen command: before the broker gets it, or once it was executed
+and before its answer is read.
 
 The boundaries of an operation so list themselves: nobody has to know which commands it sends.
 """
@@ -19,19 +20,60 @@ import hive
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.scripts import Script
 
-# To die at one of these is to die after the command before it: they change nothing that anybody else sees.
+# To die at one of these is to die after the command before it: they change nothing that anybody
+# else sees.
 HARMLESS = frozenset(
     {
-        *("AUTH", "CLIENT", "ECHO", "EXEC", "HELLO", "MULTI", "PING", "PSUBSCRIBE", "SCRIPT", "SELECT", "SUBSCRIBE", "TIME", "UNSUBSCRIBE"),
-        *("BLPOP", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "HVALS", "LLEN", "LRANGE", "MGET"),
-        *("SCARD", "SISMEMBER", "SMEMBERS", "SRANDMEMBER", "ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"),
+        *(
+            "AUTH",
+            "CLIENT",
+            "ECHO",
+            "EXEC",
+            "HELLO",
+            "MULTI",
+            "PING",
+            "PSUBSCRIBE",
+            "SCRIPT",
+            "SELECT",
+            "SUBSCRIBE",
+            "TIME",
+            "UNSUBSCRIBE",
+        ),
+        *(
+            "BLPOP",
+            "EXISTS",
+            "GET",
+            "HEXISTS",
+            "HGET",
+            "HGETALL",
+            "HKEYS",
+            "HLEN",
+            "HMGET",
+            "HSCAN",
+            "HVALS",
+            "LLEN",
+            "LRANGE",
+            "MGET",
+        ),
+        *(
+            "SCARD",
+            "SISMEMBER",
+            "SMEMBERS",
+            "SRANDMEMBER",
+            "ZCARD",
+            "ZRANGE",
+            "ZRANGEBYSCORE",
+            "ZSCORE",
+        ),
         *("locate", "node_delta", "queue_stats", "taken_away"),
     }
 )
 
 
 class Fault:
-    """Where a process dies: at its `at`-th command that may change something (from 0), before or `after` the broker has executed it."""
+    """Where a process dies: at its `at`-th command that may change something (from 0), before or
+    `after` the broker has executed it.
+    """
 
     def __init__(self, at: int, *, after: bool) -> None:
         self.at = at
@@ -46,7 +88,8 @@ class Fault:
 
 
 def watch(ask: Callable[[str], str | None], kill: Callable[[], None] | None = None) -> None:
-    """From now on ask about every command of this process that may change something; it dies when the answer is before or after.
+    """From now on ask about every command of this process that may change something; it dies when
+    the answer is before or after.
 
     kill: what ends it; SIGKILL of the process itself if not given.
     """
@@ -65,7 +108,8 @@ def watch(ask: Callable[[str], str | None], kill: Callable[[], None] | None = No
             part = data[: stop if when == "after" else start]
             if part:
                 send(self, [part], check_health)
-                # One look at the answer tells that all of it was executed: the server reads and answers a small batch at once.
+                # One look at the answer tells that all of it was executed: the server reads and
+                # answers a small batch at once.
                 self._sock.settimeout(30)
                 self._sock.recv(1, socket.MSG_PEEK)
             end()

@@ -1,4 +1,5 @@
-"""Feeds the storm: `python -m tests.chaos.feed EXPECTED` sends plain tasks and canvases, never far ahead of the spores.
+"""Feeds the storm: `python -m tests.chaos.feed EXPECTED` sends plain tasks and canvases, never far
+ahead of the spores.
 
 EXPECTED: the file that gets a JSON line for each task or job whose answer is known.
 """
@@ -61,7 +62,9 @@ class Feeder:
 
     def _group(self, which: int) -> None:
         label = f"group{which}"
-        sent = group(number.s(f"{label}.{member}", member, 0.1) for member in range(PARALLEL)).apply_async()
+        sent = group(
+            number.s(f"{label}.{member}", member, 0.1) for member in range(PARALLEL)
+        ).apply_async()
         for member, result in enumerate(sent.children):
             self._expect(f"{label}.{member}", member, result)
 

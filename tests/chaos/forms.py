@@ -14,13 +14,16 @@ Kind = Literal["spore", "worker", "child", "nexus", "broker"]
 class Form:
     """Times are in seconds.
 
-    tasks: plain ones of the storm, some with countdowns, some that retry; canvases: of each of chord, group, chain and job.
-    members: of each chord. runs: shortest and longest run of a plain task. backlog: accepted and unfinished tasks that the feeder keeps.
-    spore_kills, worker_kills, child_kills, nexus_kills, broker_kills: SIGKILLs in the storm; of a worker alone, so that its supervisor has
+    tasks: plain ones of the storm, some with countdowns, some that retry; canvases: of each of
+    chord, group, chain and job. members: of each chord. runs: shortest and longest run of a plain
+    task. backlog: accepted and unfinished tasks that the feeder keeps. spore_kills, worker_kills,
+    child_kills, nexus_kills, broker_kills: SIGKILLs in the storm; of a worker alone, so that its
+    supervisor has
         to bring it back. outage: how long a killed broker stays away.
     heartbeat: between two, for the storm. settled: all must be done so long after the last kill.
-    good_tasks: beside a poisonous one. long_task: one run of the task that loses its connections. freeze: how long a node hangs, at least.
-    patience: for anything that must happen some time. timeout: of a whole test.
+    good_tasks: beside a poisonous one. long_task: one run of the task that loses its connections.
+    freeze: how long a node hangs, at least. patience: for anything that must happen some time.
+    timeout: of a whole test.
     """
 
     tasks: int
@@ -44,9 +47,15 @@ class Form:
     timeout: float
 
     def kills(self, chance: random.Random) -> list[Kind]:
-        """All kills in a random order; the last is a spore's, which takes longest to recover from."""
+        """All kills in a random order; the last is a spore's,
+        which takes longest to recover from.
+        """
         kinds: list[Kind] = ["spore"] * (self.spore_kills - 1) + ["child"] * self.child_kills
-        kinds += ["worker"] * self.worker_kills + ["nexus"] * self.nexus_kills + ["broker"] * self.broker_kills
+        kinds += (
+            ["worker"] * self.worker_kills
+            + ["nexus"] * self.nexus_kills
+            + ["broker"] * self.broker_kills
+        )
         chance.shuffle(kinds)
         return [*kinds, "spore"]
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 @dataclass(slots=True)
 class Run:
-    """One run of a task: of which message, by whom, when (monotonic seconds); `ended` is None when it did not end."""
+    """One run of a task: of which message, by whom, when (monotonic seconds); `ended` is None when
+    it did not end.
+    """
 
     publish_id: str
     incarnation: str
@@ -49,7 +51,9 @@ class Ledger:
     def _note(self, line: str) -> None:
         event, publish_id, incarnation, pid, label, retries, at = line.split(" ")
         if event == "start":
-            self._of_pid[int(pid)] = run = Run(publish_id, incarnation, int(pid), label, int(retries), float(at))
+            self._of_pid[int(pid)] = run = Run(
+                publish_id, incarnation, int(pid), label, int(retries), float(at)
+            )
             self.runs.append(run)
         else:
             self._of_pid[int(pid)].ended = float(at)

@@ -1,8 +1,10 @@
-"""The soak: a mixed load for a long time, while memory and keys are watched: `make soak`, `python -m tests.chaos.soak [minutes] [tasks/s]`.
+"""The soak: a mixed load for a long time, while memory and keys are watched: `make soak`, `python
+-m tests.chaos.soak [minutes] [tasks/s]`.
 
-Each minute a line tells the memory of every kind of process and how many keys of each kind there are. Two things are judged: the memory of
-the last two minutes against that of the two after the first five (two, since the broker remembers finished publications in sets of two
-minutes each), and what is left in the broker when everything has ended and every short-lived key has had its time.
+Each minute a line tells the memory of every kind of process and how many keys of each kind there
+are. Two things are judged: the memory of the last two minutes against that of the two after the
+first five (two, since the broker remembers finished publications in sets of two minutes each), and
+what is left in the broker when everything has ended and every short-lived key has had its time.
 """
 
 from __future__ import annotations
@@ -38,11 +40,14 @@ STAYS = (
     "venom:counters", "venom:audit", "venom:requirements", "venom:nodes:<>", "venom:lease:<>",
     "venom:wake:<>", "_kombu.binding<>",
 )  # fmt: skip
-"""Keys without a time to live that belong to the hive itself, however idle it is; each is bounded."""
+"""Keys without a time to live that belong to the hive itself, however idle it is; each is bounded.
+"""
 
 
 class Load:
-    """Sends, each second, `rate` tasks of all kinds; what it waits for itself must have the right answer."""
+    """Sends, each second, `rate` tasks of all kinds; what it waits for itself must have the right
+    answer.
+    """
 
     def __init__(self, cluster: ChaosCluster, rate: int) -> None:
         self._app = tasks.with_short_results(cluster.app)
@@ -51,7 +56,9 @@ class Load:
         self._checks: list[Callable[[], None]] = []
 
     def one_second(self, second: int) -> None:
-        """Send one second's tasks; a part of those of the second before must be done by now, or soon."""
+        """Send one second's tasks; a part of those of the second before must be done by now, or
+        soon.
+        """
         checks, self._checks = self._checks, []
         with self._app.producer_or_acquire() as producer:
             for number in range(self._rate):
@@ -109,7 +116,9 @@ class Watch:
         self._samples: list[tuple[float, dict[str, float]]] = []
 
     def sample(self, minute: float) -> dict[str, float]:
-        """Megabytes by kind of process: proportional set sizes; of the broker also what it has allocated, which no fragmentation blurs."""
+        """Megabytes by kind of process: proportional set sizes; of the broker also what it has
+        allocated, which no fragmentation blurs.
+        """
         memory: dict[str, float] = defaultdict(float)
         memory["broker"] = self._cluster.client.redis.info("memory")["used_memory"] / 2**20
         for kind, process in self._processes():
@@ -133,8 +142,12 @@ class Watch:
                 yield "children", child
 
     def keys(self) -> Counter[str]:
-        """How many there are of each row of docs/keys.md, by its name there; with a question mark those of none."""
-        return Counter(self.kind_of(raw.decode()) for raw in self._cluster.client.redis.scan_iter(count=1000))
+        """How many there are of each row of docs/keys.md, by its name there; with a question mark
+        those of none.
+        """
+        return Counter(
+            self.kind_of(raw.decode()) for raw in self._cluster.client.redis.scan_iter(count=1000)
+        )
 
     def kind_of(self, key: str) -> str:
         of_queues = [row for row in self._kinds if row.matches(key)]
@@ -143,11 +156,16 @@ class Watch:
         return best.name if best else f"? {key}"
 
     def growth(self) -> dict[str, float]:
-        """By kind of process: the last window's memory over that of the window after the caches have filled; empty when too short."""
+        """By kind of process: the last window's memory over that of the window after the caches
+        have filled; empty when too short.
+        """
         end = self._samples[-1][0]
         if end < SETTLED + 2 * WINDOW:
             return {}
-        return {kind: self._mean(kind, end - WINDOW, end) / self._mean(kind, SETTLED, SETTLED + WINDOW) for kind in self._samples[-1][1]}
+        return {
+            kind: self._mean(kind, end - WINDOW, end) / self._mean(kind, SETTLED, SETTLED + WINDOW)
+            for kind in self._samples[-1][1]
+        }
 
     def _mean(self, kind: str, begin: float, end: float) -> float:
         return mean(memory[kind] for minute, memory in self._samples if begin <= minute <= end)
@@ -157,7 +175,9 @@ class Watch:
         redis, found = self._cluster.client.redis, []
         for raw in redis.scan_iter(count=1000):
             kind, ttl = self.kind_of(raw.decode()), redis.ttl(raw)
-            if kind.startswith("?") or (ttl == -1 and not kind.startswith(tuple(name.partition("<")[0] for name in STAYS))):
+            if kind.startswith("?") or (
+                ttl == -1 and not kind.startswith(tuple(name.partition("<")[0] for name in STAYS))
+            ):
                 found.append(raw.decode())
         return sorted(found)
 
@@ -190,26 +210,47 @@ def soak(cluster: ChaosCluster, minutes: float, rate: int) -> bool:
             memory = watch.sample(elapsed / 60)
             if second % 60 == 0:
                 _tell(elapsed / 60, load, cluster, memory, watch.keys())
-        second = max(second + 1, int(elapsed) - 5)  # after a long pause the load does not catch up
+        # After a long pause the load does not catch up.
+        second = max(second + 1, int(elapsed) - 5)
         time.sleep(max(0.0, begun + second - time.monotonic()))
     growth = watch.growth()
     come_to_rest(cluster, load)
     print(f"at rest, waiting up to {SHORT_LIVED} s for what lives for a while", flush=True)
     doomed = watch.short_lived()
-    wait_until(lambda: not doomed or not cluster.client.redis.exists(*doomed), SHORT_LIVED + 60, "what lives for a while is gone")
+    wait_until(
+        lambda: not doomed or not cluster.client.redis.exists(*doomed),
+        SHORT_LIVED + 60,
+        "what lives for a while is gone",
+    )
     good = True
     for kind, ratio in sorted(growth.items()):
         bounded = kind != "broker-pss"  # the allocator keeps what a peak has taken
-        good &= verdict(f"soak: memory of {kind}, end over settled", ratio, at_most=1 + GROWTH if bounded else None)
+        good &= verdict(
+            f"soak: memory of {kind}, end over settled",
+            ratio,
+            at_most=1 + GROWTH if bounded else None,
+        )
     left = watch.without_owner()
     print("left in the broker:", dict(watch.keys()), *left, sep="\n  ", flush=True)
     return verdict("soak: keys without an owner", len(left), at_most=0) and good
 
 
-def _tell(minute: float, load: Load, cluster: ChaosCluster, memory: dict[str, float], keys: Counter[str]) -> None:
+def _tell(
+    minute: float, load: Load, cluster: ChaosCluster, memory: dict[str, float], keys: Counter[str]
+) -> None:
     megabytes = "  ".join(f"{kind} {value:.1f}" for kind, value in sorted(memory.items()))
-    print(f"{minute:5.1f} min  sent {load.sent}  done {cluster.counters().get('done', 0)}  MB: {megabytes}", flush=True)
-    print("           keys:", "  ".join(f"{kind} {count}" for kind, count in sorted(keys.items()) if count > 1 or "?" in kind), flush=True)
+    print(
+        f"{minute:5.1f} min  sent {load.sent}  done {cluster.counters().get('done', 0)}  MB: "
+        f"{megabytes}",
+        flush=True,
+    )
+    print(
+        "           keys:",
+        "  ".join(
+            f"{kind} {count}" for kind, count in sorted(keys.items()) if count > 1 or "?" in kind
+        ),
+        flush=True,
+    )
 
 
 def main(minutes: float = 30.0, rate: int = 200) -> bool:

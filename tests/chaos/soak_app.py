@@ -1,4 +1,6 @@
-"""The application of the soak's spores, `-A tests.chaos.soak_app`: its results live for a minute."""
+"""The application of the soak's spores, `-A tests.chaos.soak_app`:
+its results live for a minute.
+"""
 
 from __future__ import annotations
 

@@ -43,12 +43,16 @@ class Report:
     def __str__(self) -> str:
         kills = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items()))
         each = f"{FORM.canvases} each of chord, group, chain and job"
+        accepted = f"{self.accepted} messages, {self.seconds:.0f} s"
+        mistaken = f"living nodes taken for dead: {self.taken_for_dead}"
+        again = f"{self.runs}, again {self.again} of {self.held} held at a kill"
+        doubled = f"published twice {len(self.doubled)}"
         return "\n".join(
             (
-                f"storm    {FORM.tasks} tasks, {each}: {self.accepted} messages, {self.seconds:.0f} s",
-                f"kills    {sum(self.kills.values())}: {kills}; living nodes taken for dead: {self.taken_for_dead}",
-                f"runs     {self.runs}, again {self.again} of {self.held} held at a kill, unexplained {len(self.unexplained)}",
-                f"lost     {len(self.lost)}, stuck {len(self.stuck)}, published twice {len(self.doubled)}",
+                f"storm    {FORM.tasks} tasks, {each}: {accepted}",
+                f"kills    {sum(self.kills.values())}: {kills}; {mistaken}",
+                f"runs     {again}, unexplained {len(self.unexplained)}",
+                f"lost     {len(self.lost)}, stuck {len(self.stuck)}, {doubled}",
                 f"audit    {len(self.alarms)} alarms",
                 f"answers  {self.answers}, wrong {len(self.wrong)}",
                 f"all done {self.settled_after:.1f} s after the last kill",
@@ -77,9 +81,14 @@ class Storm:
             self._wait_for_done(nth * (FORM.tasks - FORM.backlog) // len(kinds))
             self._kill(kind)
             if nth % 20 == 0:
-                print(f"         {nth} of {len(kinds)} kills after {time.monotonic() - began:.0f} s", flush=True)
+                print(
+                    f"         {nth} of {len(kinds)} kills after {time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
         last_kill = time.monotonic()
-        wait_until(lambda: feeder.process.poll() is not None, FORM.patience, "the feeder has sent all")
+        wait_until(
+            lambda: feeder.process.poll() is not None, FORM.patience, "the feeder has sent all"
+        )
         assert feeder.process.returncode == 0, feeder.output()
         stuck = self._settle()
         settled_after = time.monotonic() - last_kill
@@ -110,12 +119,21 @@ class Storm:
         self.kills[kind] += 1
 
     def _victim(self, *, supervised: bool = False) -> tuple[Spore, psutil.Process]:
-        """A pool process that is running a task, and its spore; supervised: one of a spore that has a supervisor."""
+        """A pool process that is running a task, and its spore; supervised: one of a spore that has
+        a supervisor.
+        """
 
         def find() -> list[tuple[Spore, psutil.Process]]:
             working = {run.pid for run in self.cluster.ledger.read().running()}
-            spores = [spore for spore in self.cluster.by_name.values() if spore.supervised >= supervised]
-            return [(spore, process) for spore in spores for process in spore.pool() if process.pid in working]
+            spores = [
+                spore for spore in self.cluster.by_name.values() if spore.supervised >= supervised
+            ]
+            return [
+                (spore, process)
+                for spore in spores
+                for process in spore.pool()
+                if process.pid in working
+            ]
 
         return self.chance.choice(wait_until(find, FORM.patience, "some spore holds work"))
 
@@ -134,7 +152,9 @@ class Storm:
         self._note_held(spore)
 
     def _note_held(self, spore: Spore) -> None:
-        """What a worker held when it was killed is still reserved: that it is dead is yet to be noticed."""
+        """What a worker held when it was killed is still reserved: that it is dead is yet to be
+        noticed.
+        """
         held = self.cluster.held_by(spore.node)
         self.held.update(held)
         self.killed |= {incarnation for incarnation, _ in held}
@@ -156,7 +176,9 @@ class Storm:
             return self.cluster.left_over()
         return []
 
-    def _report(self, seconds: float, settled_after: float, stuck: list[str], expected: Path) -> Report:
+    def _report(
+        self, seconds: float, settled_after: float, stuck: list[str], expected: Path
+    ) -> Report:
         ledger = self.cluster.ledger.read()
         taken_for_dead = self.cluster.declared_dead() - self.killed
         again = ledger.ran_again()
@@ -164,7 +186,10 @@ class Storm:
         unexplained = []
         for run in again:
             allowed[run.incarnation, run.publish_id] -= 1
-            if allowed[run.incarnation, run.publish_id] < 0 and run.incarnation not in taken_for_dead:
+            if (
+                allowed[run.incarnation, run.publish_id] < 0
+                and run.incarnation not in taken_for_dead
+            ):
                 unexplained.append(run)
         lines = [json.loads(line) for line in expected.read_text().splitlines()]
         return Report(
@@ -190,7 +215,13 @@ class Storm:
         if "job" in line:
             result = hive.job(line["job"], app=self.cluster.app).result(FORM.patience)
             good = result.complete and result.value == line["expected"]
-            return [] if good else [f"{line}: {result.value!r}, error {result.error!r}, complete {result.complete}"]
+            return (
+                []
+                if good
+                else [
+                    f"{line}: {result.value!r}, error {result.error!r}, complete {result.complete}"
+                ]
+            )
         meta = self.cluster.app.backend.get_task_meta(line["task"])
         good = meta["status"] == states.SUCCESS and meta["result"] == line["expected"]
         return [] if good else [f"{line}: {meta['status']} {meta['result']!r}"]

@@ -1,4 +1,6 @@
-"""What the workers run in chaos; every run of a task writes its start and its end into the ledger by itself."""
+"""What the workers run in chaos; every run of a task writes its start and its end into the ledger
+by itself.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,19 @@ def _ledger() -> int:
 
 
 def _note(event: str, task: Any, label: str) -> None:
-    """One line, appended in one write: what processes write at the same time does not mix, and a kill leaves no half line."""
+    """One line, appended in one write: what processes write at the same time does not mix, and a
+    kill leaves no half line.
+    """
     hive = task.request.hive
-    fields = (event, hive["id"], hive["inc"], os.getpid(), label, task.request.retries, f"{time.monotonic():.3f}")
+    fields = (
+        event,
+        hive["id"],
+        hive["inc"],
+        os.getpid(),
+        label,
+        task.request.retries,
+        f"{time.monotonic():.3f}",
+    )
     os.write(_ledger(), (" ".join(map(str, fields)) + "\n").encode())
 
 

@@ -1,4 +1,6 @@
-"""Losing the broker in every way: what runs goes on and runs once, and every spore consumes again soon after the broker's return."""
+"""Losing the broker in every way: what runs goes on and runs once, and every spore consumes again
+soon after the broker's return.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ class Losses:
         stack.callback(self.cluster.close)
         env = {"REDIS_PORT": str(self.spores_proxy.port), "HIVE_PUBLISH_TIMEOUT": "0.5"}
         self.spores: dict[str, WorkerProcess] = {
-            name: self.cluster.spawn(name, options=options, env=env) for name, options in POOLS.items()
+            name: self.cluster.spawn(name, options=options, env=env)
+            for name, options in POOLS.items()
         }
         self.cluster.wait_online(*POOLS)
 
@@ -96,10 +99,16 @@ class Losses:
             client.replicaof("no", "one")
 
     def failed_over(self) -> None:
-        replica = self.start(f"replica-{time.monotonic_ns()}", "--replicaof", "127.0.0.1", str(self.server.port))
+        replica = self.start(
+            f"replica-{time.monotonic_ns()}", "--replicaof", "127.0.0.1", str(self.server.port)
+        )
         with replica.client() as promoted:
-            wait_until(lambda: promoted.info("replication")["master_link_status"] == "up", what="the replica has caught up")
-            # Replication is not waited for by anybody: what is sent in the last moment may be missing over there.
+            wait_until(
+                lambda: promoted.info("replication")["master_link_status"] == "up",
+                what="the replica has caught up",
+            )
+            # Replication is not waited for by anybody: what is sent in the last moment may be
+            # missing over there.
             with self.server.client() as client:
                 wait_until(lambda: client.wait(1, 100), what="the replica has all")
             self.server.kill()
@@ -128,7 +137,9 @@ LOSSES: dict[str, Callable[[Losses], None]] = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_spore_consumes_again_and_what_ran_runs_once(losses: Losses, loss: str, tmp_path: Path) -> None:
+def test_every_spore_consumes_again_and_what_ran_runs_once(
+    losses: Losses, loss: str, tmp_path: Path
+) -> None:
     wait_until(lambda: losses.reserved() == 0, what="nothing runs")
     go = tmp_path / "go"
     running = {name: losses.send(wait_for, name, str(tmp_path / name), str(go)) for name in POOLS}
@@ -138,9 +149,16 @@ def test_every_spore_consumes_again_and_what_ran_runs_once(losses: Losses, loss:
     log = Path(os.environ.get("HIVE_TEST_LOG", os.devnull))
     sent = {name: losses.send(add_numbers, name, 1, 1) for name in POOLS}
     for name, result in sent.items():
-        wait_until(lambda result=result: result.state == "SUCCESS", CONSUMES_WITHIN, f"{name} consumes again")
+        wait_until(
+            lambda result=result: result.state == "SUCCESS",
+            CONSUMES_WITHIN,
+            f"{name} consumes again",
+        )
         with log.open("a") as file:
-            file.write(f"{loss}: {name} consumed {time.monotonic() - back:.1f} s after the broker's return\n")
+            file.write(
+                f"{loss}: {name} consumed {time.monotonic() - back:.1f} s after the broker's "
+                "return\n"
+            )
     go.touch()
     for name, result in running.items():
         assert result.get(timeout=60) == "went on"
@@ -152,22 +170,37 @@ def test_every_spore_consumes_again_and_what_ran_runs_once(losses: Losses, loss:
     assert client_of(losses.cluster.app).redis.hget("venom:counters", "retried") is None
 
 
-def test_what_ends_while_the_broker_is_away_is_told_when_it_is_back(losses: Losses, tmp_path: Path) -> None:
-    """Results, retries, callbacks and a chord's body: none is lost, and none turns into a failure."""
+def test_what_ends_while_the_broker_is_away_is_told_when_it_is_back(
+    losses: Losses, tmp_path: Path
+) -> None:
+    """Results, retries, callbacks and a chord's body: none is lost,
+    and none turns into a failure.
+    """
     wait_until(lambda: losses.reserved() == 0, what="nothing runs")
-    before = {name: spore.output().count("waits_for_broker") for name, spore in losses.spores.items()}
+    before = {
+        name: spore.output().count("waits_for_broker") for name, spore in losses.spores.items()
+    }
     go = tmp_path / "go"
     members, retried = {}, {}
     for name in POOLS:
         here = {"requirements": {"node": f"{name}@h"}}
-        retried[name] = wait_and_retry.si(str(tmp_path / f"{name} retried"), str(go)).set(link=plain.si(), **here).apply_async()
+        retried[name] = (
+            wait_and_retry.si(str(tmp_path / f"{name} retried"), str(go))
+            .set(link=plain.si(), **here)
+            .apply_async()
+        )
         members[name] = wait_for.si(str(tmp_path / f"{name} member"), str(go)).set(**here)
     body = chord(members.values(), app=losses.cluster.app)(add_numbers.si(1, 1))
     wait_until(lambda: len(list(tmp_path.iterdir())) == 4, what="the tasks run")
     losses.server.kill()
     go.touch()
     for name, spore in losses.spores.items():
-        wait_until(lambda name=name, spore=spore: spore.output().count("waits_for_broker") >= before[name] + 2, what=f"{name} waits")
+        wait_until(
+            lambda name=name, spore=spore: (
+                spore.output().count("waits_for_broker") >= before[name] + 2
+            ),
+            what=f"{name} waits",
+        )
     time.sleep(AWAY)
     losses.server.start()
     for result in retried.values():
@@ -175,12 +208,16 @@ def test_what_ends_while_the_broker_is_away_is_told_when_it_is_back(losses: Loss
     assert body.get(timeout=60) == 2
     wait_until(lambda: losses.reserved() == 0, what="nothing runs")
     runs = {file.name: len(file.read_text()) for file in tmp_path.iterdir() if file != go}
-    assert runs == {f"{name} {kind}": times for name in POOLS for kind, times in (("member", 1), ("retried", 2))}
+    assert runs == {
+        f"{name} {kind}": times for name in POOLS for kind, times in (("member", 1), ("retried", 2))
+    }
     with losses.server.client() as client:
         wait_until(lambda: client.hlen("venom:entries") == 0, what="the callbacks have run, too")
 
 
-def test_a_caller_whose_connections_went_silent_gets_its_result(losses: Losses, tmp_path: Path) -> None:
+def test_a_caller_whose_connections_went_silent_gets_its_result(
+    losses: Losses, tmp_path: Path
+) -> None:
     wait_until(lambda: losses.reserved() == 0, what="nothing runs")
     go = tmp_path / "go"
     result = losses.send(wait_for, "threads", str(tmp_path / "begun"), str(go))

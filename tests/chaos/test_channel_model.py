@@ -1,8 +1,11 @@
-"""The channel's scripts under histories that hypothesis makes up, against a model of what they promise.
+"""The channel's scripts under histories that hypothesis makes up, against a model of what they
+promise.
 
-Several nodes with several incarnations start, take, finish, give back, die, come back and are fenced, while tasks of all priorities are
-sent, placed, delayed, retried, pinned, revoked, buried, revived and purged, some of them by calls that have no right to it. After each
-step every message is exactly where the model has it, with the deaths that it should have; and what a node takes is foretold.
+Several nodes with several incarnations start, take, finish, give back, die, come back and are
+fenced, while tasks of all priorities are sent, placed, delayed, retried, pinned, revoked, buried,
+revived and purged, some of them by calls that have no right to it. After each step every message is
+exactly where the model has it, with the deaths that it should have; and what a node takes is
+foretold.
 """
 
 from __future__ import annotations
@@ -14,7 +17,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from hive.broker.channel import steps
 from hive.broker.channel.entries import Entry
@@ -91,7 +101,9 @@ class Channel(RuleBasedStateMachine):
         return sorted(name for name, message in self.messages.items() if message.place == place)
 
     def busy(self, node: str) -> int:
-        return sum(message.place.startswith(f"reserved {node}/") for message in self.messages.values())
+        return sum(
+            message.place.startswith(f"reserved {node}/") for message in self.messages.values()
+        )
 
     def lives(self, node: str) -> bool:
         return any(node_of(incarnation) == node for incarnation in self.alive)
@@ -138,7 +150,9 @@ class Channel(RuleBasedStateMachine):
         return [name for at, name in enumerate(known) if (number >> at) & 1]
 
     def reserved(self) -> list[str]:
-        return [name for name, message in self.messages.items() if message.place.startswith("reserved ")]
+        return [
+            name for name, message in self.messages.items() if message.place.startswith("reserved ")
+        ]
 
     def new_name(self) -> str:
         self.named += 1
@@ -159,15 +173,38 @@ class Channel(RuleBasedStateMachine):
         priorities=st.lists(some_priority, min_size=1, max_size=3),
         delay=st.sampled_from((0, 0, 0, LATER)),
         offers=st.lists(
-            st.tuples(some_node, st.integers(1, SLOTS), st.sampled_from((-1.0, 0.1, 0.4))), max_size=3, unique_by=lambda o: o[0]
+            st.tuples(some_node, st.integers(1, SLOTS), st.sampled_from((-1.0, 0.1, 0.4))),
+            max_size=3,
+            unique_by=lambda o: o[0],
         ),
     )
-    def publish(self, home: str, priorities: list[int | None], delay: int, offers: list[tuple[str, int, float]]) -> None:
+    def publish(
+        self,
+        home: str,
+        priorities: list[int | None],
+        delay: int,
+        offers: list[tuple[str, int, float]],
+    ) -> None:
         for priority in priorities:
             name = self.new_name()
-            self.accept(name, Message(home, list_index(priority), f"t{name}"), priority, delay, offers=offers)
+            self.accept(
+                name,
+                Message(home, list_index(priority), f"t{name}"),
+                priority,
+                delay,
+                offers=offers,
+            )
 
-    def accept(self, name: str, message: Message, priority: int | None, delay: int, *, offers: Any = (), parent: str = "") -> None:
+    def accept(
+        self,
+        name: str,
+        message: Message,
+        priority: int | None,
+        delay: int,
+        *,
+        offers: Any = (),
+        parent: str = "",
+    ) -> None:
         free = []
         for node, slots, score in offers:
             taken = self.busy(node) + len(self.at(f"placed {node}"))
@@ -176,7 +213,13 @@ class Channel(RuleBasedStateMachine):
         lowest = min(score for score, _ in free) if free else 0.0
         best = next((node for score, node in free if score == lowest), "")
         reply = self.channel.publish(
-            name, home=message.home, priority=priority, task_id=message.task_id, delay=delay, candidates=offers, parent=parent
+            name,
+            home=message.home,
+            priority=priority,
+            task_id=message.task_id,
+            delay=delay,
+            candidates=offers,
+            parent=parent,
         )
         assert reply == [1, "" if delay else best]
         self.messages[name] = message
@@ -199,7 +242,9 @@ class Channel(RuleBasedStateMachine):
     def publish_from_a_run(self, number: int, delay: int) -> None:
         for parent in self.one(number, self.reserved()):
             name = self.new_name()
-            self.accept(name, Message(BACKGROUND, list_index(None), f"t{name}"), None, delay, parent=parent)
+            self.accept(
+                name, Message(BACKGROUND, list_index(None), f"t{name}"), None, delay, parent=parent
+            )
             self.sent[parent].add(name)
 
     @rule(number=some, delay=st.sampled_from((0, LATER)))
@@ -208,16 +253,27 @@ class Channel(RuleBasedStateMachine):
         for parent in self.one(number, self.reserved()):
             message, name = self.messages[parent], self.new_name()
             first = self.newest.get(message.task_id) == parent
-            self.accept(name, Message(message.home, message.index, message.task_id), 10 - message.index, delay, parent=parent)
+            self.accept(
+                name,
+                Message(message.home, message.index, message.task_id),
+                10 - message.index,
+                delay,
+                parent=parent,
+            )
             self.sent[parent].add(name)
             message.superseded = message.superseded or first
 
     @rule(ended=some)
     def repeat_all_runs(self, ended: int) -> None:
-        """Some of what they sent has ended. Minutes later it is forgotten which messages were finished, but not what these have sent."""
+        """Some of what they sent has ended.
+
+        Minutes later it is forgotten which messages were finished, but not what these have sent.
+        """
         for incarnation in list(self.alive):
             sent = {name for names in self.sent.values() for name in names}
-            over = [name for name in self.few(ended, sent) if name in self.at(f"reserved {incarnation}")]
+            over = [
+                name for name in self.few(ended, sent) if name in self.at(f"reserved {incarnation}")
+            ]
             self.channel.acknowledge(incarnation, *over)
             for name in over:
                 self.finish(name)
@@ -226,9 +282,15 @@ class Channel(RuleBasedStateMachine):
         self.done.clear()
         for parent in self.reserved():
             for name in self.sent[parent]:
-                assert self.channel.publish(name, task_id=self.channel.task_ids[name], parent=parent) == [0]
+                assert self.channel.publish(
+                    name, task_id=self.channel.task_ids[name], parent=parent
+                ) == [0]
 
-    @rule(queue=st.sampled_from((HIGH, "video", BACKGROUND)), index=st.sampled_from((0, 0, 5, 10)), priority=st.sampled_from((0, 3)))
+    @rule(
+        queue=st.sampled_from((HIGH, "video", BACKGROUND)),
+        index=st.sampled_from((0, 0, 5, 10)),
+        priority=st.sampled_from((0, 3)),
+    )
     def publish_as_plain_celery_does(self, queue: str, index: int, priority: int) -> None:
         name = f"plain{self.new_name()}"
         self.channel.task_ids[name] = task_id = f"t{name}"
@@ -252,16 +314,26 @@ class Channel(RuleBasedStateMachine):
         assert self.channel.attach(incarnation) == ["ok"]
         self.alive[incarnation] = 1
 
-    @rule(number=some, slots=st.integers(1, SLOTS), finished=some, stale=st.sampled_from((False, False, False, True)))
+    @rule(
+        number=some,
+        slots=st.integers(1, SLOTS),
+        finished=some,
+        stale=st.sampled_from((False, False, False, True)),
+    )
     def reserve(self, number: int, slots: int, finished: int, stale: bool) -> None:
         for incarnation in self.one(number, self.alive):
             node, epoch = node_of(incarnation), self.alive[incarnation]
             done = self.few(finished, self.at(f"reserved {incarnation}"))
-            due = {raw.decode() for raw in self.client.redis.zrangebyscore(self.client.key("delayed"), 0, 1)} - {*done}
+            due = {
+                raw.decode()
+                for raw in self.client.redis.zrangebyscore(self.client.key("delayed"), 0, 1)
+            } - {*done}
             placed = self.channel.placed(node)
             for name in done:
                 self.finish(name)
-            reply = self.channel.reserve(incarnation, slots, *done, epoch=epoch - stale, served=SERVED[node])
+            reply = self.channel.reserve(
+                incarnation, slots, *done, epoch=epoch - stale, served=SERVED[node]
+            )
             if stale:
                 assert reply == ["stale"]
                 continue
@@ -274,7 +346,9 @@ class Channel(RuleBasedStateMachine):
                 self.hand_over(incarnation, reply[at : at + 6])
 
     def foretell(self, node: str, want: int, placed: list[str]) -> list[str]:
-        """What a node takes: what is placed on it, then its queues in their order, the most urgent and the oldest first."""
+        """What a node takes: what is placed on it, then its queues in their order, the most urgent
+        and the oldest first.
+        """
         taken = placed[: max(0, want)]
         keys = [key for queue in SERVED[node] for key in queue_lists(queue)]
         while len(taken) < want and (key := next((key for key in keys if self.queues[key]), "")):
@@ -290,10 +364,14 @@ class Channel(RuleBasedStateMachine):
         return taken
 
     def enter(self, name: str, key: str) -> None:
-        """A plain producer's message becomes an entry; where nobody gave it a priority, it waits behind those of the default one."""
+        """A plain producer's message becomes an entry; where nobody gave it a priority, it waits
+        behind those of the default one.
+        """
         queue, _, unset = self.plain.pop(name)
         task_id = self.channel.task_ids[name]
-        self.messages[name] = Message(queue, DEFAULT_INDEX if unset else queue_lists(queue).index(key), task_id)
+        self.messages[name] = Message(
+            queue, DEFAULT_INDEX if unset else queue_lists(queue).index(key), task_id
+        )
         self.newest[task_id] = name
 
     def hand_over(self, incarnation: str, fields: list[Any]) -> None:
@@ -308,7 +386,11 @@ class Channel(RuleBasedStateMachine):
         """What nodes do most of the time."""
         self.reserve(number, SLOTS, finished, stale=False)
 
-    @rule(number=some, which=some, outcome=st.sampled_from(("completed", "failed", "retried", "revoked")))
+    @rule(
+        number=some,
+        which=some,
+        outcome=st.sampled_from(("completed", "failed", "retried", "revoked")),
+    )
     def acknowledge(self, number: int, which: int, outcome: str) -> None:
         for incarnation in self.one(number, [*self.alive, *self.fenced]):
             names = self.few(which, self.reserved())
@@ -325,7 +407,14 @@ class Channel(RuleBasedStateMachine):
             reply = self.channel.give_back(incarnation, *names, deaths=deaths, most=most)
             for name in own:
                 self.go_home(name, deaths, most)
-            fates = {name: 3 if name not in self.messages else 2 if self.messages[name].place == "dead" else 1 for name in own}
+            fates = {
+                name: 3
+                if name not in self.messages
+                else 2
+                if self.messages[name].place == "dead"
+                else 1
+                for name in own
+            }
             assert dict(zip(reply[::2], reply[1::2], strict=True)) == fates
 
     @rule(number=some, which=some)
@@ -333,7 +422,10 @@ class Channel(RuleBasedStateMachine):
         for incarnation in self.one(number, self.alive):
             for name in self.one(which, self.reserved()):
                 own = self.messages[name].place == f"reserved {incarnation}"
-                assert self.channel.run(steps.MARK_EARLY, node_of(incarnation), incarnation, name) == own
+                assert (
+                    self.channel.run(steps.MARK_EARLY, node_of(incarnation), incarnation, name)
+                    == own
+                )
                 self.messages[name].early = self.messages[name].early or own
 
     @rule(number=some, keep=some)
@@ -397,7 +489,15 @@ class Channel(RuleBasedStateMachine):
 
     @rule(number=some, node=some_node, waiting=st.booleans())
     def assign(self, number: int, node: str, waiting: bool) -> None:
-        queued = [task_id for task_id, name in self.newest.items() if self.messages[name].place == "queue"] if waiting else []
+        queued = (
+            [
+                task_id
+                for task_id, name in self.newest.items()
+                if self.messages[name].place == "queue"
+            ]
+            if waiting
+            else []
+        )
         for task_id in self.one(number, queued or self.newest):
             name = self.newest[task_id]
             message = self.messages[name]
@@ -442,7 +542,11 @@ class Channel(RuleBasedStateMachine):
             for name in dead:
                 self.finish(name)
 
-    @rule(queue=st.sampled_from((HIGH, "video", BACKGROUND)), index=st.sampled_from((0, 5)), most=st.integers(1, 3))
+    @rule(
+        queue=st.sampled_from((HIGH, "video", BACKGROUND)),
+        index=st.sampled_from((0, 5)),
+        most=st.integers(1, 3),
+    )
     def purge(self, queue: str, index: int, most: int) -> None:
         key = queue_lists(queue)[index]
         taken = self.queues[key][:most]
@@ -456,10 +560,15 @@ class Channel(RuleBasedStateMachine):
     # -- what must hold after each step
 
     def settle_lists(self) -> None:
-        """Take over the order in which a step has put several messages to the front; all else is as it was, which is looked at below."""
+        """Take over the order in which a step has put several messages to the front; all else is as
+        it was, which is looked at below.
+        """
         for key, names in self.to_front.items():
             first = self.client.redis.lrange(self.client.prefix + key, -len(names), -1)
-            self.queues[key] = [*(raw.decode() for raw in reversed(first) if raw.decode() in names), *self.queues[key]]
+            self.queues[key] = [
+                *(raw.decode() for raw in reversed(first) if raw.decode() in names),
+                *self.queues[key],
+            ]
         self.to_front.clear()
 
     def name_of(self, raw: bytes) -> str:
@@ -471,12 +580,21 @@ class Channel(RuleBasedStateMachine):
         self.settle_lists()
         sight = look(self.client)
         sight.check()
-        assert {name: [self.key_of(message)] for name, message in self.messages.items()} == sight.places
+        assert {
+            name: [self.key_of(message)] for name, message in self.messages.items()
+        } == sight.places
         for key, names in self.queues.items():
-            assert [self.name_of(raw) for raw in reversed(self.client.redis.lrange(self.client.prefix + key, 0, -1))] == names
+            assert [
+                self.name_of(raw)
+                for raw in reversed(self.client.redis.lrange(self.client.prefix + key, 0, -1))
+            ] == names
         for name, packed in sight.entries.items():
             entry, message = Entry.unpack(name, packed), self.messages[name]
-            assert (entry.deaths, entry.home, entry.pin) == (message.deaths, message.home, message.pin)
+            assert (entry.deaths, entry.home, entry.pin) == (
+                message.deaths,
+                message.home,
+                message.pin,
+            )
         assert self.channel.hash("ids") == self.newest
         assert {*self.channel.hash("epochs")} == self.alive.keys()
         for node in NODES:
@@ -504,7 +622,9 @@ class Channel(RuleBasedStateMachine):
         for name in self.at("delayed"):
             self.client.redis.zadd(self.client.key("delayed"), {name: 1})
         self.channel.attach("fresh@h/1")
-        taken = self.channel.take("fresh@h/1", 1_000, served=(PINNED, DEMANDING, HIGH, "video", BACKGROUND))
+        taken = self.channel.take(
+            "fresh@h/1", 1_000, served=(PINNED, DEMANDING, HIGH, "video", BACKGROUND)
+        )
         assert len(taken) == len({*taken})
         self.channel.acknowledge("fresh@h/1", *taken)
         sight = look(self.client)

@@ -1,6 +1,8 @@
-"""Processes killed before, between and after the commands of everything that moves a task: nothing is lost, nothing is doubled.
+"""Processes killed before, between and after the commands of everything that moves a task: nothing
+is lost, nothing is doubled.
 
-The table says which commands an operation sends; the points are made of it, and an operation that sends others fails.
+The table says which commands an operation sends; the points are made of it, and an operation that
+sends others fails.
 """
 
 from __future__ import annotations
@@ -52,12 +54,15 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     "retry_a_dead_letter": ("revive", "forget_result") * 3,
     "purge_dead_letters": (*("store_result", "SREM") * 3, "purge_dead"),
-    "purge_a_queue": ("purge",) * 13,  # two of its five messages at a time, and ten priorities with none
+    # Two of its five messages at a time, and ten priorities with none.
+    "purge_a_queue": ("purge",) * 13,
     "revoke": ("revoke", "PUBLISH"),
 }
 
 # Killed after one command is killed before the next: the broker cannot tell the two.
-POINTS = [(operation, at) for operation, commands in TABLE.items() for at in range(-1, len(commands))]
+POINTS = [
+    (operation, at) for operation, commands in TABLE.items() for at in range(-1, len(commands))
+]
 
 
 class Victims:
@@ -80,7 +85,9 @@ class Victims:
         """One of them does the operation and dies at that command; `at` -1: not at all."""
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps({"operation": operation, "at": at, "after": after}) + "\n")
+        self.process.stdin.write(
+            json.dumps({"operation": operation, "at": at, "after": after}) + "\n"
+        )
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         assert line, self.log.read_text()[-3000:]
@@ -120,8 +127,12 @@ def test_the_table_has_every_command(operation: str, victims: Victims, channel: 
     assert not answer["died"]
 
 
-@pytest.mark.parametrize(("operation", "at"), POINTS, ids=[f"{operation}-{at + 1}" for operation, at in POINTS])
-def test_a_process_killed_at_any_command_loses_and_doubles_nothing(operation: str, at: int, victims: Victims, channel: Steps) -> None:
+@pytest.mark.parametrize(
+    ("operation", "at"), POINTS, ids=[f"{operation}-{at + 1}" for operation, at in POINTS]
+)
+def test_a_process_killed_at_any_command_loses_and_doubles_nothing(
+    operation: str, at: int, victims: Victims, channel: Steps
+) -> None:
     answer = victims.die(operation, max(at, 0), after=at >= 0)
     assert answer["died"]
     assert tuple(answer["commands"]) == TABLE[operation][: max(at, 0) + 1]
@@ -134,14 +145,25 @@ def test_a_process_killed_at_any_command_loses_and_doubles_nothing(operation: st
 
 
 def drain(channel: Steps, before: Sight) -> None:
-    """The dead are restored, and a new node takes all that there is: each once, counted as dead only where it was held."""
+    """The dead are restored, and a new node takes all that there is: each once, counted as dead
+    only where it was held.
+    """
     redis, key = channel.client.redis, channel.client.key
-    held = {publish_id: value for node in (VICTIM, "dead@h", "silent@h") for publish_id, value in channel.hash("reserved", node).items()}
-    deaths = {publish_id: channel.entry(publish_id).deaths + (publish_id in held) for publish_id in before.entries}
+    held = {
+        publish_id: value
+        for node in (VICTIM, "dead@h", "silent@h")
+        for publish_id, value in channel.hash("reserved", node).items()
+    }
+    deaths = {
+        publish_id: channel.entry(publish_id).deaths + (publish_id in held)
+        for publish_id in before.entries
+    }
     for raw in redis.hkeys(key("epochs")):
         channel.restore(raw.decode(), deaths=1, most=9)
     look(channel.client).check()
-    assert {publish_id: channel.entry(publish_id).deaths for publish_id in look(channel.client).entries}.items() <= deaths.items()
+    assert {
+        publish_id: channel.entry(publish_id).deaths for publish_id in look(channel.client).entries
+    }.items() <= deaths.items()
     for raw in redis.hkeys(key("dead")):
         assert channel.run(REVIVE, raw.decode()) == 1
     for raw in redis.zrange(key("delayed"), 0, -1):

@@ -1,4 +1,6 @@
-"""A task's process killed at every command of its run, whatever it is part of: the answer is right, and only what ran runs again."""
+"""A task's process killed at every command of its run, whatever it is part of: the answer is right,
+and only what ran runs again.
+"""
 
 # ruff: noqa: PLW0108 - a canvas is built anew each time it is sent
 
@@ -41,7 +43,9 @@ SHORT = (
 
 
 class Hive:
-    """A broker, a worker whose processes die where they are told, and the application in this process."""
+    """A broker, a worker whose processes die where they are told, and the application in this
+    process.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -66,7 +70,12 @@ class Hive:
     def start(self, name: str) -> WorkerProcess:
         options = ("--without-gossip", "--without-mingle", "-l", "warning")
         return WorkerProcess.celery(
-            self.directory, name, app="tests.chaos.canvas_app", concurrency=POOL, env=self.environment, options=options
+            self.directory,
+            name,
+            app="tests.chaos.canvas_app",
+            concurrency=POOL,
+            env=self.environment,
+            options=options,
         )
 
     def lines(self, file: str) -> list[str]:
@@ -100,23 +109,64 @@ def scenarios(t: Any) -> dict[str, tuple[Callable[[], Any], Any]]:
         "task": (lambda: add.delay(1, 2), 3),
         "link": (lambda: add.apply_async((1, 2), link=add.s(3)), 3),
         "links": (lambda: add.apply_async((1, 2), link=[add.s(3), add.s(4)]), 3),
-        "link to canvas": (lambda: add.apply_async((1, 2), link=[chain(add.s(3), add.s(4)), group(add.s(5), add.s(6))]), 3),
+        "link to canvas": (
+            lambda: add.apply_async(
+                (1, 2), link=[chain(add.s(3), add.s(4)), group(add.s(5), add.s(6))]
+            ),
+            3,
+        ),
         "link error": (lambda: t.fails.apply_async((1,), link_error=t.told.s()), ValueError),
         "chain": (lambda: chain(add.s(1, 2), add.s(3), add.s(4))(), 10),
-        "failing chain": (lambda: chain(add.s(1, 2), t.fails.s(), add.s(4)).apply_async(link_error=t.told.s()), ValueError),
+        "failing chain": (
+            lambda: chain(add.s(1, 2), t.fails.s(), add.s(4)).apply_async(link_error=t.told.s()),
+            ValueError,
+        ),
         "group": (lambda: group(add.s(1, y) for y in range(3))(), [1, 2, 3]),
         "chord": (lambda: chord([add.s(1, y) for y in range(3)])(total.s()), 6),
-        "failing chord": (lambda: chord([add.s(1, 1), t.fails.s(1)])(total.s().on_error(t.told.s())), Exception),
-        "groups in a chain": (lambda: chain(add.s(1, 1), group(add.s(1), add.s(2)), total.s(), group(add.s(1), add.s(2)), total.s())(), 17),
-        "chord of chains": (lambda: chord([chain(add.s(1, y), add.s(10)) for y in range(2)])(total.s()), 23),
-        "chord in a chord": (lambda: chord([chord([add.s(1, 1), add.s(2, 2)], total.s()), add.s(3, 3)])(total.s()), 12),
+        "failing chord": (
+            lambda: chord([add.s(1, 1), t.fails.s(1)])(total.s().on_error(t.told.s())),
+            Exception,
+        ),
+        "groups in a chain": (
+            lambda: chain(
+                add.s(1, 1),
+                group(add.s(1), add.s(2)),
+                total.s(),
+                group(add.s(1), add.s(2)),
+                total.s(),
+            )(),
+            17,
+        ),
+        "chord of chains": (
+            lambda: chord([chain(add.s(1, y), add.s(10)) for y in range(2)])(total.s()),
+            23,
+        ),
+        "chord in a chord": (
+            lambda: chord([chord([add.s(1, 1), add.s(2, 2)], total.s()), add.s(3, 3)])(total.s()),
+            12,
+        ),
         "chords in a chord in a chain": (
-            lambda: chain(add.s(1, 1), chord([chord([add.s(1), add.s(2)], total.s()), add.s(3)], total.s()), add.s(1))(),
+            lambda: chain(
+                add.s(1, 1),
+                chord([chord([add.s(1), add.s(2)], total.s()), add.s(3)], total.s()),
+                add.s(1),
+            )(),
             13,
         ),
-        "link to a chord": (lambda: add.apply_async((1, 2), link=chord([add.s(3), chord([add.s(4), add.s(5)], total.s())], total.s())), 3),
-        "chord with a chain as body": (lambda: chord([add.s(1, 1), add.s(2, 2)])(chain(total.s(), add.s(1))), 7),
-        "chord with a group as body": (lambda: chord([add.s(1, 1), add.s(2, 2)])(group(total.s(), total.s())), [6, 6]),
+        "link to a chord": (
+            lambda: add.apply_async(
+                (1, 2), link=chord([add.s(3), chord([add.s(4), add.s(5)], total.s())], total.s())
+            ),
+            3,
+        ),
+        "chord with a chain as body": (
+            lambda: chord([add.s(1, 1), add.s(2, 2)])(chain(total.s(), add.s(1))),
+            7,
+        ),
+        "chord with a group as body": (
+            lambda: chord([add.s(1, 1), add.s(2, 2)])(group(total.s(), total.s())),
+            [6, 6],
+        ),
         "linked body": (lambda: chord([add.s(1, 1), add.s(2, 2)])(total.s().set(link=add.s(1))), 6),
         "retry": (lambda: t.again.apply_async((5,), link=add.s(1)), 5),
         "retry that was not needed": (lambda: t.lucky.apply_async((5,), link=add.s(1)), 5),
@@ -125,7 +175,12 @@ def scenarios(t: Any) -> dict[str, tuple[Callable[[], Any], Any]]:
         "replace by a chain": (lambda: chain(t.becomes_chain.s(1), add.s(5))(), 17),
         "replace by a group": (lambda: t.becomes_group.delay(1), [1, 2, 3]),
         "replace by a chord": (lambda: t.becomes_chord.delay(1), 6),
-        "replace in a chord": (lambda: chord([t.becomes_one.s(1), t.becomes_chain.s(1), t.becomes_chord.s(1)])(total.s()), 20),
+        "replace in a chord": (
+            lambda: chord([t.becomes_one.s(1), t.becomes_chain.s(1), t.becomes_chord.s(1)])(
+                total.s()
+            ),
+            20,
+        ),
         "added to a chord": (lambda: chord([t.adds_to_chord.s(1), add.s(0, 5)])(total.s()), 308),
         "idempotent": (lambda: t.once.delay(7), 7),
         "map": (lambda: hive.map(t.double, range(4), reduce="sum", app=t.app), 12),
@@ -176,7 +231,9 @@ def effects(cluster: Hive) -> dict[str, Counter[str]]:
 @pytest.mark.timeout(600)
 def test_runs_killed_at_every_command_end_with_the_right_answer(cluster: Hive) -> None:
     every = scenarios(cluster.tasks)
-    wait_until(lambda: client_of(cluster.tasks.app).redis.exists("venom:beats"), what="the worker is there")
+    wait_until(
+        lambda: client_of(cluster.tasks.app).redis.exists("venom:beats"), what="the worker is there"
+    )
     undisturbed = {name: send(cluster, f"{name}||") for name in every}
     settle(cluster)
     for name, (_, wanted) in every.items():
@@ -184,8 +241,13 @@ def test_runs_killed_at_every_command_end_with_the_right_answer(cluster: Hive) -
     should = {variant.split("|")[0]: counts for variant, counts in effects(cluster).items()}
 
     variants = sorted({line.rpartition(" ")[0] for line in cluster.lines("commands")})
-    if FORM is not LONG:  # killed before its first command, a run has done nothing: one such is enough
-        variants = [name for name in variants if name.split("|")[0] in SHORT and (not name.endswith("|0") or name.startswith("task|"))]
+    # Killed before its first command, a run has done nothing: one such is enough.
+    if FORM is not LONG:
+        variants = [
+            name
+            for name in variants
+            if name.split("|")[0] in SHORT and (not name.endswith("|0") or name.startswith("task|"))
+        ]
     sent = {variant: send(cluster, variant) for variant in variants}
     settle(cluster)
     did = effects(cluster)
@@ -199,7 +261,9 @@ def test_runs_killed_at_every_command_end_with_the_right_answer(cluster: Hive) -
         if too_often := did[variant] - should[scenario] - killed:
             faults.append(f"{variant}: too often {dict(too_often)}")
         # A retry that was not needed: what the second run of its first delivery does instead.
-        if (too_seldom := should[scenario] - did[variant]) and not scenario.startswith("retry that"):
+        if (too_seldom := should[scenario] - did[variant]) and not scenario.startswith(
+            "retry that"
+        ):
             faults.append(f"{variant}: too seldom {dict(too_seldom)}")
     assert not faults, "\n".join(faults)
     # Some come to a command only when they are the last of their chord, by another way than before.

@@ -25,14 +25,25 @@ def connections_of(cluster: ChaosCluster, spore: Spore) -> list[dict[str, str]]:
     for process in (worker, *worker.children()):
         with contextlib.suppress(psutil.NoSuchProcess):
             ports |= {connection.laddr.port for connection in process.net_connections("tcp")}
-    return [client for client in cluster.client.redis.client_list() if int(client["addr"].rpartition(":")[2]) in ports]
+    return [
+        client
+        for client in cluster.client.redis.client_list()
+        if int(client["addr"].rpartition(":")[2]) in ports
+    ]
 
 
 def cut(cluster: ChaosCluster, spore: Spore) -> int:
     """Kill the connections of a node that consumes; returns how many there were."""
-    wait_until(lambda: any(client["cmd"] == "blpop" for client in connections_of(cluster, spore)), FORM.patience, "it waits for work")
+    wait_until(
+        lambda: any(client["cmd"] == "blpop" for client in connections_of(cluster, spore)),
+        FORM.patience,
+        "it waits for work",
+    )
     epoch = epochs(cluster, spore)
-    killed = sum(cluster.client.redis.client_kill_filter(_id=client["id"]) for client in connections_of(cluster, spore))
+    killed = sum(
+        cluster.client.redis.client_kill_filter(_id=client["id"])
+        for client in connections_of(cluster, spore)
+    )
     wait_until(lambda: epochs(cluster, spore) > epoch, FORM.patience, "the node consumes again")
     return killed
 
@@ -41,7 +52,9 @@ def epochs(cluster: ChaosCluster, spore: Spore) -> int:
     """The epoch of the node's one incarnation: one more with each consuming connection."""
     known = cluster.client.redis.hgetall(cluster.client.key("epochs"))
     known = cluster.client.redis.hgetall(cluster.client.key("epochs"))
-    found = [int(value) for name, value in known.items() if name.decode().startswith(f"{spore.node}/")]
+    found = [
+        int(value) for name, value in known.items() if name.decode().startswith(f"{spore.node}/")
+    ]
     assert len(found) < 2, "nobody took it for dead"
     return sum(found)
 
@@ -62,13 +75,20 @@ def test_a_long_task_runs_once_while_its_nodes_connections_are_killed(tmp_path: 
         killed = 0
         for nth in range(TIMES):
             due = cluster.ledger.of("long")[0].started + FORM.long_task * nth / (TIMES + 1)
-            wait_until(lambda due=due: time.monotonic() >= due, FORM.long_task, "the next cut is due")
+            wait_until(
+                lambda due=due: time.monotonic() >= due, FORM.long_task, "the next cut is due"
+            )
             killed += cut(cluster, first)
         assert cluster.ledger.read().of("long")[0].ended is None, "all cuts fell into the run"
         assert result.get(timeout=FORM.long_task + FORM.patience) == "first@h"
-        wait_until(lambda: not cluster.left_over(), FORM.patience, "no reservation and no body is left")
+        wait_until(
+            lambda: not cluster.left_over(), FORM.patience, "no reservation and no body is left"
+        )
         [run] = cluster.ledger.read().of("long")
         assert run.incarnation == incarnation
         counters = cluster.counters()
         assert counters["accepted"] == counters["done"] == 1
-        print(f"\nlong     a task of {FORM.long_task:g} s ran once; {killed} connections of its node killed, {TIMES} times")
+        print(
+            f"\nlong     a task of {FORM.long_task:g} s ran once; {killed} connections of its node "
+            f"killed, {TIMES} times"
+        )

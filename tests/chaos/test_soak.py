@@ -1,4 +1,6 @@
-"""After a mixed load nothing is left in the broker that no one owns: the logic of `make soak`, for some seconds."""
+"""After a mixed load nothing is left in the broker that no one owns: the logic of `make soak`, for
+some seconds.
+"""
 
 from __future__ import annotations
 

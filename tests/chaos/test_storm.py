@@ -1,4 +1,6 @@
-"""Whatever is killed while work is fed, none of it is lost, none stuck, none run again without need, and every answer is right."""
+"""Whatever is killed while work is fed, none of it is lost, none stuck, none run again without
+need, and every answer is right.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from tests.chaos.storm import Storm
 @pytest.mark.slow
 @pytest.mark.timeout(FORM.timeout)
 def test_a_storm_of_kills_loses_nothing(tmp_path: Path) -> None:
-    with chaos_cluster(tmp_path, hive_heartbeat_interval=FORM.heartbeat, hive_max_retries=50, hive_publish_timeout=60) as cluster:
+    with chaos_cluster(
+        tmp_path,
+        hive_heartbeat_interval=FORM.heartbeat,
+        hive_max_retries=50,
+        hive_publish_timeout=60,
+    ) as cluster:
         cluster.start_all(FORM.spores)
         report = Storm(cluster).rage()
         print(f"\n{report}")
@@ -28,4 +35,6 @@ def test_a_storm_of_kills_loses_nothing(tmp_path: Path) -> None:
         assert counters["accepted"] == counters["done"]
         assert "dead" not in counters
         assert report.settled_after <= FORM.settled
-        assert FORM is SHORT or report.taken_for_dead == 0, "a machine that runs much beside may well make a node late"
+        assert FORM is SHORT or report.taken_for_dead == 0, (
+            "a machine that runs much beside may well make a node late"
+        )

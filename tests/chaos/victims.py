@@ -1,6 +1,8 @@
-"""A process that has everything imported and forks a victim for each order that it reads: it does one operation, and dies in it.
+"""A process that has everything imported and forks a victim for each order that it reads: it does
+one operation, and dies in it.
 
-An order is a line of JSON: operation, at, after. The answer is one too: died, and the commands that the victim sent.
+An order is a line of JSON: operation, at, after. The answer is one too: died, and the commands that
+    the victim sent.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class Node:
         self.incarnation = incarnations.begin(client, NODE, slots)
         self.messages: list[Message] = []
         self.connection = app.connection_for_read()
-        consumer = self.connection.Consumer([app.amqp.queues[BACKGROUND]], on_message=self.messages.append)
+        consumer = self.connection.Consumer(
+            [app.amqp.queues[BACKGROUND]], on_message=self.messages.append
+        )
         consumer.consume()
 
     def drain(self, count: int) -> None:
@@ -91,7 +95,9 @@ def bury(count: int = TASKS) -> list[str]:
     """Dead letters, whose end is not told yet; their publish ids."""
     node = holding(count)
     for _ in range(2):
-        node.incarnation.give_back([message.delivery_tag for message in node.messages], deaths=2, reason="died")
+        node.incarnation.give_back(
+            [message.delivery_tag for message in node.messages], deaths=2, reason="died"
+        )
     return DeadLetters(app).publish_ids()
 
 
@@ -134,7 +140,11 @@ def take_what_waits() -> Generator[None, None, None]:
 @operation
 def take_what_a_plain_producer_sent() -> Generator[None, None, None]:
     for tag in range(TASKS):
-        message = {"body": "W10=", "headers": {"id": f"t{tag}"}, "properties": {"delivery_tag": f"plain{tag}"}}
+        message = {
+            "body": "W10=",
+            "headers": {"id": f"t{tag}"},
+            "properties": {"delivery_tag": f"plain{tag}"},
+        }
         client.redis.lpush(queue_lists(BACKGROUND)[0], json.dumps(message))
     yield
     Node().drain(TASKS)
@@ -196,14 +206,18 @@ def reject_and_requeue() -> Generator[None, None, None]:
 def give_back_what_was_not_started() -> Generator[None, None, None]:
     node = holding()
     yield
-    node.incarnation.give_back([message.delivery_tag for message in node.messages], deaths=0, reason="its node drains")
+    node.incarnation.give_back(
+        [message.delivery_tag for message in node.messages], deaths=0, reason="its node drains"
+    )
 
 
 @operation
 def give_back_for_the_last_time() -> Generator[None, None, None]:
     node = holding()
     yield
-    node.incarnation.give_back([message.delivery_tag for message in node.messages], deaths=2, reason="its process died")
+    node.incarnation.give_back(
+        [message.delivery_tag for message in node.messages], deaths=2, reason="its process died"
+    )
 
 
 @operation
@@ -255,7 +269,9 @@ def assign() -> Generator[None, None, None]:
 
 @operation
 def restore_the_dead() -> Generator[None, None, None]:
-    """The watchdog's round: of two silent nodes one holds tasks that have died for the last time, and one has what was placed on it."""
+    """The watchdog's round: of two silent nodes one holds tasks that have died for the last time,
+    and one has what was placed on it.
+    """
     send(2 * TASKS)
     for number, node in enumerate((DEAD_NODE, "silent@h")):
         incarnation = f"{node}/1"
@@ -343,7 +359,11 @@ def main() -> None:
         with os.fdopen(reader) as sent:
             commands = sent.read().split()
         _, status = os.waitpid(pid, 0)
-        answer = {"died": os.WIFSIGNALED(status), "code": os.waitstatus_to_exitcode(status), "commands": commands}
+        answer = {
+            "died": os.WIFSIGNALED(status),
+            "code": os.waitstatus_to_exitcode(status),
+            "commands": commands,
+        }
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

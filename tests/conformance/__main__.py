@@ -1,4 +1,5 @@
-"""Runs kombu's and Celery's own integration tests on Hive: `python -m tests.conformance [kombu-client] [kombu-spore] [celery-spore]`.
+"""Runs kombu's and Celery's own integration tests on Hive: `python -m tests.conformance
+[kombu-client] [kombu-spore] [celery-spore]`.
 
 `kombu-stock` and `celery-stock` run them without Hive.
 """
@@ -18,7 +19,11 @@ def main(names: list[str]) -> int:
         print(f"\n== {name}", flush=True)
         if not SUITES[name].run():
             failed.append(name)
-    print(f"\nFailed: {', '.join(failed)}" if failed else "\nAll passed but what is on the list (tests/conformance/exceptions.py).")
+    print(
+        f"\nFailed: {', '.join(failed)}"
+        if failed
+        else "\nAll passed but what is on the list (tests/conformance/exceptions.py)."
+    )
     return bool(failed)
 
 

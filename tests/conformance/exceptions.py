@@ -1,4 +1,6 @@
-"""The tests of kombu and Celery that cannot pass, each with the reason: a promise of Hive, or what upstream itself cannot do here."""
+"""The tests of kombu and Celery that cannot pass, each with the reason: a promise of Hive, or what
+upstream itself cannot do here.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from dataclasses import dataclass
 class Cannot:
     """Tests that fail for one reason.
 
-    suites: names of suites.py. tests: as pytest writes them behind the file's name, with `*`. run: False where it depends on chance, or
-    would leave something to those after it; all others have to fail.
+    suites: names of suites.py. tests: as pytest writes them behind the file's name, with `*`. run:
+    False where it depends on chance, or would leave something to those after it; all others have to
+    fail.
     """
 
     reason: str
@@ -21,12 +24,14 @@ class Cannot:
 
 EXCEPTIONS: tuple[Cannot, ...] = (
     Cannot(
-        "Fencing: a delivery tells in the header `hive` who holds it; the test wants the headers as they were sent",
+        "Fencing: a delivery tells in the header `hive` who holds it; the test wants the headers "
+        "as they were sent",
         ("kombu-spore",),
         ("test_RedisBasicFunctionality::test_simple_queue_publish_consume[[]*]",),
     ),
     Cannot(
-        "A spore holds what it runs: its slots say how many messages it takes, not a consumer's prefetch_count",
+        "A spore holds what it runs: its slots say how many messages it takes, not a consumer's "
+        "prefetch_count",
         ("kombu-spore",),
         (
             "test_RedisPriority::test_publish_requeue_consume[[]*]",
@@ -37,7 +42,8 @@ EXCEPTIONS: tuple[Cannot, ...] = (
         ),
     ),
     Cannot(
-        "A wait for work has two answers, nothing yet and then a token; the test calls kombu's reader itself, and lets its Empty, which"
+        "A wait for work has two answers, nothing yet and then a token; the test calls kombu's "
+        "reader itself, and lets its Empty, which"
         " every event loop passes over, end it",
         ("kombu-spore",),
         ("test_event_loop_consumes_after_connection_reconnect[[]*-BRPOP]",),
@@ -54,7 +60,8 @@ EXCEPTIONS: tuple[Cannot, ...] = (
         ("test_Inspect::test_scheduled",),
     ),
     Cannot(
-        "A task that has started is told as STARTED (task_track_started); the test takes the first state that it sees for the last",
+        "A task that has started is told as STARTED (task_track_started); the test takes the first "
+        "state that it sees for the last",
         ("celery-spore",),
         ("test_tasks::test_retry_with_unpickleable_exception",),
         run=False,
@@ -65,7 +72,8 @@ EXCEPTIONS: tuple[Cannot, ...] = (
         ("test_tasks::test_request_time_limits_none_when_not_configured",),
     ),
     Cannot(
-        "Sending takes one round trip: who waits for a result subscribes then, not when the task is sent",
+        "Sending takes one round trip: who waits for a result subscribes then, not when the task "
+        "is sent",
         ("celery-spore",),
         (
             "test_task_redis_result_backend::test_asyncresult_forget_cancels_subscription",
@@ -73,18 +81,21 @@ EXCEPTIONS: tuple[Cannot, ...] = (
         ),
     ),
     Cannot(
-        "A success is final: the broker's scripts read a result's state, so results are not compressed",
+        "A success is final: the broker's scripts read a result's state, so results are not "
+        "compressed",
         ("celery-spore",),
         ("test_decode_responses_disables_compression",),
     ),
     Cannot(
-        "The test clears its flag after it has sent the task, which an idle spore has received by then",
+        "The test clears its flag after it has sent the task, which an idle spore has received by "
+        "then",
         ("celery-spore",),
         ("test_task_replacement::test_replaced_task_nesting_level_0",),
         run=False,
     ),
     Cannot(
-        "It reads what a pool's process logs within 10 ms; here it fails, or hangs, without Hive, too",
+        "It reads what a pool's process logs within 10 ms; here it fails, or hangs, without Hive, "
+        "too",
         ("celery-spore", "celery-stock"),
         ("test_trace_log_arguments::*",),
         run=False,
@@ -92,6 +103,9 @@ EXCEPTIONS: tuple[Cannot, ...] = (
     Cannot(
         "It needs Django, which Hive does not bring along",
         ("celery-spore", "celery-stock"),
-        ("test_django_fixup_direct_worker", "test_django_fixup_installs_django_task_for_celery_subclass"),
+        (
+            "test_django_fixup_direct_worker",
+            "test_django_fixup_installs_django_task_for_celery_subclass",
+        ),
     ),
 )

@@ -1,7 +1,9 @@
-"""The plugin under which upstream's tests run: it puts Hive under them and knows the tests that cannot pass.
+"""The plugin under which upstream's tests run: it puts Hive under them and knows the tests that
+cannot pass.
 
-HIVE_CONFORMANCE names the way: `stock` changes nothing; in `client` kombu's tests use Hive's transport as a program without a worker
-does, in `spore` as a worker's process does; Celery's run with `hive.install(app)` in `spore`.
+HIVE_CONFORMANCE names the way: `stock` changes nothing; in `client` kombu's tests use Hive's
+transport as a program without a worker does, in `spore` as a worker's process does; Celery's run
+with `hive.install(app)` in `spore`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = item.nodeid.partition("::")[2]
         for exception in EXCEPTIONS:
-            if f"{SUITE}-{WAY}" in exception.suites and any(fnmatch.fnmatchcase(name, test) for test in exception.tests):
+            if f"{SUITE}-{WAY}" in exception.suites and any(
+                fnmatch.fnmatchcase(name, test) for test in exception.tests
+            ):
                 item.add_marker(pytest.mark.xfail(reason=exception.reason, run=exception.run))
                 break
 
@@ -55,7 +59,9 @@ if SUITE == "kombu":
     @pytest.fixture(autouse=True)
     def _empty_broker(request: pytest.FixtureRequest) -> Iterator[None]:
         """Each test alone with the broker; in a worker's process where that is asked for."""
-        with redis.Redis(host=os.environ["REDIS_HOST"], port=int(os.environ["REDIS_PORT"])) as client:
+        with redis.Redis(
+            host=os.environ["REDIS_HOST"], port=int(os.environ["REDIS_PORT"])
+        ) as client:
             client.flushall()
         if WAY != "spore":
             yield
@@ -67,7 +73,9 @@ if SUITE == "kombu":
         callspec = getattr(request.node, "callspec", None)
         options = (callspec.params.get("connection") if callspec else None) or {}
         settings = Settings.load()
-        client = BrokerClient(settings.redis_url, settings, prefix=options.get("global_keyprefix", ""))
+        client = BrokerClient(
+            settings.redis_url, settings, prefix=options.get("global_keyprefix", "")
+        )
         incarnation.begin(client, "kombu@h", slots=1)
         yield
         incarnation._forget()
@@ -76,7 +84,9 @@ if SUITE == "kombu":
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Any:
-    """Celery's fixtures make an application for the session and one for each test; both become the hive's."""
+    """Celery's fixtures make an application for the session and one for each test; both become the
+    hive's.
+    """
     made = yield
     if WAY != "stock" and fixturedef.argname in ("celery_app", "celery_session_app"):
         fixturedef.addfinalizer(_installed(made))

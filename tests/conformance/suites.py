@@ -15,8 +15,8 @@ from tests.harness import BrokerServer
 INI = Path(__file__).with_name("upstream.ini")
 
 KOMBU = ("t/integration/test_redis.py", "t/integration/test_redis_brpop_qos.py")
-# Not those of other services (Azure, a database, memcached, the broker in memory), nor that of signed messages, for which Celery needs a
-# package that Hive does without.
+# Not those of other services (Azure, a database, memcached, the broker in memory), nor that of
+# signed messages, for which Celery needs a package that Hive does without.
 CELERY = tuple(
     f"t/integration/test_{name}.py"
     for name in (
@@ -41,7 +41,9 @@ CELERY = tuple(
 
 @dataclass(frozen=True)
 class Suite:
-    """A package's tests in one way (see plugin.py). short: what `make test` runs of them, as pytest's -k has it."""
+    """A package's tests in one way (see plugin.py). short: what `make test` runs of them, as
+    pytest's -k has it.
+    """
 
     package: str
     way: str
@@ -53,7 +55,9 @@ class Suite:
         return f"{self.package}-{self.way}"
 
     def run(self, *, short: bool = False) -> bool:
-        """Run them on a broker of their own; what fails is run once more, alone, since upstream runs its flaky tests up to six times."""
+        """Run them on a broker of their own; what fails is run once more, alone, since upstream
+        runs its flaky tests up to six times.
+        """
         with tempfile.TemporaryDirectory() as scratch:
             failed = Path(scratch, "failed")
             server = BrokerServer(Path(scratch, "broker"), durable=False).start()
@@ -72,7 +76,11 @@ class Suite:
                 server.kill()
 
     def _environment(self, server: BrokerServer, scratch: Path, failed: Path) -> dict[str, str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("REDIS_", "HIVE_", "CELERY_", "PYTEST_"))}
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("REDIS_", "HIVE_", "CELERY_", "PYTEST_"))
+        }
         return {
             **own,
             **server.environment,
@@ -91,7 +99,16 @@ class Suite:
         folder = folder_of(self.package)
         if folder is None:
             raise FileNotFoundError(f"{self.package}'s tests are not there: make setup")
-        command = [sys.executable, "-m", "pytest", "-c", str(INI), "--rootdir", str(folder), *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-c",
+            str(INI),
+            "--rootdir",
+            str(folder),
+            *arguments,
+        ]
         return subprocess.run(command, cwd=folder, env=environment).returncode == 0
 
 
@@ -102,16 +119,23 @@ SUITES = {
             "kombu",
             "client",
             KOMBU,
-            "(BasicFunctionality and not failed) or PublishBatch or RedisMessage or test_fanout or RestoreAtShutdown"
+            "(BasicFunctionality and not failed) or PublishBatch or RedisMessage or test_fanout or "
+            "RestoreAtShutdown"
             " or test_requeue or test_failed_requeue or brpop_qos",
         ),
         Suite(
             "kombu",
             "spore",
             KOMBU,
-            "(BasicFunctionality and not failed) or RedisMessage or RestoreAtShutdown or test_requeue",
+            "(BasicFunctionality and not failed) or RedisMessage or RestoreAtShutdown or "
+            "test_requeue",
         ),
-        Suite("celery", "spore", CELERY, "connection_recovery or test_simple_chain or test_complex_chain or test_single_chord"),
+        Suite(
+            "celery",
+            "spore",
+            CELERY,
+            "connection_recovery or test_simple_chain or test_complex_chain or test_single_chord",
+        ),
         # What they do without Hive: to prove that a test on the list fails there, too.
         Suite("kombu", "stock", KOMBU, "test_ack"),
         Suite("celery", "stock", CELERY, "test_simple_chain"),

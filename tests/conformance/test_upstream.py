@@ -14,5 +14,8 @@ from tests.conformance.suites import SUITES
 def test_upstreams_own_tests_pass(name: str) -> None:
     suite = SUITES[name]
     if folder_of(suite.package) is None:
-        pytest.skip(f"{suite.package}'s tests are not there: `make setup` fetches them where there is a network")
+        pytest.skip(
+            f"{suite.package}'s tests are not there: `make setup` fetches them where there is a "
+            "network"
+        )
     assert suite.run(short=True)

@@ -20,7 +20,10 @@ NOTE = re.compile(r"^\s*<!--\s*(?P<word>not run|file):\s*(?P<text>.*?)\s*-->\s*$
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block. `note` is the comment directly before it: ("not run", reason) or ("file", name to write it to)."""
+    """One block.
+
+    `note` is the comment directly before it: ("not run", reason) or ("file", name to write it to).
+    """
 
     line: int
     language: str
@@ -29,12 +32,19 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        """Whether it is code for the runner: to run, or to write to a file that later blocks use."""
-        return (self.language in LANGUAGES and self.note is None) or (self.note is not None and self.note[0] == "file")
+        """Whether it is code for the runner: to run,
+        or to write to a file that later blocks use.
+        """
+        return (self.language in LANGUAGES and self.note is None) or (
+            self.note is not None and self.note[0] == "file"
+        )
 
 
 def blocks_of(text: str) -> list[Block]:
-    """The blocks of a Markdown text in order. Raises: ValueError for a fence that never ends and for a note without text."""
+    """The blocks of a Markdown text in order.
+
+    Raises: ValueError for a fence that never ends and for a note without text.
+    """
     blocks = []
     lines = enumerate(text.splitlines(), 1)
     note: tuple[str, str] | None = None
@@ -64,7 +74,8 @@ def _body(lines: enumerate[str], fence: str, number: int) -> str:
 def run_block(block: Block, directory: Path, env: Mapping[str, str], limit: float) -> str | None:
     """Run one block in `directory`, or write it to its file.
 
-    A python block is a program of its own, a bash block stops at its first failing command. `limit` is in seconds.
+    A python block is a program of its own, a bash block stops at its first failing command. `limit`
+    is in seconds.
 
     Returns: None when it went well, else what it printed and how it ended.
     """
@@ -81,7 +92,13 @@ def run_block(block: Block, directory: Path, env: Mapping[str, str], limit: floa
     # A file, not a pipe: a background process that the block leaves would keep a pipe open.
     with output.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=directory, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=directory,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             ending = f"exit code {process.wait(limit)}"

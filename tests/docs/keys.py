@@ -1,4 +1,6 @@
-"""The Redis keys that docs/keys.md names, and those that the sources make, found by reading Lua and Python."""
+"""The Redis keys that docs/keys.md names, and those that the sources make, found by reading Lua and
+Python.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ SPACE = "venom:"
 ANY = "<>"
 """What stands for a part of a name that only the running program knows."""
 
-TYPES = {"string": "string", "hash": "hash", "list": "list", "set": "set", "sorted set": "zset", "stream": "stream"}
+TYPES = {
+    "string": "string",
+    "hash": "hash",
+    "list": "list",
+    "set": "set",
+    "sorted set": "zset",
+    "stream": "stream",
+}
 """The page's words for Redis' types."""
 
 
@@ -24,7 +33,9 @@ class DocumentedKey:
     types: frozenset[str]
 
     def matches(self, key: str) -> bool:
-        """Whether a key of the broker is this one; a queue's lists of other priorities are the queue's."""
+        """Whether a key of the broker is this one; a queue's lists of other priorities are the
+        queue's.
+        """
         pattern = ".+".join(map(re.escape, self.name.split(ANY)))
         return re.fullmatch(rf"{pattern}(\x06\x16\d+)?", key) is not None
 
@@ -32,7 +43,12 @@ class DocumentedKey:
 def documented_keys(page: str) -> list[DocumentedKey]:
     """The keys of the page's tables."""
     rows = re.findall(r"^\| `([^`]+)` \| ([a-z, ]+) \|", page, re.MULTILINE)
-    return [DocumentedKey(_general(name), frozenset(TYPES[word] for word in re.split(r", | or ", kinds))) for name, kinds in rows]
+    return [
+        DocumentedKey(
+            _general(name), frozenset(TYPES[word] for word in re.split(r", | or ", kinds))
+        )
+        for name, kinds in rows
+    ]
 
 
 def mentioned_keys(page: str) -> set[str]:
@@ -45,7 +61,9 @@ def _general(name: str) -> str:
 
 
 def named_by(made: str, documented: str) -> bool:
-    """Whether a name that the sources make is the documented one; one that ends in a colon is only the beginning of a name."""
+    """Whether a name that the sources make is the documented one; one that ends in a colon is only
+    the beginning of a name.
+    """
     parts = "[^:]+".join(map(re.escape, made.split(ANY)))
     return re.fullmatch(f"{parts}.*" if made.endswith(":") else parts, documented) is not None
 
@@ -60,14 +78,22 @@ def keys_in_sources(root: Path) -> dict[str, str]:
         library = folder / "lib.lua"
         shared = channel | (Lua(library.read_text(), channel).values if library.exists() else {})
         for file in sorted(folder.glob("*.lua")):
-            found |= dict.fromkeys(Lua(file.read_text(), shared).keys(), str(file.relative_to(root)))
+            found |= dict.fromkeys(
+                Lua(file.read_text(), shared).keys(), str(file.relative_to(root))
+            )
     return {name: file for name, file in found.items() if name not in (SPACE, SPACE + ANY)}
 
 
 def keys_in_python(text: str) -> set[str]:
-    """Names in texts, in formatted texts, in sums of both, and in calls of `.key(…)` and `job_key(…)`."""
+    """Names in texts, in formatted texts, in sums of both, and in calls of `.key(…)` and
+    `job_key(…)`.
+    """
     made = {_value(node) for node in ast.walk(ast.parse(text))}
-    return {value[value.index(SPACE) :] for value in made if value and SPACE in value and re.fullmatch(r"[\w:<>.{}-]+", value)}
+    return {
+        value[value.index(SPACE) :]
+        for value in made
+        if value and SPACE in value and re.fullmatch(r"[\w:<>.{}-]+", value)
+    }
 
 
 def _value(node: ast.AST) -> str:
@@ -85,17 +111,24 @@ def _value(node: ast.AST) -> str:
             return (_value(left) or ANY) + (_value(right) or ANY)
         case ast.Call(func=ast.Attribute(attr="key"), args=[_, *_] as parts):
             return SPACE + ":".join(_value(part) or ANY for part in parts)
-        case ast.Call(func=ast.Name(id="job_key") | ast.Attribute(attr="job_key"), args=[_, _, part]):
+        case ast.Call(
+            func=ast.Name(id="job_key") | ast.Attribute(attr="job_key"), args=[_, _, part]
+        ):
             return f"{SPACE}job:{ANY}:{_value(part) or ANY}"
     return ""
 
 
-_TOKEN = re.compile(r"--[^\n]*|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[A-Za-z_]\w*|\.\.\.|\.\.|\d[\w.]*|\S")
+_TOKEN = re.compile(
+    r"--[^\n]*|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[A-Za-z_]\w*|\.\.\.|\.\.|\d[\w.]*|\S"
+)
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 class Lua:
-    """The texts that a Lua file joins with `..`. It knows strings, names and what a local name was set to, not the rest of the language."""
+    """The texts that a Lua file joins with `..`.
+
+    It knows strings, names and what a local name was set to, not the rest of the language.
+    """
 
     def __init__(self, text: str, values: Mapping[str, str] | None = None) -> None:
         """values: what names stand for that a file before this one has set."""

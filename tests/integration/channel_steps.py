@@ -27,7 +27,11 @@ class Steps:
         self.task_ids: dict[str, str] = {}
 
     def run(self, script: Script, *args: Any, keys: Sequence[str] = ()) -> Any:
-        return _text(self.client.run(script, [self.client.prefix + key for key in keys], (self.client.prefix, *args)))
+        return _text(
+            self.client.run(
+                script, [self.client.prefix + key for key in keys], (self.client.prefix, *args)
+            )
+        )
 
     def publish(
         self,
@@ -42,23 +46,56 @@ class Steps:
         candidates: Sequence[tuple[str, int, float]] = (),
         parent: str = "",
     ) -> Any:
-        envelope = json.dumps({"body": "", "headers": {"id": task_id}, "properties": {"delivery_tag": publish_id}})
+        envelope = json.dumps(
+            {"body": "", "headers": {"id": task_id}, "properties": {"delivery_tag": publish_id}}
+        )
         offered = [part for candidate in candidates for part in candidate]
         self.task_ids[publish_id] = task_id
         return self.run(
-            steps.PUBLISH, publish_id, home, list_index(priority), task_id, delay, demands, 0.3, envelope, limit, parent, *offered
+            steps.PUBLISH,
+            publish_id,
+            home,
+            list_index(priority),
+            task_id,
+            delay,
+            demands,
+            0.3,
+            envelope,
+            limit,
+            parent,
+            *offered,
         )
 
     def attach(self, incarnation: str, epoch: int = 1, *held: str, first: bool = True) -> Any:
-        return self.run(steps.ATTACH, node_of(incarnation), incarnation, epoch, "1" if first else "0", *held)
+        return self.run(
+            steps.ATTACH, node_of(incarnation), incarnation, epoch, "1" if first else "0", *held
+        )
 
     def reserve(
-        self, incarnation: str, slots: int, *done: str, epoch: int = 1, served: Sequence[str] = SERVED, outcome: str = "completed"
+        self,
+        incarnation: str,
+        slots: int,
+        *done: str,
+        epoch: int = 1,
+        served: Sequence[str] = SERVED,
+        outcome: str = "completed",
     ) -> Any:
         lists = [name for queue in served for name in queue_lists(queue)]
-        wakes = [self.client.key("wake", f"node:{node_of(incarnation)}"), *(self.client.key("wake", queue) for queue in served)]
+        wakes = [
+            self.client.key("wake", f"node:{node_of(incarnation)}"),
+            *(self.client.key("wake", queue) for queue in served),
+        ]
         triples = self.triples(done, outcome)
-        return self.run(steps.RESERVE, node_of(incarnation), incarnation, epoch, slots, "\n".join(wakes), *triples, keys=lists)
+        return self.run(
+            steps.RESERVE,
+            node_of(incarnation),
+            incarnation,
+            epoch,
+            slots,
+            "\n".join(wakes),
+            *triples,
+            keys=lists,
+        )
 
     def take(self, incarnation: str, slots: int, *done: str, **options: Any) -> list[str]:
         """Reserve; the ids that were handed over, in their order."""
@@ -67,19 +104,41 @@ class Steps:
         return list(reply[3::7])
 
     def acknowledge(self, incarnation: str, *publish_ids: str, outcome: str = "completed") -> Any:
-        return self.run(steps.ACKNOWLEDGE, node_of(incarnation), incarnation, *self.triples(publish_ids, outcome))
+        return self.run(
+            steps.ACKNOWLEDGE,
+            node_of(incarnation),
+            incarnation,
+            *self.triples(publish_ids, outcome),
+        )
 
     def triples(self, publish_ids: Sequence[str], outcome: str) -> list[str]:
-        return [field for publish_id in publish_ids for field in (publish_id, self.task_ids.get(publish_id, ""), outcome)]
+        return [
+            field
+            for publish_id in publish_ids
+            for field in (publish_id, self.task_ids.get(publish_id, ""), outcome)
+        ]
 
     def give_back(self, incarnation: str, *publish_ids: str, deaths: int = 1, most: int = 3) -> Any:
-        return self.run(steps.GIVE_BACK, node_of(incarnation), incarnation, deaths, most, "its process died", *publish_ids)
+        return self.run(
+            steps.GIVE_BACK,
+            node_of(incarnation),
+            incarnation,
+            deaths,
+            most,
+            "its process died",
+            *publish_ids,
+        )
 
     def restore(self, incarnation: str, *, silence: int = 0, deaths: int = 1, most: int = 3) -> Any:
-        return self.run(steps.RESTORE, node_of(incarnation), incarnation, silence, deaths, most, "node died")
+        return self.run(
+            steps.RESTORE, node_of(incarnation), incarnation, silence, deaths, most, "node died"
+        )
 
     def hash(self, *key: str) -> dict[str, str]:
-        return {name.decode(): value.decode() for name, value in self.redis.hgetall(self.client.key(*key)).items()}
+        return {
+            name.decode(): value.decode()
+            for name, value in self.redis.hgetall(self.client.key(*key)).items()
+        }
 
     def counters(self) -> dict[str, int]:
         return {name: int(value) for name, value in self.hash("counters").items()}
@@ -97,7 +156,11 @@ class Steps:
 
     def waiting(self, queue: str) -> list[str]:
         """The ids of a queue in the order in which they will be taken."""
-        return [_text(raw) for name in queue_lists(queue) for raw in reversed(self.redis.lrange(self.client.prefix + name, 0, -1))]
+        return [
+            _text(raw)
+            for name in queue_lists(queue)
+            for raw in reversed(self.redis.lrange(self.client.prefix + name, 0, -1))
+        ]
 
     def tokens(self, name: str) -> int:
         return int(self.redis.llen(self.client.key("wake", name)))
@@ -115,4 +178,10 @@ def node_of(incarnation: str) -> str:
 
 def plain_message(tag: str, *, priority: int = 3, **headers: Any) -> str:
     """A message as a plain Celery producer pushes it: its priority is 0 where nobody gave one."""
-    return json.dumps({"body": "W10=", "headers": headers, "properties": {"delivery_tag": tag, "priority": priority}})
+    return json.dumps(
+        {
+            "body": "W10=",
+            "headers": headers,
+            "properties": {"delivery_tag": tag, "priority": priority},
+        }
+    )

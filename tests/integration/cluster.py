@@ -1,4 +1,6 @@
-"""One broker, one application of this process, and spores started by name: what tests of a whole hive build on."""
+"""One broker, one application of this process, and spores started by name: what tests of a whole
+hive build on.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,17 @@ REPOSITORY = Path(__file__).parents[2]
 class Cluster:
     """A private broker with spores on it. Close it, whatever happened."""
 
-    def __init__(self, directory: Path, *, server: BrokerServer | None = None, port: int | None = None, **settings: object) -> None:
-        """server: one that runs already, and stays the caller's to stop. port: by which it is reached, when not its own."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        server: BrokerServer | None = None,
+        port: int | None = None,
+        **settings: object,
+    ) -> None:
+        """server: one that runs already, and stays the caller's to stop. port: by which it is
+        reached, when not its own.
+        """
         self.directory = directory
         self.server = server or BrokerServer(directory / "broker").start()
         self.owned = self.server if server is None else None
@@ -31,13 +42,24 @@ class Cluster:
         self._environment = {name.upper(): str(value) for name, value in settings.items()}
 
     def spawn(
-        self, name: str, *, concurrency: int = 2, env: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
+        self,
+        name: str,
+        *,
+        concurrency: int = 2,
+        env: Mapping[str, str] | None = None,
+        options: tuple[str, ...] = (),
     ) -> WorkerProcess:
         """Start a spore that knows the tests' own skills; it is not waited for."""
-        environment = {**self.server.environment, "REDIS_PORT": str(self.port), "PYTHONPATH": str(REPOSITORY)}
+        environment = {
+            **self.server.environment,
+            "REDIS_PORT": str(self.port),
+            "PYTHONPATH": str(REPOSITORY),
+        }
         environment |= {**self._environment, **(env or {})}
         wanted = ("-I", "tests.integration.jobs", "--without-gossip", "--without-mingle", *options)
-        spore = WorkerProcess.celery(self.directory, name, concurrency=concurrency, env=environment, options=wanted)
+        spore = WorkerProcess.celery(
+            self.directory, name, concurrency=concurrency, env=environment, options=wanted
+        )
         self.spores.append(spore)
         return spore
 
@@ -48,7 +70,11 @@ class Cluster:
 
         def online() -> dict[str, Node]:
             nodes = table.read()
-            return nodes if wanted <= {node_id for node_id, node in nodes.items() if node.online} else {}
+            return (
+                nodes
+                if wanted <= {node_id for node_id, node in nodes.items() if node.online}
+                else {}
+            )
 
         return wait_until(online, what=f"{sorted(wanted)} online")
 
@@ -56,7 +82,8 @@ class Cluster:
         for spore in self.spores:
             spore.kill()
         client_of(self.app).close()
-        # A result that is freed later, in whatever test, would unsubscribe from a broker that is gone: 20 s of trying, inside its __del__.
+        # A result that is freed later, in whatever test, would unsubscribe from a broker that is
+        # gone: 20 s of trying, inside its __del__.
         self.app.backend.result_consumer._pubsub = None
         if self.owned is not None:
             self.owned.kill()

@@ -1,4 +1,6 @@
-"""What a hive has to be able to do whatever lies between it and its broker: a small application, two spores, one thing after another."""
+"""What a hive has to be able to do whatever lies between it and its broker: a small application,
+two spores, one thing after another.
+"""
 
 from __future__ import annotations
 
@@ -84,10 +86,16 @@ class Essentials:
     def start(self, *names: str) -> None:
         """Start spores as they are by default, with mingle, gossip and events."""
         for name in names:
-            spore = WorkerProcess.celery(self.directory, name, app="essentials_app", env=self.environment, options=("-E",))
+            spore = WorkerProcess.celery(
+                self.directory, name, app="essentials_app", env=self.environment, options=("-E",)
+            )
             self.spores.append(spore)
         table = NodeTable(self.client)
-        wait_until(lambda: sum(node.online for node in table.read().values()) == len(names), 30, self.logs())
+        wait_until(
+            lambda: sum(node.online for node in table.read().values()) == len(names),
+            30,
+            self.logs(),
+        )
 
     def logs(self) -> str:
         return "\n".join(spore.output()[-3000:] for spore in self.spores)
@@ -96,7 +104,9 @@ class Essentials:
         """Everything below but the death of a node."""
         with Events(self.app) as events:
             self.tasks_work()
-            wait_until(lambda: {"task-succeeded", "worker-heartbeat"} <= events.seen, what="events come")
+            wait_until(
+                lambda: {"task-succeeded", "worker-heartbeat"} <= events.seen, what="events come"
+            )
         self.jobs_work()
         self.commands_work()
         asyncio.run(self.classes_work())
@@ -127,7 +137,14 @@ class Essentials:
         assert job.result(timeout=20).value == sum(range(1, 51))
 
         async def values() -> list[Any]:
-            return sorted([outcome.value async for outcome in hive.map(self.tasks.add_numbers, iter(range(1, 6)), app=self.app)])
+            return sorted(
+                [
+                    outcome.value
+                    async for outcome in hive.map(
+                        self.tasks.add_numbers, iter(range(1, 6)), app=self.app
+                    )
+                ]
+            )
 
         assert asyncio.run(values()) == [1, 2, 3, 4, 5]
 
@@ -166,7 +183,9 @@ class Essentials:
             foreman = Foreman(MessageBroker(self.app))
             await foreman.start()
             try:
-                return await asyncio.to_thread(self.tasks.dies_with_its_node.delay().get, timeout=30)
+                return await asyncio.to_thread(
+                    self.tasks.dies_with_its_node.delay().get, timeout=30
+                )
             finally:
                 await foreman.stop()
 
@@ -195,7 +214,9 @@ class Events(threading.Thread):
 
     def run(self) -> None:
         with self.app.connection_for_read() as connection:
-            receiver = self.app.events.Receiver(connection, handlers={"*": lambda event: self.seen.add(event["type"])})
+            receiver = self.app.events.Receiver(
+                connection, handlers={"*": lambda event: self.seen.add(event["type"])}
+            )
             with receiver.consumer_context() as (consuming, _channel, _consumers):
                 self._ready.set()
                 while not self._over.is_set():

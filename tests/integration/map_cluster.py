@@ -1,4 +1,6 @@
-"""A hive for the tests of hive.map: spores that know its skills, and a watchdog where one is needed."""
+"""A hive for the tests of hive.map: spores that know its skills, and a watchdog where one is
+needed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ SKILLS = ("-I", "tests.integration.map_skills")
 class MapCluster(Cluster):
     """Close it, whatever happened."""
 
-    def spore(self, name: str, *, concurrency: int = 2, options: tuple[str, ...] = ()) -> WorkerProcess:
+    def spore(
+        self, name: str, *, concurrency: int = 2, options: tuple[str, ...] = ()
+    ) -> WorkerProcess:
         """Start a spore that knows the skills of these tests, and wait until it is online."""
         spore = self.spawn(name, concurrency=concurrency, options=(*SKILLS, *options))
         self.wait_online(name)
@@ -51,7 +55,9 @@ def _return_leases(client: object, publish_ids: list[str]) -> None:
 
 
 @contextmanager
-def map_cluster(directory: Path, *names: str, concurrency: int = 2, **settings: object) -> Iterator[MapCluster]:
+def map_cluster(
+    directory: Path, *names: str, concurrency: int = 2, **settings: object
+) -> Iterator[MapCluster]:
     """A private broker with spores of these names."""
     cluster = MapCluster(directory, **settings)
     try:
@@ -75,4 +81,8 @@ def by_index(outcomes: Iterator[Outcome] | list[Outcome]) -> dict[int, Outcome]:
 
 def wait_for_run(job: Job, items: int = 1, deadline: float = 60.0) -> None:
     """Wait until so many items of a job have their outcome."""
-    wait_until(lambda: job.progress().completed + job.progress().failed >= items, deadline, f"{items} items done")
+    wait_until(
+        lambda: job.progress().completed + job.progress().failed >= items,
+        deadline,
+        f"{items} items done",
+    )

@@ -43,7 +43,12 @@ def slow_echo(value: Any) -> Any:
 @shared_task(bind=True)
 def whoami(self: Any, value: Any) -> dict[str, Any]:
     assert self.request.args == (value,), self.request.args
-    return {"task": self.name, "id": self.request.id, "host": self.request.hostname, "current": current_task.name}
+    return {
+        "task": self.name,
+        "id": self.request.id,
+        "host": self.request.hostname,
+        "current": current_task.name,
+    }
 
 
 @shared_task(bind=True, max_retries=5)

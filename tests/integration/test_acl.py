@@ -1,4 +1,6 @@
-"""A hive works as a user that may touch nothing but what a hive needs, and keeps to its key prefix."""
+"""A hive works as a user that may touch nothing but what a hive needs,
+and keeps to its key prefix.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from tests.integration.secured import AclServer
 
 @pytest.mark.parametrize("prefix", ["", "tenant:"], ids=["", "with a key prefix"])
 def test_the_documented_user_can_do_all_that_a_hive_does(tmp_path: Path, prefix: str) -> None:
-    """With a prefix every pattern of the user begins with it: the server would refuse any key and channel that does not."""
+    """With a prefix every pattern of the user begins with it: the server would refuse any key and
+    channel that does not.
+    """
     server = AclServer(tmp_path / "broker", prefix=prefix).start()
     try:
         hive = Essentials(tmp_path, {**server.environment, "ESSENTIALS_PREFIX": prefix})
@@ -26,6 +30,8 @@ def test_the_documented_user_can_do_all_that_a_hive_does(tmp_path: Path, prefix:
         assert server.refused() == set()
         with server.client() as client:
             assert client.exists(f"{prefix}venom:counters")
-            assert [key for key in client.scan_iter(count=1000) if not key.startswith(prefix.encode())] == []
+            assert [
+                key for key in client.scan_iter(count=1000) if not key.startswith(prefix.encode())
+            ] == []
     finally:
         server.kill()

@@ -1,4 +1,6 @@
-"""The conservation audit: it raises the alarm when something is lost, says what, and never when nothing is."""
+"""The conservation audit: it raises the alarm when something is lost, says what, and never when
+nothing is.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Audited:
         self.auditor = Auditor(self.client)
 
     def alarm(self, audits: int = 4) -> Alarm | None:
-        """What stands after so many audits: the first of them may have to make itself acquainted with unknown lists."""
+        """What stands after so many audits: the first of them may have to make itself acquainted
+        with unknown lists.
+        """
         for _ in range(audits):
             self.auditor.audit()
         return self.conservation.alarm()
@@ -64,20 +68,34 @@ def at_every_place(steps: Steps) -> None:
     steps.publish("pinned", home="venom:pin:a@h", priority=10)
 
 
-def test_the_account_balances_wherever_messages_are(audited: Audited, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_account_balances_wherever_messages_are(
+    audited: Audited, caplog: pytest.LogCaptureFixture
+) -> None:
     at_every_place(audited.steps)
     assert audited.alarm() is None
     account = audited.conservation.look().account
     assert (account.accepted, account.done, account.entries) == (10, 1, 9)
-    assert (account.queued, account.placed, account.reserved, account.delayed, account.dead) == (5, 1, 1, 1, 1)
+    assert (account.queued, account.placed, account.reserved, account.delayed, account.dead) == (
+        5,
+        1,
+        1,
+        1,
+        1,
+    )
     assert (account.missing, account.stranded) == (0, 0)
     assert "conservation" not in caplog.text
 
 
 @pytest.mark.parametrize("waiting", [3, 1500])
-def test_messages_of_plain_celery_producers_are_no_loss_and_hide_none(audited: Audited, waiting: int) -> None:
-    """A list that they began is not known to the audit at first, nor how many of its elements are theirs."""
-    audited.steps.redis.lpush("of-its-own", *(plain_message(f"plain{number}") for number in range(waiting)))
+def test_messages_of_plain_celery_producers_are_no_loss_and_hide_none(
+    audited: Audited, waiting: int
+) -> None:
+    """A list that they began is not known to the audit at first, nor how many of its elements are
+    theirs.
+    """
+    audited.steps.redis.lpush(
+        "of-its-own", *(plain_message(f"plain{number}") for number in range(waiting))
+    )
     for name in ("p", "q", "r"):
         audited.steps.publish(name, home="of-its-own", priority=10)
     assert audited.alarm() is None
@@ -89,7 +107,9 @@ def test_messages_of_plain_celery_producers_are_no_loss_and_hide_none(audited: A
         assert alarm.stranded == 1
 
 
-def test_what_an_older_release_left_waiting_is_no_loss(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_older_release_left_waiting_is_no_loss(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(audit, "SURVEYED", 10)
     monkeypatch.setattr(audit, "SURVEY_STEPS", 1)
     for number in range(1000):
@@ -99,7 +119,9 @@ def test_what_an_older_release_left_waiting_is_no_loss(audited: Audited, monkeyp
     assert audited.conservation.look().account.queued == 1000
 
 
-def test_a_lost_message_raises_the_alarm_until_people_settle_it(audited: Audited, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_message_raises_the_alarm_until_people_settle_it(
+    audited: Audited, caplog: pytest.LogCaptureFixture
+) -> None:
     at_every_place(audited.steps)
     for name in ("waits0", "runs"):
         audited.steps.redis.hdel("venom:entries", name)
@@ -121,7 +143,9 @@ def test_a_lost_message_raises_the_alarm_until_people_settle_it(audited: Audited
     assert again.missing == 1, "the next loss is one of its own"
 
 
-def test_a_message_in_no_place_raises_the_alarm_and_is_sent_home(audited: Audited, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_in_no_place_raises_the_alarm_and_is_sent_home(
+    audited: Audited, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     at_every_place(audited.steps)
     steps = audited.steps
@@ -132,11 +156,15 @@ def test_a_message_in_no_place_raises_the_alarm_and_is_sent_home(audited: Audite
     steps.redis.zadd("venom:placed:gone@h", {"placed": 1})
     alarm = audited.alarm()
     assert alarm is not None
-    assert (alarm.missing, alarm.stranded) == (0, 3), "the reservation is a place, if one that nobody looks after"
+    assert (alarm.missing, alarm.stranded) == (0, 3), (
+        "the reservation is a place, if one that nobody looks after"
+    )
     assert audited.conservation.settle() == (4, 0)
     look(audited.client).check()
     sweeper = Sweeper(audited.client)
-    assert sum(sweeper.sweep() for _ in range(20)) == 0, "nothing is left that would go home a second time"
+    assert sum(sweeper.sweep() for _ in range(20)) == 0, (
+        "nothing is left that would go home a second time"
+    )
     assert steps.waiting("venom:pin:a@h") == ["pinned"]
     assert sorted(steps.waiting(BACKGROUND)) == ["delayed", "placed", "runs"]
     assert audited.alarm() is None
@@ -163,7 +191,9 @@ def everysec(tmp_path: Path) -> Iterator[BrokerServer]:
 
 
 def lose_what_follows(server: BrokerServer, size: int) -> None:
-    """Kill the server, and its file ends where it ended before: what a machine loses that goes down before it has written all."""
+    """Kill the server, and its file ends where it ended before: what a machine loses that goes down
+    before it has written all.
+    """
     server.kill()
     file = incremental_file(server)
     assert file.stat().st_size > size + 40
@@ -177,7 +207,9 @@ def incremental_file(server: BrokerServer) -> Path:
     return file
 
 
-def test_a_broker_that_lost_its_last_second_is_told_and_how_much_is_gone(everysec: BrokerServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_that_lost_its_last_second_is_told_and_how_much_is_gone(
+    everysec: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
     with closing(Audited(everysec)) as audited:
         steps = audited.steps
         for number in range(5):
@@ -196,13 +228,18 @@ def test_a_broker_that_lost_its_last_second_is_told_and_how_much_is_gone(everyse
         alarm = audited.alarm(1)
         assert alarm is not None
         assert alarm.went_back is not None
-        assert alarm.went_back.fewer == 2, "three were lost, one is new: as many as the counters tell"
+        assert alarm.went_back.fewer == 2, (
+            "three were lost, one is new: as many as the counters tell"
+        )
         assert 0 < alarm.went_back.lost_since < alarm.went_back.seen <= began + 1
         assert "the broker has lost what it confirmed" in alarm.sentence
         assert caplog.text.count("event=conservation_alarm") == 1
         assert (alarm.missing, alarm.stranded) == (0, 0), "counters and entries went back together"
         assert audited.alarm() == alarm, "nobody but people ends it"
-        assert sorted(steps.waiting(BACKGROUND)) == [*(f"kept{number}" for number in range(5)), "new"], "kept0 runs again"
+        assert sorted(steps.waiting(BACKGROUND)) == [
+            *(f"kept{number}" for number in range(5)),
+            "new",
+        ], "kept0 runs again"
         assert audited.conservation.settle() == (0, 0)
         assert audited.alarm() is None
 
@@ -237,7 +274,9 @@ def test_a_broker_that_lost_nothing_is_not_suspected(everysec: BrokerServer) -> 
         assert audited.conservation.alarm() is None
 
 
-def test_people_see_the_alarm_and_settle_it(broker: BrokerServer, audited: Audited, tmp_path: Path) -> None:
+def test_people_see_the_alarm_and_settle_it(
+    broker: BrokerServer, audited: Audited, tmp_path: Path
+) -> None:
     cli = Cli(broker.environment, tmp_path)
     at_every_place(audited.steps)
     assert json.loads(cli("audit", "--json").stdout)["alarm"] is None

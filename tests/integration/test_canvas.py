@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
-from celery.exceptions import ChordError, NotRegistered, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+from celery.exceptions import (
+    ChordError,
+    NotRegistered,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    TimeLimitExceeded,
+)
 from celery.result import AsyncResult
 
 from hive.broker.link.client import client_of
@@ -163,9 +169,17 @@ class Canvas:
 
     def start(self, name: str, *options: str) -> None:
         options = (*options, "--without-gossip", "--without-mingle")
-        self.workers.append(WorkerProcess.celery(self.directory, name, app="canvas_app", env=self.server.environment, options=options))
+        self.workers.append(
+            WorkerProcess.celery(
+                self.directory, name, app="canvas_app", env=self.server.environment, options=options
+            )
+        )
         table = NodeTable(self.client)
-        wait_until(lambda: (node := table.read().get(f"{name}@h")) and node.online, 30, self.workers[-1].output())
+        wait_until(
+            lambda: (node := table.read().get(f"{name}@h")) and node.online,
+            30,
+            self.workers[-1].output(),
+        )
 
     def noted(self) -> list[str]:
         return [raw.decode() for raw in self.client.redis.lrange("noted", 0, -1)]
@@ -176,7 +190,9 @@ class Canvas:
     def waiting(self, task_id: str) -> bool:
         """Accepted, unfinished, and with nobody."""
         publish_id = self.client.redis.hget("venom:ids", task_id)
-        return publish_id is not None and not self.client.redis.hexists("venom:reserved:canvas@h", publish_id)
+        return publish_id is not None and not self.client.redis.hexists(
+            "venom:reserved:canvas@h", publish_id
+        )
 
     @contextmanager
     def all_slots_taken(self, task: str = "hold") -> Iterator[None]:
@@ -206,7 +222,9 @@ class Canvas:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, broker_server: BrokerServer) -> Iterator[Canvas]:
+def running(
+    tmp_path_factory: pytest.TempPathFactory, broker_server: BrokerServer
+) -> Iterator[Canvas]:
     with broker_server.client() as client:
         client.flushall()
     canvas = Canvas(tmp_path_factory.mktemp("canvas"), broker_server)
@@ -256,7 +274,17 @@ def test_a_group(tasks: Any) -> None:
 def test_a_chord_in_a_chain_and_a_chord_of_chords(tasks: Any) -> None:
     inner = chord([tasks.add.s(n, n) for n in range(3)], tasks.total.s())
     assert get(chord([inner, tasks.double.s(1)], tasks.total.s())()) == 8
-    assert get(chain(tasks.add.s(1, 1), group(tasks.add.s(1), tasks.add.s(2)), tasks.total.s(), tasks.double.s())()) == 14
+    assert (
+        get(
+            chain(
+                tasks.add.s(1, 1),
+                group(tasks.add.s(1), tasks.add.s(2)),
+                tasks.total.s(),
+                tasks.double.s(),
+            )()
+        )
+        == 14
+    )
 
 
 def test_chunks_map_and_starmap(tasks: Any) -> None:
@@ -272,9 +300,17 @@ def test_a_task_replaced_by_another(tasks: Any) -> None:
 
 def test_links_and_error_links(canvas: Canvas) -> None:
     tasks = canvas.tasks
-    get(tasks.add.apply_async((1, 2), link=tasks.note.si("after success"), link_error=tasks.note.si("never")))
+    get(
+        tasks.add.apply_async(
+            (1, 2), link=tasks.note.si("after success"), link_error=tasks.note.si("never")
+        )
+    )
     with pytest.raises(ValueError, match="broken"):
-        get(tasks.fail.apply_async(("broken",), link=tasks.note.si("never"), link_error=tasks.note.si("after failure")))
+        get(
+            tasks.fail.apply_async(
+                ("broken",), link=tasks.note.si("never"), link_error=tasks.note.si("after failure")
+            )
+        )
     wait_until(lambda: len(canvas.noted()) == 2)
     assert sorted(canvas.noted()) == ["after failure", "after success"]
 
@@ -293,7 +329,12 @@ def test_a_result_tells_who_ran_the_task_and_when(tasks: Any) -> None:
     result = tasks.add.apply_async((1, 2), priority=7)
     assert get(result) == 3
     told = sent(result)
-    assert (result.status, told["node"], told["attempt"], told["priority"]) == ("SUCCESS", "canvas@h", 1, 7)
+    assert (result.status, told["node"], told["attempt"], told["priority"]) == (
+        "SUCCESS",
+        "canvas@h",
+        1,
+        7,
+    )
     assert told["created"] <= told["started"] + 1 <= time.time() + 2
     assert (result.name, result.args, result.worker) == ("canvas_app.add", [1, 2], "canvas@h")
 
@@ -328,7 +369,10 @@ def test_retries_end(canvas: Canvas) -> None:
 
 
 def test_an_ignored_result_is_not_stored(canvas: Canvas) -> None:
-    results = [canvas.tasks.ignored.delay("by the task"), canvas.tasks.note.apply_async(("by the call",), ignore_result=True)]
+    results = [
+        canvas.tasks.ignored.delay("by the task"),
+        canvas.tasks.note.apply_async(("by the call",), ignore_result=True),
+    ]
     wait_until(lambda: canvas.client.redis.hlen("venom:entries") == 0)
     assert sorted(canvas.noted()) == ["by the call", "by the task"]
     assert not canvas.client.redis.exists(*(f"celery-task-meta-{result.id}" for result in results))
@@ -342,7 +386,8 @@ def test_a_soft_time_limit_lets_a_task_tidy_up(tasks: Any) -> None:
 
 def test_a_hard_time_limit_ends_a_task_for_good(canvas: Canvas) -> None:
     """It is a failure of the task, not a death of its process that would run it again."""
-    with pytest.raises((TimeLimitExceeded, SoftTimeLimitExceeded)):  # the soft one is lowered to it
+    # The soft one is lowered to it.
+    with pytest.raises((TimeLimitExceeded, SoftTimeLimitExceeded)):
         get(canvas.tasks.hardly_limited.delay())
     with pytest.raises((TimeLimitExceeded, SoftTimeLimitExceeded)):
         get(canvas.tasks.hold.apply_async(("endless",), time_limit=0.3))
@@ -352,7 +397,9 @@ def test_a_hard_time_limit_ends_a_task_for_good(canvas: Canvas) -> None:
 
 def test_a_rejected_task_ends_and_one_to_be_requeued_becomes_a_dead_letter(canvas: Canvas) -> None:
     canvas.tasks.rejected.delay(False)
-    wait_until(lambda: canvas.noted() == ["rejected"] and canvas.client.redis.hlen("venom:entries") == 0)
+    wait_until(
+        lambda: canvas.noted() == ["rejected"] and canvas.client.redis.hlen("venom:entries") == 0
+    )
     result = canvas.tasks.rejected.delay(True)
     wait_until(lambda: canvas.client.redis.hlen("venom:dead") == 1)
     assert len(canvas.noted()) == 1 + 4, "HIVE_MAX_RETRIES + 1 deliveries"
@@ -375,16 +422,29 @@ def test_messages_are_served_high_first_and_by_priority(canvas: Canvas) -> None:
         canvas.tasks.note.apply_async(("high 1",), queue=HIGH, priority=1)
         canvas.release("one")
         wait_until(lambda: len(canvas.noted()) == 7)
-    expected = ["high 1", "high 0", "background 10", "background 6", "background None", "background 3", "background 0"]
+    expected = [
+        "high 1",
+        "high 0",
+        "background 10",
+        "background 6",
+        "background None",
+        "background 3",
+        "background 0",
+    ]
     assert canvas.noted() == expected
 
 
 @pytest.mark.parametrize("task", ["hold", "hold_acknowledged_early"])
-def test_a_node_never_takes_more_than_its_slots_even_of_early_acknowledged_tasks(canvas: Canvas, task: str) -> None:
+def test_a_node_never_takes_more_than_its_slots_even_of_early_acknowledged_tasks(
+    canvas: Canvas, task: str
+) -> None:
     with canvas.all_slots_taken(task):
         result = canvas.tasks.note.delay("third")
         beat = canvas.client.redis.zrange("venom:beats", 0, -1, withscores=True)
-        wait_until(lambda: canvas.client.redis.zrange("venom:beats", 0, -1, withscores=True) != beat, what="the node has beaten again")
+        wait_until(
+            lambda: canvas.client.redis.zrange("venom:beats", 0, -1, withscores=True) != beat,
+            what="the node has beaten again",
+        )
         assert canvas.waiting(result.id)
         assert canvas.held() == 2
         assert canvas.noted() == []
@@ -403,7 +463,11 @@ def test_states_are_told_while_a_task_waits_and_runs(canvas: Canvas) -> None:
 
 @pytest.mark.parametrize("how", ["countdown", "eta"])
 def test_a_task_that_is_due_later_starts_later(canvas: Canvas, how: str) -> None:
-    due = {"countdown": 0.6} if how == "countdown" else {"eta": datetime.now(UTC) + timedelta(seconds=0.6)}
+    due = (
+        {"countdown": 0.6}
+        if how == "countdown"
+        else {"eta": datetime.now(UTC) + timedelta(seconds=0.6)}
+    )
     before = time.time()
     result = canvas.tasks.note.apply_async(("late",), **due)
     assert get(result) == "late"
@@ -476,7 +540,11 @@ def test_what_no_known_node_can_run_fails_when_it_is_sent(canvas: Canvas) -> Non
 
 
 def test_of_a_group_whose_third_member_cannot_run_two_have_been_sent(canvas: Canvas) -> None:
-    members = [canvas.tasks.note.s("first"), canvas.tasks.note.s("second"), canvas.tasks.note.s("third").set(requirements=NOWHERE)]
+    members = [
+        canvas.tasks.note.s("first"),
+        canvas.tasks.note.s("second"),
+        canvas.tasks.note.s("third").set(requirements=NOWHERE),
+    ]
     with pytest.raises(NoEligibleNodeError):
         group(members).apply_async()
     wait_until(lambda: len(canvas.noted()) == 2)
@@ -492,7 +560,11 @@ def test_the_finished_parent_of_what_cannot_run_becomes_a_failure(tasks: Any) ->
 
 def test_a_chord_whose_body_cannot_run_is_a_chord_error(tasks: Any) -> None:
     with pytest.raises(ChordError, match="tape"):
-        get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.total.s().set(requirements=NOWHERE))())
+        get(
+            chord(
+                [tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.total.s().set(requirements=NOWHERE)
+            )()
+        )
 
 
 def test_a_requirement_that_a_node_meets_is_served(canvas: Canvas) -> None:

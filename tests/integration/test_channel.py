@@ -37,14 +37,21 @@ class Spore:
     def connect(self, url: str = "", **options: Any) -> Connection:
         """A connection; url: where it leads, when not straight to the server."""
         options = {"priority_steps": list(INDEXES), "global_keyprefix": self.prefix, **options}
-        connection = Connection(url or self.server.url, transport="hive.broker.channel.transport:Transport", transport_options=options)
+        connection = Connection(
+            url or self.server.url,
+            transport="hive.broker.channel.transport:Transport",
+            transport_options=options,
+        )
         self.connections.append(connection)
         return connection
 
     def consume(self, *queues: str, connection: Connection | None = None) -> Connection:
         """Begin to consume, on a new connection unless there is one."""
         connection = connection or self.connect()
-        named = [Queue(name, Exchange(name, type="direct"), routing_key=name) for name in queues or (HIGH, BACKGROUND)]
+        named = [
+            Queue(name, Exchange(name, type="direct"), routing_key=name)
+            for name in queues or (HIGH, BACKGROUND)
+        ]
         connection.Consumer(named, on_message=self._receive).consume()
         return connection
 
@@ -92,7 +99,9 @@ def test_messages_come_in_the_order_in_which_hive_serves(spore: Spore) -> None:
     for home in reversed(homes):
         for priority in (0, 10):
             spore.steps.publish(f"{home} {priority}", home=home, priority=priority)
-    assert spore.receive(connection, 12) == [f"{home} {priority}" for home in homes for priority in (10, 0)]
+    assert spore.receive(connection, 12) == [
+        f"{home} {priority}" for home in homes for priority in (10, 0)
+    ]
 
 
 def test_an_applications_own_queues_take_turns(spore: Spore) -> None:
@@ -105,7 +114,10 @@ def test_an_applications_own_queues_take_turns(spore: Spore) -> None:
     for _ in range(9):
         served += spore.receive(connection, 1)
         spore.messages[-1].ack()
-    assert all({name.split()[0] for name in served[at : at + 3]} == {"video", "audio", "mail"} for at in (0, 3, 6)), served
+    assert all(
+        {name.split()[0] for name in served[at : at + 3]} == {"video", "audio", "mail"}
+        for at in (0, 3, 6)
+    ), served
 
 
 def test_a_delivery_says_who_holds_it(spore: Spore) -> None:
@@ -114,7 +126,12 @@ def test_a_delivery_says_who_holds_it(spore: Spore) -> None:
     assert spore.receive(connection, 1) == ["p"]
     message = spore.messages[0]
     hive = message.headers["hive"]
-    assert (hive["id"], hive["node"], hive["inc"], hive["deaths"]) == ("p", NODE, spore.incarnation.id, 0)
+    assert (hive["id"], hive["node"], hive["inc"], hive["deaths"]) == (
+        "p",
+        NODE,
+        spore.incarnation.id,
+        0,
+    )
     assert hive["at"] == spore.incarnation.confirmed_beat > 0
     assert message.delivery_info["redelivered"] is False
     message.reject(requeue=True)
@@ -123,7 +140,9 @@ def test_a_delivery_says_who_holds_it(spore: Spore) -> None:
     assert spore.messages[1].delivery_info["redelivered"] is True
 
 
-def test_no_more_is_taken_than_there_are_slots_and_an_acknowledgement_frees_one(spore: Spore) -> None:
+def test_no_more_is_taken_than_there_are_slots_and_an_acknowledgement_frees_one(
+    spore: Spore,
+) -> None:
     connection = spore.consume()
     for n in range(3):
         spore.steps.publish(f"p{n}")
@@ -147,7 +166,9 @@ def test_an_acknowledgement_is_sent_at_once_while_the_connection_waits(spore: Sp
     assert spore.reserved() == set()
 
 
-def test_an_acknowledgement_that_comes_between_asking_and_waiting_is_sent_before_the_wait(spore: Spore) -> None:
+def test_an_acknowledgement_that_comes_between_asking_and_waiting_is_sent_before_the_wait(
+    spore: Spore,
+) -> None:
     connection = spore.consume()
     spore.steps.publish("p")
     spore.receive(connection, 1)
@@ -185,7 +206,9 @@ def test_what_a_draining_spore_had_asked_for_goes_back_uncounted(spore: Spore) -
     spore.drain(connection, lambda: spore.incarnation.polling)
 
 
-def test_a_draining_spore_that_lost_its_connection_or_was_declared_dead_attaches_again(spore: Spore) -> None:
+def test_a_draining_spore_that_lost_its_connection_or_was_declared_dead_attaches_again(
+    spore: Spore,
+) -> None:
     connection = spore.consume()
     spore.incarnation.draining = True
     spore.drain(connection, lambda: spore.incarnation.polling)
@@ -274,7 +297,9 @@ def test_a_broker_that_forgot_the_scripts_is_told_them_again(spore: Spore) -> No
     assert spore.receive(connection, 1) == ["p"]
 
 
-def test_who_was_declared_dead_starts_over_and_its_slots_stay_taken_by_what_still_runs(spore: Spore) -> None:
+def test_who_was_declared_dead_starts_over_and_its_slots_stay_taken_by_what_still_runs(
+    spore: Spore,
+) -> None:
     connection = spore.consume()
     for n in range(4):
         spore.steps.publish(f"p{n}")
@@ -282,7 +307,9 @@ def test_who_was_declared_dead_starts_over_and_its_slots_stay_taken_by_what_stil
     dead = spore.incarnation.id
     spore.messages[0].ack()
     spore.steps.restore(dead)
-    assert spore.receive(connection, 1) in (["p0"], ["p1"]), "one slot: the other still runs what was taken away"
+    assert spore.receive(connection, 1) in (["p0"], ["p1"]), (
+        "one slot: the other still runs what was taken away"
+    )
     assert spore.incarnation.id != dead
     assert spore.messages[2].headers["hive"]["inc"] == spore.incarnation.id
     assert spore.messages[2].headers["hive"]["deaths"] == 1
@@ -290,9 +317,16 @@ def test_who_was_declared_dead_starts_over_and_its_slots_stay_taken_by_what_stil
 
 
 @pytest.mark.parametrize(
-    ("error", "deaths"), [(ConnectionError("the broker is away"), 0), (KeyboardInterrupt(), 0), (KeyError("its own"), 1)]
+    ("error", "deaths"),
+    [
+        (ConnectionError("the broker is away"), 0),
+        (KeyboardInterrupt(), 0),
+        (KeyError("its own"), 1),
+    ],
 )
-def test_what_cannot_be_delivered_goes_back_and_takes_nothing_with_it(spore: Spore, error: BaseException, deaths: int) -> None:
+def test_what_cannot_be_delivered_goes_back_and_takes_nothing_with_it(
+    spore: Spore, error: BaseException, deaths: int
+) -> None:
     spore.incarnation.slots = 4
     connection = spore.consume()
     for n in range(4):
@@ -315,10 +349,14 @@ def test_what_cannot_be_delivered_goes_back_and_takes_nothing_with_it(spore: Spo
     ("fault", "error"),
     [({"body_encoding": "base64"}, ValueError), ({"delivery_info": []}, TypeError)],
 )
-def test_a_message_that_cannot_be_read_becomes_a_dead_letter(spore: Spore, fault: dict[str, Any], error: type[Exception]) -> None:
+def test_a_message_that_cannot_be_read_becomes_a_dead_letter(
+    spore: Spore, fault: dict[str, Any], error: type[Exception]
+) -> None:
     """It does not end one worker after the other."""
     spore.steps.publish("p")
-    spore.client.redis.lpush(BACKGROUND, json.dumps({"body": "x", "properties": {"delivery_tag": "tag"} | fault}))
+    spore.client.redis.lpush(
+        BACKGROUND, json.dumps({"body": "x", "properties": {"delivery_tag": "tag"} | fault})
+    )
     for _ in range(1 + spore.client.settings.hive_max_retries):
         with pytest.raises(error):
             spore.drain(spore.consume(), lambda: False)
@@ -343,7 +381,9 @@ def test_reply_queues_and_consumers_without_acknowledgement_are_kombus_own(spore
     connection = spore.connect()
     reply = Queue("reply", Exchange("reply", type="direct"), routing_key="reply", expires=60.0)
     connection.Consumer([reply], on_message=spore.messages.append, no_ack=True).consume()
-    connection.Producer().publish({"ok": "pong"}, exchange=reply.exchange, routing_key="reply", declare=[reply])
+    connection.Producer().publish(
+        {"ok": "pong"}, exchange=reply.exchange, routing_key="reply", declare=[reply]
+    )
     spore.drain(connection, lambda: spore.messages)
     assert spore.messages[0].decode() == {"ok": "pong"}
     assert spore.reserved() == set()
@@ -359,7 +399,9 @@ def test_a_queues_size_and_purge_count_all_priorities(spore: Spore) -> None:
     assert spore.steps.hash("entries") == {}
 
 
-def publish(connection: Connection, publish_id: str, queue: str = BACKGROUND, **options: Any) -> None:
+def publish(
+    connection: Connection, publish_id: str, queue: str = BACKGROUND, **options: Any
+) -> None:
     hive = {"id": publish_id, **options.pop("hive", {})}
     exchange = Exchange(queue, type="direct")
     connection.Producer().publish(
@@ -372,7 +414,9 @@ def publish(connection: Connection, publish_id: str, queue: str = BACKGROUND, **
     )
 
 
-def test_publishing_writes_the_message_once_and_leaves_out_what_only_the_broker_needs(spore: Spore) -> None:
+def test_publishing_writes_the_message_once_and_leaves_out_what_only_the_broker_needs(
+    spore: Spore,
+) -> None:
     connection = spore.connect()
     spore.steps.attach("b@h/1")
     publish(connection, "p", priority=9, hive_candidates=[["b@h", 1, 0.0]], hive_tasks_weight=0.3)
@@ -388,7 +432,9 @@ def test_publishing_writes_the_message_once_and_leaves_out_what_only_the_broker_
 
 
 @pytest.mark.parametrize(("seconds", "delayed"), [(60, True), (-60, False), (None, False)])
-def test_what_is_due_later_waits_by_the_brokers_clock(spore: Spore, seconds: int | None, delayed: bool) -> None:
+def test_what_is_due_later_waits_by_the_brokers_clock(
+    spore: Spore, seconds: int | None, delayed: bool
+) -> None:
     now = spore.steps.now()
     publish(spore.connect(), "p", hive={"due": now / 1000 + seconds if seconds else None})
     due = spore.client.redis.zscore("venom:delayed", "p")
@@ -401,21 +447,27 @@ def test_a_batch_is_published_like_single_messages(spore: Spore) -> None:
     publish(spore.connections[0], "declares the queue")
     batch = channel.create_publish_batch(100)
     for n in range(3):
-        message = channel.prepare_message("", headers={"id": "", "hive": {"id": f"p{n}"}}, properties={"priority": 5})
+        message = channel.prepare_message(
+            "", headers={"id": "", "hive": {"id": f"p{n}"}}, properties={"priority": 5}
+        )
         batch.publish(message, exchange=BACKGROUND, routing_key=BACKGROUND)
     batch.flush()
     batch.close()
     assert spore.steps.waiting(BACKGROUND) == ["p0", "p1", "p2", "declares the queue"]
 
 
-def test_a_key_prefix_separates_hives_on_one_server(broker: BrokerServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_prefix_separates_hives_on_one_server(
+    broker: BrokerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(incarnations, "_current", None)
     spore = Spore(broker, prefix="tenant:")
     try:
         connection = spore.consume("video")
         publish(connection, "p", "video")
         spore.client.redis.lpush("tenant:video", plain_message("tag"))
-        assert spore.receive(connection, 2) == ["tag", "p"], "without a priority it is in the bare list, as the most urgent are"
+        assert spore.receive(connection, 2) == ["tag", "p"], (
+            "without a priority it is in the bare list, as the most urgent are"
+        )
         assert all(key.startswith(b"tenant:") for key in spore.client.redis.scan_iter())
         spore.messages[0].ack()
         spore.incarnation.leave()

@@ -15,7 +15,16 @@ from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import queue_lists
 from hive.foreman.watch.watchdog import LEASE
 from tests.harness import BrokerServer, wait_until
-from tests.integration.channel_steps import A1, A2, B1, PIN, REQUIREMENT, SERVED, Steps, plain_message
+from tests.integration.channel_steps import (
+    A1,
+    A2,
+    B1,
+    PIN,
+    REQUIREMENT,
+    SERVED,
+    Steps,
+    plain_message,
+)
 from tests.nodes import BACKGROUND, HIGH, make_settings
 
 
@@ -49,9 +58,23 @@ def test_the_free_candidate_with_the_lowest_score_by_true_counts_is_bound(channe
         channel.attach(incarnation)
     offered = [("ghost@h", 9, -1), ("a@h", 2, 0.2), ("b@h", 2, 0.3)]
     # a 0.2, b 0.3; a 0.35, b 0.3; a 0.35, b 0.45; a is full; both are; the ghost has no incarnation
-    assert [channel.publish(f"p{n}", candidates=offered)[1] for n in range(5)] == ["a@h", "b@h", "a@h", "b@h", ""]
-    assert (channel.placed("a@h"), channel.placed("b@h"), channel.waiting(BACKGROUND)) == (["p0", "p2"], ["p1", "p3"], ["p4"])
-    assert (channel.tokens("node:a@h"), channel.tokens("node:b@h"), channel.tokens(BACKGROUND)) == (2, 2, 1)
+    assert [channel.publish(f"p{n}", candidates=offered)[1] for n in range(5)] == [
+        "a@h",
+        "b@h",
+        "a@h",
+        "b@h",
+        "",
+    ]
+    assert (channel.placed("a@h"), channel.placed("b@h"), channel.waiting(BACKGROUND)) == (
+        ["p0", "p2"],
+        ["p1", "p3"],
+        ["p4"],
+    )
+    assert (channel.tokens("node:a@h"), channel.tokens("node:b@h"), channel.tokens(BACKGROUND)) == (
+        2,
+        2,
+        1,
+    )
     assert channel.take(A1, 2) == ["p0", "p2"]
     assert channel.publish("p5", candidates=offered)[1] == "", "reservations count too"
 
@@ -85,14 +108,25 @@ def test_wake_lists_stay_short(channel: Steps) -> None:
 
 
 def test_messages_are_served_in_their_order(channel: Steps) -> None:
-    """Placed, pins, requirement queues, high, others, background; within each the priority; within that first in, first out."""
+    """Placed, pins, requirement queues, high, others, background; within each the priority; within
+    that first in, first out.
+    """
     channel.attach(A1)
     for queue in reversed(SERVED):
         for priority in (0, 10, None, 4, 6):
             for nth in (1, 2):
-                channel.publish(f"{queue} {5 if priority is None else priority} {nth}", home=queue, priority=priority)
+                channel.publish(
+                    f"{queue} {5 if priority is None else priority} {nth}",
+                    home=queue,
+                    priority=priority,
+                )
     channel.publish("placed", priority=0, candidates=[("a@h", 1, 0)])
-    expected = ["placed"] + [f"{queue} {priority} {nth}" for queue in SERVED for priority in (10, 6, 5, 4, 0) for nth in (1, 2)]
+    expected = ["placed"] + [
+        f"{queue} {priority} {nth}"
+        for queue in SERVED
+        for priority in (10, 6, 5, 4, 0)
+        for nth in (1, 2)
+    ]
     taken: list[str] = []
     while len(taken) < len(expected):
         got = channel.take(A1, 3, *taken[-3:])
@@ -124,7 +158,10 @@ def test_the_slots_of_a_node_are_shared_by_its_incarnations(channel: Steps) -> N
 def test_a_reserve_tells_all_that_a_delivery_needs(channel: Steps) -> None:
     channel.attach(A1)
     channel.publish("p", home="video", task_id="t")
-    head, (publish_id, home, deaths, revoked, reserved, task_id, envelope) = (reply := channel.reserve(A1, 3))[:3], reply[3:]
+    head, (publish_id, home, deaths, revoked, reserved, task_id, envelope) = (
+        (reply := channel.reserve(A1, 3))[:3],
+        reply[3:],
+    )
     assert head == ["ok", 2, 0]
     assert (publish_id, home, deaths, revoked, task_id) == ("p", "video", "0", "0", "t")
     assert channel.hash("reserved", "a@h") == {"p": f"{A1}|{reserved}"}
@@ -144,8 +181,13 @@ def test_acknowledgements_travel_with_a_reserve_even_of_a_stale_connection(chann
     assert channel.counters() == {"accepted": 3, "done": 2, "failed": 1, "completed": 1}
 
 
-@pytest.mark.parametrize(("incarnation", "epoch", "answer"), [(A1, 1, ["stale"]), (A1, 3, ["stale"]), (A2, 1, ["fenced"])])
-def test_who_is_not_attached_gets_nothing(channel: Steps, incarnation: str, epoch: int, answer: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("incarnation", "epoch", "answer"),
+    [(A1, 1, ["stale"]), (A1, 3, ["stale"]), (A2, 1, ["fenced"])],
+)
+def test_who_is_not_attached_gets_nothing(
+    channel: Steps, incarnation: str, epoch: int, answer: list[str]
+) -> None:
     channel.attach(A1)
     channel.attach(A1, 2, first=False)
     channel.publish("p")
@@ -153,7 +195,9 @@ def test_who_is_not_attached_gets_nothing(channel: Steps, incarnation: str, epoc
     assert channel.waiting(BACKGROUND) == ["p"]
 
 
-def test_finding_nothing_clears_the_wake_lists_and_finding_something_does_not(channel: Steps) -> None:
+def test_finding_nothing_clears_the_wake_lists_and_finding_something_does_not(
+    channel: Steps,
+) -> None:
     channel.attach(A1)
     channel.publish("p")
     channel.publish("q", candidates=[("a@h", 2, 0)])
@@ -187,7 +231,9 @@ def test_at_most_a_hundred_due_messages_move_at_once(channel: Steps) -> None:
     assert channel.reserve(A1, 0) == ["ok", 0, 1], "the next are due at once"
     assert len(channel.waiting(BACKGROUND)) == 100
     assert channel.reserve(A1, 0) == ["ok", 0, 0]
-    assert channel.take(A1, 150) == [f"p{n:03}" for n in range(150)], "in the order in which they were due"
+    assert channel.take(A1, 150) == [f"p{n:03}" for n in range(150)], (
+        "in the order in which they were due"
+    )
 
 
 def test_what_is_revoked_is_delivered_with_a_flag(channel: Steps) -> None:
@@ -216,16 +262,26 @@ def test_a_plain_celery_producers_message_becomes_an_entry(channel: Steps) -> No
     channel.redis.lpush(f"{channel.client.prefix}{queue_lists('video')[3]}", message)
     assert channel.reserve(A1, 2)[3:7] == ["tag", "video", "0", "0"]
     entry = channel.entry("tag")
-    assert (entry.home, entry.index, entry.task_id, entry.message) == ("video", 3, "t", json.loads(message))
+    assert (entry.home, entry.index, entry.task_id, entry.message) == (
+        "video",
+        3,
+        "t",
+        json.loads(message),
+    )
     assert channel.hash("ids") == {"t": "tag"}
     channel.give_back(A1, "tag", deaths=0)
     assert channel.waiting("video") == ["tag"]
 
 
-def test_a_plain_message_without_a_priority_waits_with_those_of_the_default_one(channel: Steps) -> None:
+def test_a_plain_message_without_a_priority_waits_with_those_of_the_default_one(
+    channel: Steps,
+) -> None:
     channel.attach(A1)
     channel.publish("five")
-    channel.redis.lpush(channel.client.prefix + BACKGROUND, *(plain_message(f"plain{n}", priority=0) for n in range(3)))
+    channel.redis.lpush(
+        channel.client.prefix + BACKGROUND,
+        *(plain_message(f"plain{n}", priority=0) for n in range(3)),
+    )
     channel.publish("four", priority=4)
     channel.publish("six", priority=6)
     assert channel.take(A1, 2) == ["six", "five"]
@@ -239,26 +295,51 @@ def test_a_plain_message_without_a_priority_waits_with_those_of_the_default_one(
 def test_a_plain_message_that_is_due_later_is_delayed(channel: Steps, ahead: float) -> None:
     channel.attach(A1)
     now = datetime.now(timezone(timedelta(hours=ahead)))
-    dues = {"soon": now + timedelta(minutes=1), "tomorrow": now + timedelta(days=1), "in years": now.replace(year=now.year + 7, day=28)}
-    etas = {"past": now.isoformat(), "odd": "tomorrow", **{tag: due.isoformat() for tag, due in dues.items()}}
-    channel.redis.lpush(channel.client.prefix + BACKGROUND, *(plain_message(tag, eta=eta) for tag, eta in etas.items()))
+    dues = {
+        "soon": now + timedelta(minutes=1),
+        "tomorrow": now + timedelta(days=1),
+        "in years": now.replace(year=now.year + 7, day=28),
+    }
+    etas = {
+        "past": now.isoformat(),
+        "odd": "tomorrow",
+        **{tag: due.isoformat() for tag, due in dues.items()},
+    }
+    channel.redis.lpush(
+        channel.client.prefix + BACKGROUND,
+        *(plain_message(tag, eta=eta) for tag, eta in etas.items()),
+    )
     reply = channel.reserve(A1, 9)
     assert (reply[3::7], 0 < reply[2] <= 60_000) == (["past", "odd"], True)
     waiting = dict(channel.redis.zrange(channel.client.key("delayed"), 0, -1, withscores=True))
-    assert waiting == {tag.encode(): pytest.approx(due.timestamp() * 1000, abs=1) for tag, due in dues.items()}
+    assert waiting == {
+        tag.encode(): pytest.approx(due.timestamp() * 1000, abs=1) for tag, due in dues.items()
+    }
     assert channel.counters()["accepted"] == 5
 
 
 def test_many_plain_messages_are_looked_at_in_turns(channel: Steps) -> None:
     channel.attach(A1)
-    channel.redis.lpush(channel.client.prefix + BACKGROUND, *(plain_message(f"plain{n}", priority=0) for n in range(1200)))
+    channel.redis.lpush(
+        channel.client.prefix + BACKGROUND,
+        *(plain_message(f"plain{n}", priority=0) for n in range(1200)),
+    )
     assert channel.reserve(A1, 2) == ["ok", 2, 1]
     assert channel.reserve(A1, 2) == ["ok", 2, 1]
     assert channel.take(A1, 2) == ["plain0", "plain1"]
     assert channel.counters()["accepted"] == 1200
 
 
-@pytest.mark.parametrize("garbage", ["{", "{}", '{"properties": {}}', '{"properties": null}', '{"properties": {"delivery_tag": 7}}'])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "{",
+        "{}",
+        '{"properties": {}}',
+        '{"properties": null}',
+        '{"properties": {"delivery_tag": 7}}',
+    ],
+)
 def test_what_is_no_message_takes_no_message_with_it(channel: Steps, garbage: str) -> None:
     channel.attach(A1)
     channel.publish("p", priority=10)
@@ -286,7 +367,12 @@ def test_only_the_holder_acknowledges(channel: Steps) -> None:
         channel.attach(incarnation)
     channel.publish("p", task_id="t")
     assert channel.take(A1, 2) == ["p"]
-    assert channel.acknowledge(A2, "p") == channel.acknowledge(B1, "p") == channel.acknowledge(A1, "unknown") == 0
+    assert (
+        channel.acknowledge(A2, "p")
+        == channel.acknowledge(B1, "p")
+        == channel.acknowledge(A1, "unknown")
+        == 0
+    )
     assert channel.acknowledge(A1, "p", "p", outcome="retried") == 1
     assert channel.counters() == {"accepted": 1, "retried": 1, "done": 1}
     assert channel.hash("entries") == channel.hash("ids") == channel.hash("reserved", "a@h") == {}
@@ -361,13 +447,18 @@ def test_an_entry_remembers_its_last_ten_deaths_until_it_is_finished(channel: St
         channel.restore(A1, most=99)
     entry = channel.entry("p")
     assert (entry.deaths, len(entry.history)) == (12, 10)
-    assert [(death.node, death.reason) for death in entry.history] == 5 * [("a@h", "its process died"), ("a@h", "node died")]
+    assert [(death.node, death.reason) for death in entry.history] == 5 * [
+        ("a@h", "its process died"),
+        ("a@h", "node died"),
+    ]
     moments = [death.at for death in entry.history]
     assert before / 1000 <= moments[0] <= moments[-1] <= channel.now() / 1000
     assert moments == sorted(moments)
     channel.attach(A1)
     message = channel.reserve(A1, 1)[9]
-    assert json.loads(message)["headers"] == {"id": "t"}, "who takes it gets the message as it was sent"
+    assert json.loads(message)["headers"] == {"id": "t"}, (
+        "who takes it gets the message as it was sent"
+    )
     channel.acknowledge(A1, "p")
     assert channel.redis.keys(channel.client.key("entr*")) == []
 
@@ -382,7 +473,11 @@ def test_a_purged_dead_letter_is_done(channel: Steps) -> None:
     assert channel.hash("entries").keys() == channel.hash("reserved", "a@h").keys() == {"q"}
     assert channel.hash("ids") == {"Q": "q"}
     assert channel.counters() == {"accepted": 2, "dead": 1, "purged": 1, "done": 1}
-    assert channel.redis.keys(channel.client.key("dead")) == channel.redis.keys(channel.client.key("untold")) == []
+    assert (
+        channel.redis.keys(channel.client.key("dead"))
+        == channel.redis.keys(channel.client.key("untold"))
+        == []
+    )
     assert channel.publish("p") == [0], "a late copy changes nothing"
 
 
@@ -412,7 +507,9 @@ def test_what_acknowledges_early_can_be_acknowledged(channel: Steps) -> None:
 # -- attach, restore
 
 
-def test_attaching_gives_back_what_the_process_does_not_hold_and_voids_older_connections(channel: Steps) -> None:
+def test_attaching_gives_back_what_the_process_does_not_hold_and_voids_older_connections(
+    channel: Steps,
+) -> None:
     for incarnation in (A1, A2):
         channel.attach(incarnation)
     for publish_id in ("held", "lost", "other"):
@@ -448,7 +545,9 @@ def test_an_incarnation_that_beats_is_not_restored(channel: Steps) -> None:
 
 
 def test_a_death_brings_all_home(channel: Steps) -> None:
-    """Reservations with their count raised, placed messages with theirs kept, pins ended; and nobody is bound there any more."""
+    """Reservations with their count raised, placed messages with theirs kept, pins ended; and
+    nobody is bound there any more.
+    """
     channel.attach(A1)
     channel.attach(B1)
     channel.publish("held", home=HIGH, priority=7)
@@ -469,7 +568,12 @@ def test_a_death_brings_all_home(channel: Steps) -> None:
         ["placed 1", "placed 2"],
         ["pinned"],
     )
-    assert [channel.entry(name).deaths for name in ("held", "placed 1", "pinned", "doomed")] == [1, 0, 0, 4]
+    assert [channel.entry(name).deaths for name in ("held", "placed 1", "pinned", "doomed")] == [
+        1,
+        0,
+        0,
+        4,
+    ]
     assert channel.hash("dead").keys() == {"doomed"}
     assert channel.entry("pinned").pin == ""
     assert [channel.tokens(queue) for queue in (HIGH, "video")] == [2, 2]
@@ -513,23 +617,33 @@ def test_another_incarnation_of_the_node_keeps_what_is_its_own(channel: Steps) -
     assert channel.restore(A1, deaths=0) == [0, 0]
     assert channel.take(A2, 2) == ["placed"]
     assert channel.restore(A2, deaths=0)[:2] == [2, 0]
-    assert [channel.entry(name).deaths for name in ("held", "placed")] == [0, 0], "leaving is no death"
+    assert [channel.entry(name).deaths for name in ("held", "placed")] == [0, 0], (
+        "leaving is no death"
+    )
     assert channel.redis.keys(channel.client.key("placed", "*")) == []
 
 
 # -- unplace, release, assign, purge, lease
 
 
-def test_a_draining_node_gives_back_what_is_bound_to_it_even_by_an_assignment(channel: Steps) -> None:
+def test_a_draining_node_gives_back_what_is_bound_to_it_even_by_an_assignment(
+    channel: Steps,
+) -> None:
     for incarnation in (A1, B1):
         channel.attach(incarnation)
     for name in ("p1", "p2", "p3"):
-        channel.publish(name, task_id=name.upper(), candidates=[("a@h", 3, 0)] if name != "p3" else ())
+        channel.publish(
+            name, task_id=name.upper(), candidates=[("a@h", 3, 0)] if name != "p3" else ()
+        )
     channel.run(steps.ASSIGN, "P3", "a@h", "a@h")
     channel.publish("of b", candidates=[("b@h", 1, 0)])
     channel.publish("pinned", home=PIN)
     assert channel.run(steps.RELEASE, "a@h") == 3
-    assert (channel.placed("a@h"), channel.placed("b@h"), channel.waiting(PIN)) == ([], ["of b"], ["pinned"])
+    assert (channel.placed("a@h"), channel.placed("b@h"), channel.waiting(PIN)) == (
+        [],
+        ["of b"],
+        ["pinned"],
+    )
     assert channel.entry("p3").pin == ""
     assert channel.take(B1, 4, served=(BACKGROUND,)) == ["of b", "p1", "p2", "p3"]
     assert channel.run(steps.RELEASE, "a@h") == 0
@@ -543,7 +657,10 @@ def test_what_waits_too_long_at_a_live_node_goes_home_unless_it_is_pinned(channe
     channel.run(steps.ASSIGN, "pinned", "a@h", "a@h")
     assert channel.run(steps.UNPLACE, "a@h", 60_000) == 0
     assert channel.run(steps.UNPLACE, "a@h", 0) == 2
-    assert (channel.placed("a@h"), channel.waiting(BACKGROUND)) == (["pinned"], ["p1", "p2", "behind"])
+    assert (channel.placed("a@h"), channel.waiting(BACKGROUND)) == (
+        ["pinned"],
+        ["p1", "p2", "behind"],
+    )
     assert channel.tokens(BACKGROUND) == 3
 
 
@@ -560,13 +677,19 @@ def test_assigning_pins_a_waiting_task(channel: Steps) -> None:
     channel.publish("q", task_id="q")
     assert assign("t", "a@h") == ["moved", "a@h"]
     assert assign("t", "b@h") == ["moved", "b@h"], "from the one node's list to the other's"
-    assert (channel.placed("a@h"), channel.placed("b@h"), channel.entry("p").pin) == ([], ["p"], "b@h")
+    assert (channel.placed("a@h"), channel.placed("b@h"), channel.entry("p").pin) == (
+        [],
+        ["p"],
+        "b@h",
+    )
     assert (channel.tokens("node:a@h"), channel.tokens("node:b@h")) == (1, 1)
     assert assign("t", "gone@h") == ["offline"]
     assert (assign("nobody", "a@h"), assign("later", "a@h")) == (["unknown"], ["delayed"])
     assert channel.take(A1, 2) == ["q"]
     assert assign("q", "b@h") == ["running", "a@h"]
-    assert channel.run(steps.ASSIGN, "q", "b@h", "b@h") == ["unknown"], "held by a node that the caller does not know"
+    assert channel.run(steps.ASSIGN, "q", "b@h", "b@h") == ["unknown"], (
+        "held by a node that the caller does not know"
+    )
     channel.give_back(A1, "q", most=0)
     assert assign("q", "b@h") == ["dead"]
     assert channel.take(B1, 2) == ["p"]
@@ -577,8 +700,14 @@ def test_purging_ends_what_waits_in_one_list(channel: Steps) -> None:
     for n in range(5):
         channel.publish(f"p{n}", task_id=f"t{n}")
     channel.publish("urgent", priority=6)
-    channel.redis.lpush(f"{channel.client.prefix}{queue_lists(BACKGROUND)[5]}", plain_message("tag"))
-    assert [channel.run(steps.PURGE, 3, keys=[queue_lists(BACKGROUND)[5]]) for _ in range(3)] == [3, 3, 0]
+    channel.redis.lpush(
+        f"{channel.client.prefix}{queue_lists(BACKGROUND)[5]}", plain_message("tag")
+    )
+    assert [channel.run(steps.PURGE, 3, keys=[queue_lists(BACKGROUND)[5]]) for _ in range(3)] == [
+        3,
+        3,
+        0,
+    ]
     assert channel.hash("ids") == {}
     assert channel.hash("entries").keys() == {"urgent"}
     assert channel.counters() == {"accepted": 6, "purged": 5, "done": 5}
@@ -592,7 +721,9 @@ def test_a_lease_has_one_holder_and_its_token_rises_with_each_change(channel: St
     assert lease("x", 60_000) == [1, 1, "x"]
     assert lease("y", 60_000) == [0, 1, "x"]
     assert lease("x", 1) == [1, 1, "x"], "kept"
-    assert wait_until(lambda: (reply := lease("y", 60_000))[0] and reply) == [1, 2, "y"], "taken over after it expired"
+    assert wait_until(lambda: (reply := lease("y", 60_000))[0] and reply) == [1, 2, "y"], (
+        "taken over after it expired"
+    )
     assert lease("x", 0)[0] == 0
     assert lease("x", 60_000) == [0, 2, "y"], "giving up what one does not hold changes nothing"
     assert lease("y", 0)[0] == 0
@@ -611,7 +742,9 @@ def test_what_a_run_has_sent_is_known_until_its_message_is_finished(channel: Ste
     channel.acknowledge(A1, "parent")
     assert not channel.redis.keys("*venom:sent:*")
     assert channel.publish("another", task_id="d", parent="parent") == [1, ""]
-    assert not channel.redis.keys("*venom:sent:*"), "a run whose message is finished leaves nothing behind"
+    assert not channel.redis.keys("*venom:sent:*"), (
+        "a run whose message is finished leaves nothing behind"
+    )
 
 
 @pytest.mark.parametrize("deaths", [0, 1, 9])

@@ -1,4 +1,6 @@
-"""Every command against a real hive: what it prints, its JSON, its exit code, and bad input without a traceback."""
+"""Every command against a real hive: what it prints, its JSON, its exit code, and bad input without
+a traceback.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,16 @@ class Cli:
         self.directory = directory
 
     def __call__(
-        self, *arguments: str | Path, code: int = 0, stdin: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 60
+        self,
+        *arguments: str | Path,
+        code: int = 0,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; its exit code must be `code`, and nothing it prints a traceback."""
+        """Run a command to its end; its exit code must be `code`, and nothing it prints a
+        traceback.
+        """
         done = subprocess.run(
             [sys.executable, "-m", "hive", *map(str, arguments)],
             input=stdin,
@@ -48,7 +57,14 @@ class Cli:
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "hive", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        return subprocess.Popen(command, text=True, env=self.environment, cwd=self.directory, start_new_session=True, **pipes)
+        return subprocess.Popen(
+            command,
+            text=True,
+            env=self.environment,
+            cwd=self.directory,
+            start_new_session=True,
+            **pipes,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +95,9 @@ class TestLooking:
         status = json.loads(cli("status", "--json").stdout)
         assert (status["total_nodes"], status["online_nodes"], status["offline_nodes"]) == (2, 2, 0)
         assert [node["node_id"] for node in status["nodes"]] == ["a@h", "b@h"]
-        assert {node["pid"] for node in status["nodes"]} == {spore.pid for spore in hive_of_two.spores}
+        assert {node["pid"] for node in status["nodes"]} == {
+            spore.pid for spore in hive_of_two.spores
+        }
         assert all(node["slots"] == 2 and node["is_online"] for node in status["nodes"])
 
     def test_status_shows_nodes_and_queues(self, cli: Cli) -> None:
@@ -89,13 +107,18 @@ class TestLooking:
         assert "waiting, background" in said
 
     def test_node_list(self, cli: Cli) -> None:
-        assert [node["node_id"] for node in json.loads(cli("node", "list", "--json").stdout)] == ["a@h", "b@h"]
+        assert [node["node_id"] for node in json.loads(cli("node", "list", "--json").stdout)] == [
+            "a@h",
+            "b@h",
+        ]
         assert "b@h" in cli("node", "list").stdout
 
     def test_queue_stats(self, cli: Cli) -> None:
         stats = json.loads(cli("queue", "stats", "--json").stdout)
         assert stats["connected"] is True
-        assert stats["total_queued"] == stats["high_priority_queue"] + stats["background_queue"] == 0
+        assert (
+            stats["total_queued"] == stats["high_priority_queue"] + stats["background_queue"] == 0
+        )
         assert "dead letters" in cli("queue", "stats").stdout
 
     def test_skills_need_no_broker(self, cli: Cli) -> None:
@@ -120,12 +143,18 @@ class TestMap:
     def test_json_is_one_document_with_every_outcome(self, cli: Cli) -> None:
         answer = json.loads(cli("map", "double", "1", "2", "3", APP, "--json").stdout)
         assert (answer["total"], answer["completed"], answer["failed"]) == (3, 3, 0)
-        assert sorted((one["index"], one["value"]) for one in answer["outcomes"]) == [(0, 2), (1, 4), (2, 6)]
+        assert sorted((one["index"], one["value"]) for one in answer["outcomes"]) == [
+            (0, 2),
+            (1, 4),
+            (2, 6),
+        ]
         assert {one["node"] for one in answer["outcomes"]} <= {"a@h", "b@h"}
 
     def test_a_reduce_gives_one_value(self, cli: Cli) -> None:
         assert cli("map", "double", "1", "2", "3", APP, "--reduce", "sum").stdout == "12\n"
-        assert json.loads(cli("map", "double", "1", "2", APP, "--reduce", "list", "--json").stdout)["value"] == [2, 4]
+        assert json.loads(cli("map", "double", "1", "2", APP, "--reduce", "list", "--json").stdout)[
+            "value"
+        ] == [2, 4]
 
     def test_items_come_from_a_file_and_from_stdin(self, cli: Cli) -> None:
         (cli.directory / "numbers.json").write_text("[1, 2, 3]")
@@ -134,14 +163,29 @@ class TestMap:
         assert cli("map", "double", "-", APP, "--reduce", "sum", stdin=numbers).stdout == "999000\n"
 
     def test_an_object_is_the_fields_of_the_input_model_and_set_adds_to_it(self, cli: Cli) -> None:
-        text = "Cats sleep all day long. Dogs bark at cats when they see cats. Birds sing in the morning."
-        answer = json.loads(cli("map", "summarize", json.dumps({"text": text}), text, "--set", "sentences=1", "--json").stdout)
+        text = (
+            "Cats sleep all day long. Dogs bark at cats when they see cats. "
+            "Birds sing in the morning."
+        )
+        answer = json.loads(
+            cli(
+                "map",
+                "summarize",
+                json.dumps({"text": text}),
+                text,
+                "--set",
+                "sentences=1",
+                "--json",
+            ).stdout
+        )
         assert [len(one["value"]["sentences"]) for one in answer["outcomes"]] == [1, 1]
 
     def test_one_bad_item_is_partly_failed(self, cli: Cli) -> None:
         answer = json.loads(cli("map", "double", "1", "null", APP, "--json", code=4).stdout)
         assert (answer["completed"], answer["failed"]) == (1, 1)
-        assert next(one["error"] for one in answer["outcomes"] if one["status"] == "failed").startswith("TypeError")
+        assert next(
+            one["error"] for one in answer["outcomes"] if one["status"] == "failed"
+        ).startswith("TypeError")
 
     def test_all_bad_items_are_failed(self, cli: Cli) -> None:
         done = cli("map", "fail", "x", "y", APP, code=1)
@@ -165,17 +209,28 @@ class TestMap:
         assert "cancelled" in cli("job", job_id, code=1).stdout
 
     def test_a_deadline_ends_what_is_not_done(self, cli: Cli, tmp_path: Path) -> None:
-        answer = json.loads(cli("map", "hold", tmp_path / "held", APP, "--timeout", "1.5", "--json", code=1).stdout)
+        answer = json.loads(
+            cli("map", "hold", tmp_path / "held", APP, "--timeout", "1.5", "--json", code=1).stdout
+        )
         assert [one["status"] for one in answer["outcomes"]] == ["timeout"]
 
-    def test_without_a_spore_it_says_why_it_waits_and_fails_at_the_deadline(self, lonely: Cli) -> None:
+    def test_without_a_spore_it_says_why_it_waits_and_fails_at_the_deadline(
+        self, lonely: Cli
+    ) -> None:
         done = lonely("map", "summarize", "A text.", "--timeout", "1", code=3)
         assert "no spore is online; waiting" in done.stderr
         assert "start one with `hive spore`" in done.stderr.splitlines()[-1]
 
-    def test_it_goes_on_when_a_spore_comes(self, lonely: Cli, broker: BrokerServer, tmp_path: Path) -> None:
+    def test_it_goes_on_when_a_spore_comes(
+        self, lonely: Cli, broker: BrokerServer, tmp_path: Path
+    ) -> None:
         running = lonely.start("map", "double", "21", APP, "--json")
-        spore = WorkerProcess.celery(tmp_path, "late", env={**broker.environment, "PYTHONPATH": str(REPOSITORY)}, options=SKILLS)
+        spore = WorkerProcess.celery(
+            tmp_path,
+            "late",
+            env={**broker.environment, "PYTHONPATH": str(REPOSITORY)},
+            options=SKILLS,
+        )
         try:
             out, said = running.communicate(timeout=60)
         finally:
@@ -188,17 +243,38 @@ class TestRun:
     def test_it_prints_what_the_task_returns(self, cli: Cli) -> None:
         assert cli("run", "double", "21", APP).stdout == "42\n"
         assert cli("run", "double", "number=4", APP, "--priority", "high_priority").stdout == "8\n"
-        assert cli("run", "plain.square", "3", APP, "--priority", "9", "--requirements", '{"node": "b@h"}').stdout == "9\n"
+        assert (
+            cli(
+                "run",
+                "plain.square",
+                "3",
+                APP,
+                "--priority",
+                "9",
+                "--requirements",
+                '{"node": "b@h"}',
+            ).stdout
+            == "9\n"
+        )
 
     def test_json_is_the_tasks_record(self, cli: Cli) -> None:
-        record = json.loads(cli("run", "double", "21", APP, "--json", "--requirements", '{"node": "a@h"}').stdout)
-        assert (record["task_type"], record["status"], record["result"], record["assigned_node"]) == ("double", "completed", 42, "a@h")
+        record = json.loads(
+            cli("run", "double", "21", APP, "--json", "--requirements", '{"node": "a@h"}').stdout
+        )
+        assert (
+            record["task_type"],
+            record["status"],
+            record["result"],
+            record["assigned_node"],
+        ) == ("double", "completed", 42, "a@h")
 
     def test_a_failure_is_one_line(self, cli: Cli) -> None:
         done = cli("run", "fail", "what a day", APP, code=1)
         assert done.stdout == ""
         assert "ValueError: what a day" in done.stderr
-        assert json.loads(cli("run", "fail", "x", APP, "--json", code=1).stdout)["status"] == "failed"
+        assert (
+            json.loads(cli("run", "fail", "x", APP, "--json", code=1).stdout)["status"] == "failed"
+        )
 
     def test_a_task_that_takes_too_long_is_revoked(self, cli: Cli, tmp_path: Path) -> None:
         said = cli("run", "hold", tmp_path / "held", APP, "--timeout", "2", code=1).stderr
@@ -214,7 +290,10 @@ class TestRun:
         assert (running.returncode, "is revoked" in said, "Traceback" in said) == (130, True, False)
 
     def test_without_a_spore_it_fails_at_the_deadline(self, lonely: Cli) -> None:
-        assert "no spore is online; waiting" in lonely("run", "summarize", "A text.", "--timeout", "1", code=3).stderr
+        assert (
+            "no spore is online; waiting"
+            in lonely("run", "summarize", "A text.", "--timeout", "1", code=3).stderr
+        )
 
 
 class TestScan:
@@ -230,7 +309,10 @@ class TestScan:
     def test_it_reports_the_findings_of_every_file(self, cli: Cli, tree: Path) -> None:
         report = json.loads(cli("scan", tree, "--json").stdout)
         assert {"B404", "B602"} <= {found["rule"] for found in report["findings"]}
-        assert {Path(found["path"]).name for found in report["findings"]} == {"bad.py", "requirements.txt"}
+        assert {Path(found["path"]).name for found in report["findings"]} == {
+            "bad.py",
+            "requirements.txt",
+        }
         assert (report["files"], report["failures"]) == (3, [])
         assert report["findings"][0]["severity"] == "HIGH"
         assert "bad.py:2" in cli("scan", tree).stdout
@@ -246,7 +328,9 @@ class TestScan:
 
 class TestJob:
     def test_a_job_is_seen_from_another_process(self, cli: Cli) -> None:
-        job_id = json.loads(cli("map", "double", "1", "2", APP, "--reduce", "sum", "--json").stdout)["job_id"]
+        job_id = json.loads(
+            cli("map", "double", "1", "2", APP, "--reduce", "sum", "--json").stdout
+        )["job_id"]
         seen = json.loads(cli("job", job_id, "--json").stdout)
         assert (seen["over"], seen["completed"], seen["value"]) == (True, 2, 6)
         assert [one["value"] for one in seen["outcomes"]] == [2, 4]
@@ -260,7 +344,8 @@ class TestJob:
         seen = json.loads(cli("job", job_id, "--json").stdout)
         assert (seen["over"], seen["running"], seen["outcomes"]) == (False, 1, [])
         left = cli.start("job", job_id, "--follow")
-        time.sleep(1.0)  # nothing tells when it has begun to follow, and either way it must not cancel
+        # Nothing tells when it has begun to follow, and either way it must not cancel.
+        time.sleep(1.0)
         left.send_signal(signal.SIGINT)
         left.communicate(timeout=20)
         assert left.returncode == 130
@@ -298,7 +383,9 @@ class TestBadInput:
     @pytest.mark.parametrize("command", CLUSTER_COMMANDS, ids=" ".join)
     def test_a_broker_that_is_down(self, tmp_path: Path, command: tuple[str, ...]) -> None:
         (tmp_path / "a.py").write_text("x = 1\n")
-        nowhere = Cli({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(free_port()), "NEXUS_PORT": "0"}, tmp_path)
+        nowhere = Cli(
+            {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(free_port()), "NEXUS_PORT": "0"}, tmp_path
+        )
         done = nowhere(*command, code=3)
         assert done.stderr.startswith("hive: The broker at 127.0.0.1:")
         assert done.stderr.count("\n") == 1
@@ -312,7 +399,10 @@ class TestBadInput:
             cluster.spawn("a", options=SKILLS)
             cluster.wait_online("a")
             lost = Cli(cluster.server.environment, tmp_path)
-            running = [lost.start("map", "hold", held[0], APP), lost.start("run", "hold", held[1], APP)]
+            running = [
+                lost.start("map", "hold", held[0], APP),
+                lost.start("run", "hold", held[1], APP),
+            ]
             wait_until(lambda: all(path.exists() for path in held))
             cluster.server.kill()
             for command in running:
@@ -328,7 +418,10 @@ class TestBadInput:
         try:
             for password in ("", "wrong"):
                 for command in ("status", "nexus"):
-                    wrong = Cli({**server.environment, "REDIS_PASSWORD": password, "NEXUS_PORT": "0"}, tmp_path)
+                    wrong = Cli(
+                        {**server.environment, "REDIS_PASSWORD": password, "NEXUS_PORT": "0"},
+                        tmp_path,
+                    )
                     assert "refused the credentials" in wrong(command, code=3).stderr
         finally:
             server.kill()
@@ -339,7 +432,10 @@ class TestBadInput:
         assert said.startswith("hive: REDIS_PORT cannot be 'none'")
 
     def test_an_env_file_that_is_not_there(self, tmp_path: Path) -> None:
-        assert "HIVE_ENV_FILE" in Cli({"HIVE_ENV_FILE": "/no/such/file"}, tmp_path)("status", code=2).stderr
+        assert (
+            "HIVE_ENV_FILE"
+            in Cli({"HIVE_ENV_FILE": "/no/such/file"}, tmp_path)("status", code=2).stderr
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "code", "said"),
@@ -362,11 +458,17 @@ class TestBadInput:
             (("run", "double", APP), 2, "double"),
             (("run", "double", "1", "2", APP), 2, "double"),
             (("skills", "--app", "no.such.module:app"), 2, "No module named"),
-            (("map", "double", "1", "--app", "tests.integration.cli_app:not_an_app"), 2, "no Celery application"),
+            (
+                ("map", "double", "1", "--app", "tests.integration.cli_app:not_an_app"),
+                2,
+                "no Celery application",
+            ),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
     )
-    def test_what_cannot_be_used_is_said(self, cli: Cli, arguments: tuple[str, ...], code: int, said: str) -> None:
+    def test_what_cannot_be_used_is_said(
+        self, cli: Cli, arguments: tuple[str, ...], code: int, said: str
+    ) -> None:
         (cli.directory / "bad.json").write_text("[1,")
         (cli.directory / "object.json").write_text('{"a": 1}')
         (cli.directory / "empty.json").write_text("[]")
@@ -377,7 +479,9 @@ class TestBadInput:
 
     def test_bytes_on_stdin_that_are_no_text(self, cli: Cli) -> None:
         command = [sys.executable, "-m", "hive", "map", "double", "-", APP]
-        done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, timeout=60, env=cli.environment)
+        done = subprocess.run(
+            command, input=b"caf\xe9\n", capture_output=True, timeout=60, env=cli.environment
+        )
         assert (done.returncode, done.stdout) == (2, b"")
         assert done.stderr.startswith(b"hive: stdin is not UTF-8 text")
 

@@ -79,8 +79,15 @@ def test_one_tells_what_it_was_and_how_it_died(cluster: Graveyard) -> None:
     assert letter is not None
     assert letter == cluster.letters.find(publish_id).model_copy(update={"age": letter.age})
     assert (letter.task, letter.args, letter.kwargs) == ("some.task", [1, "two"], {"three": [4]})
-    assert (letter.reason, letter.deaths, letter.home, letter.priority) == ("its process died", 2, HIGH, 7)
-    assert [(death.node, death.reason) for death in letter.history] == [("a@h", "its process died")] * 2
+    assert (letter.reason, letter.deaths, letter.home, letter.priority) == (
+        "its process died",
+        2,
+        HIGH,
+        7,
+    )
+    assert [(death.node, death.reason) for death in letter.history] == [
+        ("a@h", "its process died")
+    ] * 2
     assert letter.created_at <= letter.history[0].at <= letter.history[1].at <= letter.died_at
     assert 0 <= letter.age < 30
     assert cluster.letters.find("unknown") is None
@@ -93,7 +100,10 @@ def test_one_that_is_sent_again_goes_home_and_can_be_waited_for(cluster: Graveya
     with pytest.raises(DeadLetterError):
         result.get(timeout=60)
     assert cluster.letters.retry(task_id)
-    assert (cluster.steps.waiting(HIGH), cluster.steps.entry(publish_id).deaths) == ([publish_id], 0)
+    assert (cluster.steps.waiting(HIGH), cluster.steps.entry(publish_id).deaths) == (
+        [publish_id],
+        0,
+    )
     assert cluster.app.AsyncResult(task_id).status == states.PENDING
     assert not cluster.letters.retry(task_id), "it is none any more"
     assert len(cluster.steps.entry(publish_id).history) == 1
@@ -118,14 +128,25 @@ def test_who_waits_for_a_purged_one_is_told(cluster: Graveyard) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [plain_message("bad").replace("3", "0x3"), plain_message("bad").encode().replace(b"W10=", b"\xff"), plain_message("bad", task="x.y")],
+    [
+        plain_message("bad").replace("3", "0x3"),
+        plain_message("bad").encode().replace(b"W10=", b"\xff"),
+        plain_message("bad", task="x.y"),
+    ],
 )
-def test_one_that_cannot_be_read_is_listed_and_purged_by_its_publish_id(cluster: Graveyard, message: str | bytes) -> None:
+def test_one_that_cannot_be_read_is_listed_and_purged_by_its_publish_id(
+    cluster: Graveyard, message: str | bytes
+) -> None:
     cluster.client.redis.lpush(BACKGROUND, message)
     cluster.steps.take(A1, 1)
     cluster.steps.give_back(A1, "bad", most=0)
     (letter,) = cluster.letters.page(10)
-    assert (letter.id, letter.args, letter.kwargs, letter.reason) == ("bad", None, None, "its process died")
+    assert (letter.id, letter.args, letter.kwargs, letter.reason) == (
+        "bad",
+        None,
+        None,
+        "its process died",
+    )
     assert cluster.letters.purge(["bad"]) == 1
     assert cluster.letters.count() == 0
 
@@ -153,9 +174,15 @@ def test_the_command_lists_and_shows(cluster: Graveyard, cli: Cli) -> None:
 def test_the_command_sends_again(cluster: Graveyard, cli: Cli) -> None:
     one, *others = cluster.bury(*(cluster.send() for _ in range(3)))
     assert cli("dead", "retry", one).stdout == "1 dead letter retried\n"
-    assert json.loads(cli("dead", "retry", one, others[0], "--json", code=4).stdout) == {"retried": 1, "unknown": [one]}
+    assert json.loads(cli("dead", "retry", one, others[0], "--json", code=4).stdout) == {
+        "retried": 1,
+        "unknown": [one],
+    }
     assert "no dead letter has the id" in cli("dead", "retry", one, code=1).stderr
-    assert json.loads(cli("dead", "retry", "--all", "--json").stdout) == {"retried": 1, "unknown": []}
+    assert json.loads(cli("dead", "retry", "--all", "--json").stdout) == {
+        "retried": 1,
+        "unknown": [],
+    }
     assert len(cluster.steps.waiting(BACKGROUND)) == 3
 
 
@@ -164,17 +191,29 @@ def test_the_command_purges_once_it_is_told_to(cluster: Graveyard, cli: Cli) -> 
     assert "say --yes" in cli("dead", "purge", one, code=2).stderr
     assert (answer(cli, "n"), cluster.letters.count()) == (1, 3)
     assert (answer(cli, "y", one), cluster.letters.count()) == (0, 2)
-    assert json.loads(cli("dead", "purge", "--all", "--yes", "--json").stdout) == {"purged": 2, "unknown": []}
+    assert json.loads(cli("dead", "purge", "--all", "--yes", "--json").stdout) == {
+        "purged": 2,
+        "unknown": [],
+    }
     assert cluster.letters.count() == 0
 
 
 def test_the_command_purges_a_queue_once_it_is_told_to(cluster: Graveyard, cli: Cli) -> None:
-    for options in ({"priority": 9}, {"priority": 0}, {"queue": HIGH}, {"queue": "video"}, {"countdown": 60}):
+    for options in (
+        {"priority": 9},
+        {"priority": 0},
+        {"queue": HIGH},
+        {"queue": "video"},
+        {"countdown": 60},
+    ):
         cluster.send(**options)
     assert "say --yes" in cli("queue", "purge", code=2).stderr
     assert json.loads(cli("queue", "purge", "video", "--yes", "--json").stdout) == {"video": 1}
     assert json.loads(cli("queue", "purge", "high_priority", "--yes", "--json").stdout) == {HIGH: 1}
-    assert cli("queue", "purge", "--yes").stdout == f"0 tasks purged from {HIGH}\n2 tasks purged from {BACKGROUND}\n"
+    assert (
+        cli("queue", "purge", "--yes").stdout
+        == f"0 tasks purged from {HIGH}\n2 tasks purged from {BACKGROUND}\n"
+    )
     counters = cluster.steps.counters()
     assert (counters["accepted"], counters["purged"], counters["done"]) == (5, 4, 4)
     assert len(cluster.steps.hash("entries")) == 1, "what is not due yet stays"
@@ -186,7 +225,14 @@ def answer(cli: Cli, text: str, *ids: str) -> int:
     os.write(terminal, f"{text}\n".encode())
     command = [sys.executable, "-m", "hive", "dead", "purge", *(ids or ["--all"])]
     try:
-        return subprocess.run(command, stdin=stdin, capture_output=True, env=cli.environment, cwd=cli.directory, timeout=60).returncode
+        return subprocess.run(
+            command,
+            stdin=stdin,
+            capture_output=True,
+            env=cli.environment,
+            cwd=cli.directory,
+            timeout=60,
+        ).returncode
     finally:
         os.close(terminal)
         os.close(stdin)

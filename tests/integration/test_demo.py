@@ -1,4 +1,6 @@
-"""`hive demo` from its first line to its last, and stopped in the middle: nothing of it is left either way."""
+"""`hive demo` from its first line to its last, and stopped in the middle: nothing of it is left
+either way.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ def start(directory: Path, *options: str) -> subprocess.Popen[str]:
             stderr=said,
             text=True,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "TMPDIR": str(directory), "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                "TMPDIR": str(directory),
+                "PYTHONPATH": str(REPOSITORY),
+                "PYTHONUNBUFFERED": "1",
+            },
             cwd=directory,
             start_new_session=True,
         )
@@ -58,7 +65,10 @@ def test_the_whole_story(tmp_path: Path) -> None:
     assert account["run_again"] > 0
     assert account["documents_one_node"] > 1.5 * account["documents_all_nodes"]
     last = said.strip().splitlines()[-1]
-    assert last.startswith(f"documents {account['documents']} of {account['documents']}, findings {account['findings']}, lost 0, ")
+    assert last.startswith(
+        f"documents {account['documents']} of {account['documents']}, findings "
+        f"{account['findings']}, lost 0, "
+    )
     assert "attempt 2, ok" in said
     assert "after a delay of 0.3 s" in said
     assert "Traceback" not in said
@@ -68,7 +78,11 @@ def test_the_whole_story(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "number"),
-    [("the hive starts", signal.SIGINT), ("all 5 spores are online", signal.SIGTERM), ("1. ", signal.SIGINT)],
+    [
+        ("the hive starts", signal.SIGINT),
+        ("all 5 spores are online", signal.SIGTERM),
+        ("1. ", signal.SIGINT),
+    ],
 )
 def test_it_is_stopped_at_any_moment(tmp_path: Path, moment: str, number: signal.Signals) -> None:
     demo = start(tmp_path)

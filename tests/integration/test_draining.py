@@ -40,7 +40,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(directory)
     try:
         cluster.spawn(
-            "a", env={"PYTHONPATH": os.pathsep.join((str(directory), str(REPOSITORY)))}, options=("-I", "tests.integration.jobs,rationed")
+            "a",
+            env={"PYTHONPATH": os.pathsep.join((str(directory), str(REPOSITORY)))},
+            options=("-I", "tests.integration.jobs,rationed"),
         )
         cluster.wait_online("a")
         yield cluster
@@ -73,13 +75,17 @@ def hold(directory: Path) -> tuple[Any, Path]:
     return result, go
 
 
-def test_it_finishes_what_runs_and_takes_nothing_until_it_resumes(cluster: Cluster, steps: Steps, tmp_path: Path) -> None:
+def test_it_finishes_what_runs_and_takes_nothing_until_it_resumes(
+    cluster: Cluster, steps: Steps, tmp_path: Path
+) -> None:
     running, go = hold(tmp_path)
     assert tell(cluster.app, DRAIN, [NODE]) == {NODE: {"ok": {"running": 1, "given_back": 0}}}
     wait_until(lambda: node(cluster).load.draining, what="the node table shows it")
     pinned = jobs.add_numbers.apply_async((3, 4), requirements={"node": NODE})
     waiting = jobs.add_numbers.apply_async((1, 2))
-    assert steps.run(ASSIGN, waiting.id, NODE, NODE) == ["moved", NODE], "as a Foreman does who does not know yet"
+    assert steps.run(ASSIGN, waiting.id, NODE, NODE) == ["moved", NODE], (
+        "as a Foreman does who does not know yet"
+    )
     wait_until(lambda: unfinished(cluster.app, NODE) == 1, what="what was bound to it goes back")
     go.touch()
     assert running.get(timeout=60) == "went on"
@@ -91,7 +97,9 @@ def test_it_finishes_what_runs_and_takes_nothing_until_it_resumes(cluster: Clust
     wait_until(lambda: not steps.hash("entries"))
 
 
-def test_what_it_holds_without_having_started_it_goes_back_uncounted(cluster: Cluster, steps: Steps) -> None:
+def test_what_it_holds_without_having_started_it_goes_back_uncounted(
+    cluster: Cluster, steps: Steps
+) -> None:
     assert cluster.app.send_task("rationed").get(timeout=60) == "ran"
     cluster.app.send_task("rationed")
     cluster.app.send_task("rationed")
@@ -117,12 +125,16 @@ def test_it_goes_on_draining_over_a_lost_connection(cluster: Cluster, steps: Ste
     assert waiting.get(timeout=60) == 3
 
 
-def test_the_command_waits_until_nothing_runs_there(cluster: Cluster, steps: Steps, cli: Cli, tmp_path: Path) -> None:
+def test_the_command_waits_until_nothing_runs_there(
+    cluster: Cluster, steps: Steps, cli: Cli, tmp_path: Path
+) -> None:
     running, go = hold(tmp_path)
     over = cli("node", "drain", "a", "--wait", "--timeout", "0.3", code=1)
     assert f"tasks still run: 1 on {NODE}" in over.stderr
     assert [one["draining"] for one in json.loads(cli("node", "list", "--json").stdout)] == [True]
-    assert json.loads(cli("node", "drain", NODE, "--json").stdout) == [{"node_id": NODE, "running": 1, "given_back": 0}]
+    assert json.loads(cli("node", "drain", NODE, "--json").stdout) == [
+        {"node_id": NODE, "running": 1, "given_back": 0}
+    ]
     waiting = cli.start("node", "drain", "a", "--wait")
     assert waiting.stderr is not None
     assert waiting.stderr.readline() == f"waiting for tasks: 1 on {NODE}\n"
@@ -134,7 +146,10 @@ def test_the_command_waits_until_nothing_runs_there(cluster: Cluster, steps: Ste
 
 
 def test_an_unknown_node_is_said(cli: Cli) -> None:
-    assert f"No node is called 'nobody'; known are: {NODE}" in cli("node", "drain", "nobody", code=1).stderr
+    assert (
+        f"No node is called 'nobody'; known are: {NODE}"
+        in cli("node", "drain", "nobody", code=1).stderr
+    )
     assert "No node is called 'nobody'" in cli("node", "resume", "a", "nobody", code=1).stderr
 
 
@@ -143,7 +158,15 @@ def test_a_node_that_does_not_answer_is_said(cluster: Cluster) -> None:
 
 
 def test_nodes_are_named_by_their_ids_or_by_what_is_before_the_at() -> None:
-    nodes = table([make_node("a@h"), make_node("b@h"), make_node("b@i"), make_node("c@h", online=False), make_node("c@i")])
+    nodes = table(
+        [
+            make_node("a@h"),
+            make_node("b@h"),
+            make_node("b@i"),
+            make_node("c@h", online=False),
+            make_node("c@i"),
+        ]
+    )
     assert named_nodes(nodes, ["a", "b@i", "a@h", "c"]) == ["a@h", "b@i", "c@i"]
     with pytest.raises(UnknownNodeError, match="say which: b@h, b@i"):
         named_nodes(nodes, ["b"])

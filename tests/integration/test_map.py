@@ -31,7 +31,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MapCluster]:
 
 def test_every_item_has_its_outcome_in_its_place(cluster: MapCluster) -> None:
     result = hive.map(skills.square, range(5_000), app=cluster.app).result(60)
-    assert [outcome.value for outcome in result.outcomes] == [number * number for number in range(5_000)]
+    assert [outcome.value for outcome in result.outcomes] == [
+        number * number for number in range(5_000)
+    ]
     assert {outcome.status for outcome in result.outcomes} == {"ok"}
     assert (result.value, result.error, result.complete) == (None, None, True)
     assert all(outcome.attempts == 1 and outcome.seconds >= 0 for outcome in result.outcomes)
@@ -46,9 +48,16 @@ def test_built_in_reduces(cluster: MapCluster, reduce: Any, value: object) -> No
 
 
 def test_merge_and_concat_take_the_values_in_item_order(cluster: MapCluster) -> None:
-    merged = hive.map(skills.echo, [{"last": number, str(number): number} for number in range(300)], "merge", app=cluster.app).result(60)
+    merged = hive.map(
+        skills.echo,
+        [{"last": number, str(number): number} for number in range(300)],
+        "merge",
+        app=cluster.app,
+    ).result(60)
     assert merged.value == {"last": 299, **{str(number): number for number in range(300)}}
-    joined = hive.map(skills.echo, [[number] for number in range(300)], "concat", app=cluster.app).result(60)
+    joined = hive.map(
+        skills.echo, [[number] for number in range(300)], "concat", app=cluster.app
+    ).result(60)
     assert joined.value == list(range(300))
 
 
@@ -57,7 +66,9 @@ def test_a_reduce_task_gets_the_successful_values_in_order_once(cluster: MapClus
     assert job.result(60).value == [0, 19, 14]
 
 
-def test_a_slow_reduce_runs_once_however_often_it_is_asked_for(cluster: MapCluster, tmp_path: Path) -> None:
+def test_a_slow_reduce_runs_once_however_often_it_is_asked_for(
+    cluster: MapCluster, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     job = hive.map(skills.echo, [str(log)] * 10, skills.slow_reduce, app=cluster.app)
     wait_until(log.exists)
@@ -72,7 +83,9 @@ def test_a_slow_reduce_runs_once_however_often_it_is_asked_for(cluster: MapClust
 def test_one_bad_item_never_sinks_the_rest(cluster: MapCluster) -> None:
     outcomes = by_index(list(hive.map(skills.picky, range(200), app=cluster.app)))
     assert len(outcomes) == 200
-    assert {index for index, outcome in outcomes.items() if outcome.status == "failed"} == {i for i in range(200) if i % 10 in (1, 2, 3)}
+    assert {index for index, outcome in outcomes.items() if outcome.status == "failed"} == {
+        i for i in range(200) if i % 10 in (1, 2, 3)
+    }
     assert outcomes[11].error == "ValueError: no 11"
     assert "of type set" in str(outcomes[12].error)
     assert outcomes[13].error == "SystemExit: 3"
@@ -90,7 +103,11 @@ def test_a_bound_task_sees_its_item_and_its_place(cluster: MapCluster) -> None:
 
 
 def test_a_dict_is_the_fields_of_an_input_model(cluster: MapCluster) -> None:
-    result = hive.map("scale", [3, {"value": 4}, {"value": 5, "factor": 3}, {"value": "x"}, {"wrong": 1}], app=cluster.app).result(60)
+    result = hive.map(
+        "scale",
+        [3, {"value": 4}, {"value": 5, "factor": 3}, {"value": "x"}, {"wrong": 1}],
+        app=cluster.app,
+    ).result(60)
     assert [outcome.value for outcome in result.outcomes[:3]] == [6, 8, 15]
     assert "value" in str(result.outcomes[3].error)
     assert "unknown argument wrong" in str(result.outcomes[4].error)
@@ -106,7 +123,11 @@ def test_progress_adds_up_while_it_runs_and_at_the_end(cluster: MapCluster) -> N
 
     def part_done() -> Any:
         seen = job.progress()
-        assert seen.completed + seen.failed + seen.cancelled + seen.running + seen.pending == seen.total == 60
+        assert (
+            seen.completed + seen.failed + seen.cancelled + seen.running + seen.pending
+            == seen.total
+            == 60
+        )
         return seen if seen.completed else None
 
     wait_until(part_done)
@@ -117,22 +138,45 @@ def test_progress_adds_up_while_it_runs_and_at_the_end(cluster: MapCluster) -> N
 
 def test_a_job_is_read_from_another_process_by_its_id(cluster: MapCluster) -> None:
     job = hive.map(skills.square, range(100), "sum", app=cluster.app)
-    program = f"import hive; r = hive.job({job.id!r}).result(60); print(len(r.outcomes), r.value, len(list(hive.job({job.id!r}))))"
+    program = (
+        f"import hive; job = hive.job({job.id!r}); r = job.result(60); "
+        f"print(len(r.outcomes), r.value, len(list(hive.job({job.id!r}))))"
+    )
     environment = {**cluster.server.environment, "PYTHONPATH": str(REPOSITORY), "PATH": ""}
-    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert said.stdout.split() == ["100", str(sum(number * number for number in range(100))), "100"], said.stderr
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert said.stdout.split() == [
+        "100",
+        str(sum(number * number for number in range(100))),
+        "100",
+    ], said.stderr
 
 
 def test_every_iteration_begins_with_the_first_outcome(cluster: MapCluster) -> None:
     job = hive.map(skills.square, range(50), app=cluster.app)
-    assert sorted(outcome.index for outcome in job) == sorted(outcome.index for outcome in job) == list(range(50))
+    assert (
+        sorted(outcome.index for outcome in job)
+        == sorted(outcome.index for outcome in job)
+        == list(range(50))
+    )
 
 
 def test_an_empty_list_is_a_job_that_has_ended(cluster: MapCluster) -> None:
     job = hive.map(skills.square, [], "sum", app=cluster.app)
     assert list(job) == []
     result = job.result(5)
-    assert (result.value, len(result.outcomes), result.complete, job.progress().over) == (0, 0, True, True)
+    assert (result.value, len(result.outcomes), result.complete, job.progress().over) == (
+        0,
+        0,
+        True,
+        True,
+    )
     assert hive.map(skills.square, [], skills.longest, app=cluster.app).result(10).value == ""
 
 
@@ -140,13 +184,22 @@ def test_fixed_chunks_are_leased_whole(cluster: MapCluster) -> None:
     job = hive.map(skills.slow_echo, range(40), chunk=10, app=cluster.app)
     assert len(job.result(60).outcomes) == 40
     with cluster.server.client() as client:
-        sizes = [int(fields[b"n"]) for _, fields in client.xrange(cluster.key(job, "outcomes")) if b"n" in fields]
+        sizes = [
+            int(fields[b"n"])
+            for _, fields in client.xrange(cluster.key(job, "outcomes"))
+            if b"n" in fields
+        ]
     assert sizes == [10, 10, 10, 10]
 
 
 @pytest.mark.parametrize("priority", ["high_priority", 10, 0])
 def test_every_priority_runs(cluster: MapCluster, priority: Any) -> None:
-    assert hive.map(skills.square, range(10), "count", priority=priority, app=cluster.app).result(60).value == 10
+    assert (
+        hive.map(skills.square, range(10), "count", priority=priority, app=cluster.app)
+        .result(60)
+        .value
+        == 10
+    )
 
 
 def test_requirements_choose_the_nodes(cluster: MapCluster) -> None:
@@ -178,7 +231,9 @@ def test_a_requirement_that_no_node_meets_is_refused_at_once(cluster: MapCluster
         ({"items": [1], "requirements": {"speed": 1}}, "speed"),
     ],
 )
-def test_wrong_input_is_refused_before_anything_is_sent(cluster: MapCluster, arguments: dict[str, Any], said: str) -> None:
+def test_wrong_input_is_refused_before_anything_is_sent(
+    cluster: MapCluster, arguments: dict[str, Any], said: str
+) -> None:
     with cluster.server.client() as client:
         before = job_ids(client)
         with pytest.raises(InvalidInputError, match=said):
@@ -209,7 +264,9 @@ def test_a_job_leaves_only_keys_that_expire(cluster: MapCluster) -> None:
 
 
 def test_a_task_may_map_too(cluster: MapCluster) -> None:
-    assert skills.sum_of_squares.delay(50).get(timeout=60) == sum(number * number for number in range(50))
+    assert skills.sum_of_squares.delay(50).get(timeout=60) == sum(
+        number * number for number in range(50)
+    )
 
 
 def test_the_broker_is_given_back_what_a_reduce_cannot_take(cluster: MapCluster) -> None:

@@ -1,4 +1,7 @@
-"""hive.map when things die: processes, nodes, callers, the broker; and items that kill. Nothing is lost, nothing is doubled."""
+"""hive.map when things die: processes, nodes, callers, the broker; and items that kill.
+
+Nothing is lost, nothing is doubled.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ from tests.integration.map_cluster import by_index, map_cluster, wait_for_run
 def test_a_killed_process_loses_no_item(tmp_path: Path) -> None:
     with map_cluster(tmp_path, "one") as cluster:
         marker = str(tmp_path / "killed")
-        job = hive.map(skills.kill_once, [(marker, number) for number in range(200)], "sum", app=cluster.app)
+        job = hive.map(
+            skills.kill_once, [(marker, number) for number in range(200)], "sum", app=cluster.app
+        )
         outcomes = by_index(iter(job))
         assert {outcome.value for outcome in outcomes.values()} == set(range(200))
         assert outcomes[50].attempts == 2
@@ -50,7 +55,9 @@ def test_an_item_that_kills_fails_at_once_where_nothing_is_retried(tmp_path: Pat
     with map_cluster(tmp_path, "one", hive_max_retries=0) as cluster, cluster.watchdog():
         job = hive.map(skills.poison_item, [50], "count", app=cluster.app)
         result = job.result(40)
-        assert [(outcome.status, outcome.attempts) for outcome in result.outcomes] == [("failed", 1)]
+        assert [(outcome.status, outcome.attempts) for outcome in result.outcomes] == [
+            ("failed", 1)
+        ]
         assert (result.value, result.complete) == (0, True)
 
 
@@ -69,7 +76,12 @@ def test_a_killed_nodes_items_run_elsewhere(tmp_path: Path) -> None:
 def test_a_job_survives_one_kill_after_another(tmp_path: Path) -> None:
     with map_cluster(tmp_path, "stays", hive_heartbeat_interval=0.3) as cluster, cluster.watchdog():
         enough = threading.Event()
-        job = hive.map(skills.slow_echo, itertools.takewhile(lambda _: not enough.is_set(), itertools.count()), "sum", app=cluster.app)
+        job = hive.map(
+            skills.slow_echo,
+            itertools.takewhile(lambda _: not enough.is_set(), itertools.count()),
+            "sum",
+            app=cluster.app,
+        )
         for number in range(4):
             dies = cluster.spore(f"dies{number}")
             wait_for_run(job, job.progress().completed + 40)
@@ -78,7 +90,10 @@ def test_a_job_survives_one_kill_after_another(tmp_path: Path) -> None:
         result = job.result(60)
         items = len(result.outcomes)
         assert [outcome.index for outcome in result.outcomes] == list(range(items))
-        assert (result.value, {outcome.status for outcome in result.outcomes}) == (sum(range(items)), {"ok"})
+        assert (result.value, {outcome.status for outcome in result.outcomes}) == (
+            sum(range(items)),
+            {"ok"},
+        )
 
 
 @pytest.mark.slow
@@ -86,11 +101,21 @@ def test_a_node_that_was_only_frozen_doubles_nothing(tmp_path: Path) -> None:
     with map_cluster(tmp_path, "stays", hive_heartbeat_interval=0.3) as cluster, cluster.watchdog():
         frozen = cluster.spore("frozen")
         enough = threading.Event()
-        job = hive.map(skills.slow_echo, itertools.takewhile(lambda _: not enough.is_set(), itertools.count()), "sum", app=cluster.app)
+        job = hive.map(
+            skills.slow_echo,
+            itertools.takewhile(lambda _: not enough.is_set(), itertools.count()),
+            "sum",
+            app=cluster.app,
+        )
         wait_until(lambda: "frozen@h" in {outcome.node for outcome in job.result(0).outcomes})
         frozen.kill(signal.SIGSTOP)
         epochs = client_of(cluster.app).redis
-        wait_until(lambda: not [name for name in epochs.hkeys("venom:epochs") if name.startswith(b"frozen@h/")], what="declared dead")
+        wait_until(
+            lambda: (
+                not [name for name in epochs.hkeys("venom:epochs") if name.startswith(b"frozen@h/")]
+            ),
+            what="declared dead",
+        )
         wait_for_run(job, job.progress().completed + 20)
         frozen.kill(signal.SIGCONT)
         wait_for_run(job, job.progress().completed + 50)
@@ -110,10 +135,13 @@ def test_returned_leases_are_taken_by_others_before_the_dead_pullers_return(tmp_
         held = [raw.decode() for raw in client.redis.hkeys("venom:reserved:dies@h")]
         assert held
         dies.kill()
-        # What the watchdog's restore does to the messages is not done here: only the leases come back.
+        # What the watchdog's restore does to the messages is not done here: only the leases come
+        # back.
         assert return_leases(client, [*held, "of-another-task"]) == len(held)
         outcomes = by_index(iter(job))
-        assert sorted(outcome.attempts for outcome in outcomes.values()) == [1] * (4 - len(held)) + [2] * len(held)
+        assert sorted(outcome.attempts for outcome in outcomes.values()) == [1] * (
+            4 - len(held)
+        ) + [2] * len(held)
         assert {outcome.node for outcome in outcomes.values()} == {"stays@h"}
 
 
@@ -130,7 +158,9 @@ def test_a_broker_that_restarts_loses_no_outcome(tmp_path: Path) -> None:
 
 def test_a_reduce_that_kills_ends_the_job_with_an_error(tmp_path: Path) -> None:
     with map_cluster(tmp_path, "one") as cluster:
-        result = hive.map(skills.square, range(10), skills.killing_reduce, app=cluster.app).result(60)
+        result = hive.map(skills.square, range(10), skills.killing_reduce, app=cluster.app).result(
+            60
+        )
         assert result.complete
         assert "killed its worker 3 times" in str(result.error)
         assert len(result.outcomes) == 10
@@ -151,7 +181,9 @@ def test_nodes_that_do_not_know_the_skill_leave_the_items_to_those_that_do(tmp_p
 @pytest.mark.slow
 def test_an_item_that_cannot_be_stopped_is_killed_and_fails_alone(tmp_path: Path) -> None:
     with map_cluster(tmp_path, "one", hive_max_retries=0) as cluster:
-        result = hive.map(skills.stubborn, [0.1, 300.0, 0.1, 0.1], "count", app=cluster.app).result(60)
+        result = hive.map(skills.stubborn, [0.1, 300.0, 0.1, 0.1], "count", app=cluster.app).result(
+            60
+        )
         assert [outcome.status for outcome in result.outcomes] == ["ok", "failed", "ok", "ok"]
         assert "killed its worker" in str(result.outcomes[1].error)
         assert result.value == 3
@@ -166,12 +198,21 @@ print(hive.map(skills.slow_echo, range(100), "sum").id, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
         environment = {**os.environ, **cluster.server.environment, "PYTHONPATH": str(REPOSITORY)}
-        said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=30, check=False)
+        said = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
         assert said.returncode == -signal.SIGKILL
         assert hive.job(said.stdout.strip(), app=cluster.app).result(60).value == sum(range(100))
 
 
-def test_a_worker_that_is_told_to_stop_finishes_its_lease_and_the_job_goes_on(tmp_path: Path) -> None:
+def test_a_worker_that_is_told_to_stop_finishes_its_lease_and_the_job_goes_on(
+    tmp_path: Path,
+) -> None:
     with map_cluster(tmp_path, "stays") as cluster:
         leaves = cluster.spore("leaves")
         job = hive.map(skills.slow_echo, range(300), "sum", app=cluster.app)

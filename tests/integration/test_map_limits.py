@@ -1,4 +1,6 @@
-"""hive.map and time: cancel, deadlines, limits of an item, other tasks' turns, long items among short ones, waiting without nodes."""
+"""hive.map and time: cancel, deadlines, limits of an item, other tasks' turns, long items among
+short ones, waiting without nodes.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,12 @@ def test_a_deadline_ends_the_job_with_what_is_done(cluster: MapCluster) -> None:
 
 def test_waiting_with_a_timeout_gives_what_is_there(cluster: MapCluster, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    job = hive.map(skills.gated, [(number, str(go) if number >= 4 else None) for number in range(8)], "sum", app=cluster.app)
+    job = hive.map(
+        skills.gated,
+        [(number, str(go) if number >= 4 else None) for number in range(8)],
+        "sum",
+        app=cluster.app,
+    )
     wait_for_run(job, 4)
     partial = job.result(timeout=0.2)
     assert (partial.complete, len(partial.outcomes), partial.value) == (False, 4, 6)
@@ -71,9 +78,16 @@ def test_waiting_with_a_timeout_gives_what_is_there(cluster: MapCluster, tmp_pat
 
 
 @pytest.mark.parametrize("reduce", ["concat", "merge"])
-def test_waiting_with_a_timeout_bears_values_that_the_reduce_cannot_take(cluster: MapCluster, tmp_path: Path, reduce: Any) -> None:
+def test_waiting_with_a_timeout_bears_values_that_the_reduce_cannot_take(
+    cluster: MapCluster, tmp_path: Path, reduce: Any
+) -> None:
     go = tmp_path / "go"
-    job = hive.map(skills.gated, [(number, str(go) if number >= 4 else None) for number in range(8)], reduce, app=cluster.app)
+    job = hive.map(
+        skills.gated,
+        [(number, str(go) if number >= 4 else None) for number in range(8)],
+        reduce,
+        app=cluster.app,
+    )
     wait_for_run(job, 4)
     partial = job.result(timeout=0.1)
     assert (partial.complete, len(partial.outcomes), partial.value) == (False, 4, None)
@@ -91,13 +105,20 @@ def test_an_item_over_its_limit_is_a_timeout_and_the_rest_goes_on(cluster: MapCl
 
 def test_an_item_may_tidy_up_when_it_is_told_to_stop(cluster: MapCluster) -> None:
     result = hive.map(skills.tidies_up, [30.0, 0.01], app=cluster.app).result(60)
-    assert [(outcome.status, outcome.value) for outcome in result.outcomes] == [("ok", "tidied"), ("ok", "finished")]
+    assert [(outcome.status, outcome.value) for outcome in result.outcomes] == [
+        ("ok", "tidied"),
+        ("ok", "finished"),
+    ]
 
 
 def test_one_long_item_does_not_hold_back_the_others(cluster: MapCluster, tmp_path: Path) -> None:
     go = tmp_path / "go"
     seen = []
-    for outcome in hive.map(skills.gated, [(number, str(go) if number == 150 else None) for number in range(1_000)], app=cluster.app):
+    for outcome in hive.map(
+        skills.gated,
+        [(number, str(go) if number == 150 else None) for number in range(1_000)],
+        app=cluster.app,
+    ):
         seen.append(outcome.index)
         if len(seen) == 999:
             go.touch()
@@ -109,7 +130,12 @@ def test_a_more_urgent_task_does_not_wait_for_a_job(cluster: MapCluster) -> None
     job = hive.map(skills.slow_echo, range(3_000), app=cluster.app)
     wait_for_run(job, 4)
     for _ in range(5):
-        assert skills.square.apply_async((3,), queue=cluster.settings.hive_high_priority_queue).get(timeout=60) == 9
+        assert (
+            skills.square.apply_async((3,), queue=cluster.settings.hive_high_priority_queue).get(
+                timeout=60
+            )
+            == 9
+        )
     assert not job.progress().over
     job.cancel()
     assert job.result(60).complete
@@ -143,8 +169,13 @@ def test_without_a_node_a_job_waits_and_starts_when_one_comes(tmp_path: Path) ->
 def test_without_a_node_a_job_ends_at_its_deadline(tmp_path: Path) -> None:
     server = BrokerServer(tmp_path / "broker").start()
     try:
-        app = hive.install(Celery("alone"), Settings.load(redis_host="127.0.0.1", redis_port=server.port))
-        jobs = [hive.map(skills.square, items, "sum", timeout=0.5, app=app) for items in (range(10), iter(range(10)))]
+        app = hive.install(
+            Celery("alone"), Settings.load(redis_host="127.0.0.1", redis_port=server.port)
+        )
+        jobs = [
+            hive.map(skills.square, items, "sum", timeout=0.5, app=app)
+            for items in (range(10), iter(range(10)))
+        ]
         reduced = hive.map(skills.square, range(3), skills.longest, timeout=0.5, app=app)
         for job in jobs:
             result = job.result(15)

@@ -1,4 +1,6 @@
-"""The scripts of a job on a real server: leases, commits, attempts; and random histories that keep every item in one place."""
+"""The scripts of a job on a real server: leases, commits, attempts; and random histories that keep
+every item in one place.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ NOTHING = (0, 0, "", 0, 0, 0, 0, 0, "")
 class JobOnScripts:
     """A job driven by its scripts alone; `name` of a puller is its owner."""
 
-    def __init__(self, client: BrokerClient, *, slots: int = 2, chunk: int = 0, deadline_ms: int = 0) -> None:
+    def __init__(
+        self, client: BrokerClient, *, slots: int = 2, chunk: int = 0, deadline_ms: int = 0
+    ) -> None:
         self.client = client
         self.id = "job"
         self.run(steps.CREATE, "{}", 600, slots, chunk, deadline_ms, 60_000)
@@ -35,7 +39,14 @@ class JobOnScripts:
 
     def push(self, *sizes: int, last: bool = False) -> list[Any]:
         blocks = [(json.dumps(list(range(size))), size) for size in sizes]
-        reply: list[Any] = self.run(steps.PUSH, int(last), "", 60_000, self.pushed, *(field for block in blocks for field in block))
+        reply: list[Any] = self.run(
+            steps.PUSH,
+            int(last),
+            "",
+            60_000,
+            self.pushed,
+            *(field for block in blocks for field in block),
+        )
         self.pushed += sum(sizes)
         return reply
 
@@ -74,7 +85,11 @@ class JobOnScripts:
         """(first, items, who committed them or their common status) of every entry."""
         entries = self.client.redis.xrange("venom:job:job:outcomes")
         return [
-            (int(fields[b"first"]), int(fields[b"n"]), json.loads(fields[b"r"])[0] if b"r" in fields else json.loads(fields[b"d"])[0][0])
+            (
+                int(fields[b"first"]),
+                int(fields[b"n"]),
+                json.loads(fields[b"r"])[0] if b"r" in fields else json.loads(fields[b"d"])[0][0],
+            )
             for _, fields in entries
             if b"first" in fields
         ]
@@ -84,7 +99,9 @@ class JobOnScripts:
         found: Counter[int] = Counter()
         for first, n, _ in self.outcomes():
             found.update(range(first, first + n))
-        ranges = self.client.redis.lrange("venom:job:job:queue", 0, -1) + self.client.redis.lrange("venom:job:job:back", 0, -1)
+        ranges = self.client.redis.lrange("venom:job:job:queue", 0, -1) + self.client.redis.lrange(
+            "venom:job:job:back", 0, -1
+        )
         for raw in ranges + self.client.redis.hvals("venom:job:job:leases"):
             _, _, first, length, *_ = raw.decode().split(":")
             found.update(range(int(first), int(first) + int(length)))
@@ -92,14 +109,21 @@ class JobOnScripts:
 
     def check(self) -> None:
         assert self.places() == Counter(range(self.pushed)), "an item is lost or doubled"
-        leased = sum(int(raw.split(b":")[3]) for raw in self.client.redis.hvals("venom:job:job:leases"))
+        leased = sum(
+            int(raw.split(b":")[3]) for raw in self.client.redis.hvals("venom:job:job:leases")
+        )
         assert self.state("pushed") == self.state("done") + self.state("waiting") + leased
-        assert all(self.client.redis.ttl(name) > 0 for name in self.client.redis.keys("venom:job:*"))
+        assert all(
+            self.client.redis.ttl(name) > 0 for name in self.client.redis.keys("venom:job:*")
+        )
 
 
 @pytest.fixture
 def client(broker: BrokerServer) -> Iterator[BrokerClient]:
-    client = BrokerClient(broker.url, Settings.load(redis_host="127.0.0.1", redis_port=broker.port, hive_max_retries=2))
+    client = BrokerClient(
+        broker.url,
+        Settings.load(redis_host="127.0.0.1", redis_port=broker.port, hive_max_retries=2),
+    )
     yield client
     client.close()
 
@@ -150,7 +174,9 @@ def test_a_commit_without_its_lease_changes_nothing(client: BrokerClient) -> Non
     job.check()
 
 
-def test_items_of_a_dead_run_go_one_by_one_and_the_one_that_kills_is_found(client: BrokerClient) -> None:
+def test_items_of_a_dead_run_go_one_by_one_and_the_one_that_kills_is_found(
+    client: BrokerClient,
+) -> None:
     job = JobOnScripts(client)
     job.push(3, last=True)
     job.step("a", want=1)
@@ -211,7 +237,9 @@ def test_a_commit_behind_the_keepers_is_told_where_to_begin(client: BrokerClient
     job.check()
 
 
-def test_a_puller_yields_to_more_urgent_queues_but_not_before_its_first_lease(client: BrokerClient) -> None:
+def test_a_puller_yields_to_more_urgent_queues_but_not_before_its_first_lease(
+    client: BrokerClient,
+) -> None:
     job = JobOnScripts(client)
     job.push(10)
     client.redis.rpush("urgent", "task")
@@ -220,7 +248,9 @@ def test_a_puller_yields_to_more_urgent_queues_but_not_before_its_first_lease(cl
     assert job.step("a", done=1, keys=("urgent",)) == [b"yield"]
 
 
-def test_the_end_comes_only_after_the_input_and_while_others_hold_what_they_may_give_back_pullers_linger(client: BrokerClient) -> None:
+def test_the_end_comes_only_after_the_input_and_pullers_linger_while_others_may_give_back(
+    client: BrokerClient,
+) -> None:
     job = JobOnScripts(client)
     assert job.step("a") == [b"wait", 0]
     job.push(2)
@@ -235,7 +265,9 @@ def test_the_end_comes_only_after_the_input_and_while_others_hold_what_they_may_
     assert job.state("done") == 2
 
 
-def test_nothing_is_leased_after_a_stop_and_given_back_items_get_its_status(client: BrokerClient) -> None:
+def test_nothing_is_leased_after_a_stop_and_given_back_items_get_its_status(
+    client: BrokerClient,
+) -> None:
     job = JobOnScripts(client)
     job.push(5, 20)
     job.step("a", want=5)
@@ -265,7 +297,10 @@ def test_finished_blocks_are_forgotten(client: BrokerClient) -> None:
     job.step("a", done=2, want=3)
     assert client.redis.hkeys("venom:job:job:blocks") == [b"2"]
     job.step("a", done=3)
-    assert (client.redis.exists("venom:job:job:blocks", "venom:job:job:left"), job.state("bytes")) == (0, 0)
+    assert (
+        client.redis.exists("venom:job:job:blocks", "venom:job:job:left"),
+        job.state("bytes"),
+    ) == (0, 0)
 
 
 def test_a_deadline_is_kept_by_the_brokers_clock(client: BrokerClient) -> None:
@@ -283,7 +318,17 @@ class History:
         self.job = JobOnScripts(client, slots=3, chunk=self.chance.choice((0, 0, 4)))
         self.owners = [f"p{number}" for number in range(5)]
         self.forgotten: list[tuple[str, list[Any]]] = []
-        self.events = (self.feed, self.begin, self.die, self.come_back, self.reclaim, self.split, self.work, self.work, self.work)
+        self.events = (
+            self.feed,
+            self.begin,
+            self.die,
+            self.come_back,
+            self.reclaim,
+            self.split,
+            self.work,
+            self.work,
+            self.work,
+        )
 
     def feed(self, _: str) -> None:
         if self.job.pushed < 400:
@@ -320,14 +365,23 @@ class History:
 
     def work(self, owner: str) -> None:
         held = self.job.owned.get(owner)
-        self.job.step(owner, done=self.chance.randint(0, held[5]) if held else 0, want=self.chance.randint(1, 50))
+        self.job.step(
+            owner,
+            done=self.chance.randint(0, held[5]) if held else 0,
+            want=self.chance.randint(1, 50),
+        )
 
     def end(self) -> None:
         """Every run dies, and one puller does what is left."""
         self.job.push(last=True)
         for owner in self.owners:
             self.reclaim(owner)
-        while self.job.step("last", done=self.job.owned["last"][5] if "last" in self.job.owned else 0, want=50)[0] == b"run":
+        while (
+            self.job.step(
+                "last", done=self.job.owned["last"][5] if "last" in self.job.owned else 0, want=50
+            )[0]
+            == b"run"
+        ):
             pass
 
 

@@ -1,4 +1,6 @@
-"""hive.map fed by iterators: outcomes as they come, slow and endless inputs, inputs that fail, callers that die, asyncio."""
+"""hive.map fed by iterators: outcomes as they come, slow and endless inputs, inputs that fail,
+callers that die, asyncio.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,17 @@ from tests.integration.map_cluster import MapCluster, by_index, map_cluster
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MapCluster]:
-    with map_cluster(tmp_path_factory.mktemp("map"), "one", "two", hive_heartbeat_interval=0.3) as cluster:
+    with map_cluster(
+        tmp_path_factory.mktemp("map"), "one", "two", hive_heartbeat_interval=0.3
+    ) as cluster:
         yield cluster
 
 
 def test_a_generator_gives_every_outcome_once(cluster: MapCluster) -> None:
     job = hive.map(skills.square, (number for number in range(30_000)), "sum", app=cluster.app)
-    assert {index: outcome.value for index, outcome in by_index(iter(job)).items()} == {n: n * n for n in range(30_000)}
+    assert {index: outcome.value for index, outcome in by_index(iter(job)).items()} == {
+        n: n * n for n in range(30_000)
+    }
     assert job.result(10).value == sum(number * number for number in range(30_000))
     assert job.progress().total == 30_000
 
@@ -83,7 +89,10 @@ def test_the_input_of_a_slow_skill_is_not_taken_far_ahead(cluster: MapCluster) -
     job.cancel()
     assert job.result(60).complete
     stopped_at = last[0]
-    wait_until(lambda: not [t for t in threading.enumerate() if t.name == f"hive-feeder-{job.id[:8]}"], what="the feeder ended")
+    wait_until(
+        lambda: not [t for t in threading.enumerate() if t.name == f"hive-feeder-{job.id[:8]}"],
+        what="the feeder ended",
+    )
     assert last[0] - stopped_at < 300
 
 
@@ -144,10 +153,24 @@ time.sleep(60)
 """
 
 
-def test_a_job_whose_caller_died_ends_with_what_was_sent_and_says_so(cluster: MapCluster, tmp_path: Path) -> None:
-    environment = {**cluster.server.environment, "PYTHONPATH": str(REPOSITORY), "HIVE_HEARTBEAT_INTERVAL": "0.3"}
-    program = "import tests.integration.map_skills\n" + CALLER.replace("sys.argv[1]", "tests.integration.map_skills.square")
-    caller = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+def test_a_job_whose_caller_died_ends_with_what_was_sent_and_says_so(
+    cluster: MapCluster, tmp_path: Path
+) -> None:
+    environment = {
+        **cluster.server.environment,
+        "PYTHONPATH": str(REPOSITORY),
+        "HIVE_HEARTBEAT_INTERVAL": "0.3",
+    }
+    program = "import tests.integration.map_skills\n" + CALLER.replace(
+        "sys.argv[1]", "tests.integration.map_skills.square"
+    )
+    caller = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
     try:
         assert caller.stdout is not None
         job = hive.job(caller.stdout.readline().strip(), app=cluster.app)
@@ -164,8 +187,14 @@ def test_a_job_whose_caller_died_ends_with_what_was_sent_and_says_so(cluster: Ma
     assert "The process that fed the items is gone" in str(result.error)
 
 
-def test_a_caller_that_died_before_it_sent_anything_leaves_no_job_that_waits_for_ever(cluster: MapCluster, tmp_path: Path) -> None:
-    environment = {**cluster.server.environment, "PYTHONPATH": str(REPOSITORY), "HIVE_HEARTBEAT_INTERVAL": "0.3"}
+def test_a_caller_that_died_before_it_sent_anything_leaves_no_job_that_waits_for_ever(
+    cluster: MapCluster, tmp_path: Path
+) -> None:
+    environment = {
+        **cluster.server.environment,
+        "PYTHONPATH": str(REPOSITORY),
+        "HIVE_HEARTBEAT_INTERVAL": "0.3",
+    }
     program = """
 import time, hive
 import tests.integration.map_skills as skills
@@ -175,7 +204,13 @@ def never():
 print(hive.map(skills.square, never()).id, flush=True)
 time.sleep(60)
 """
-    caller = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    caller = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
     try:
         assert caller.stdout is not None
         job = hive.job(caller.stdout.readline().strip(), app=cluster.app)
@@ -203,11 +238,17 @@ def test_the_callers_memory_does_not_grow_with_the_job(cluster: MapCluster) -> N
             peak = max(peak, process.memory_info().rss)
     result = job.result(60)
     peak = max(peak, process.memory_info().rss)
-    assert (count, len(result.outcomes), result.value) == (100_000, 100_000, sum(number * number for number in range(100_000)))
+    assert (count, len(result.outcomes), result.value) == (
+        100_000,
+        100_000,
+        sum(number * number for number in range(100_000)),
+    )
     assert peak - before < 20 << 20, f"grew by {(peak - before) >> 20} MB"
 
 
-def test_an_endless_job_keeps_only_what_was_read_lately(cluster: MapCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_job_keeps_only_what_was_read_lately(
+    cluster: MapCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hive.jobs.answer.job.KEPT_BYTES", 200_000)
     job = hive.map(skills.echo, ("x" * 500 for _ in itertools.count()), app=cluster.app)
     indexes = {outcome.index for outcome in itertools.islice(job, 4_000)}

@@ -1,4 +1,6 @@
-"""A broker beyond its `maxmemory`: it takes nothing new and says so, and what it has accepted is worked off to the end."""
+"""A broker beyond its `maxmemory`: it takes nothing new and says so, and what it has accepted is
+worked off to the end.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     default = _state.default_app
     with closing(Cluster(tmp_path, hive_max_retries=20)) as cluster:
         yield cluster
-        gc.collect()  # a chord's results listen until they are dropped, which would look for the broker for 20 s
+        # A chord's results listen until they are dropped, which would look for the broker for 20 s.
+        gc.collect()
     _state.set_default_app(default)
 
 
 def fill(cluster: Cluster) -> None:
-    """Nothing that the tests free brings it below: every command that could need memory is refused from now on."""
+    """Nothing that the tests free brings it below: every command that could need memory is refused
+    from now on.
+    """
     client_of(cluster.app).redis.config_set("maxmemory", "1")
 
 
@@ -49,7 +54,9 @@ def free(cluster: Cluster) -> None:
     client_of(cluster.app).redis.config_set("maxmemory", "0")
 
 
-def test_a_full_broker_refuses_what_is_new_in_one_sentence_and_takes_it_later(cluster: Cluster) -> None:
+def test_a_full_broker_refuses_what_is_new_in_one_sentence_and_takes_it_later(
+    cluster: Cluster,
+) -> None:
     steps = Steps(client_of(cluster.app))
     app: Celery = cluster.app
     jobs.plain.apply_async()
@@ -82,14 +89,20 @@ def test_a_full_broker_refuses_what_is_new_in_one_sentence_and_takes_it_later(cl
     assert steps.counters()["accepted"] >= before[1]["accepted"] + 7
 
 
-def test_what_was_accepted_is_worked_off_by_workers_that_start_meanwhile(cluster: Cluster, tmp_path: Path) -> None:
-    """Results, retries, callbacks, chords and jobs included; a node that dies holding work is noticed, and its work runs elsewhere."""
+def test_what_was_accepted_is_worked_off_by_workers_that_start_meanwhile(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Results, retries, callbacks, chords and jobs included; a node that dies holding work is
+    noticed, and its work runs elsewhere.
+    """
     client = client_of(cluster.app)
     steps = Steps(client)
     begun, go = tmp_path / "begun", tmp_path / "go"
     results = [jobs.add_numbers.delay(1, number) for number in range(20)]
     results.append(jobs.sends_on.apply_async((str(begun), str(go)), link=jobs.add_numbers.si(1, 1)))
-    results.append(chord([jobs.add_numbers.si(1, 1), jobs.add_numbers.si(2, 2)])(jobs.add_numbers.si(3, 3)))
+    results.append(
+        chord([jobs.add_numbers.si(1, 1), jobs.add_numbers.si(2, 2)])(jobs.add_numbers.si(3, 3))
+    )
     results.append(jobs.add_numbers.apply_async((1, 1), countdown=0.5))
     results.append(jobs.add_numbers.apply_async((1, 1), requirements={"memory_mb": 1}))
     job = hive.map(jobs.add_numbers, range(50), reduce="sum", app=cluster.app)
@@ -134,9 +147,25 @@ def test_no_step_of_the_channel_is_refused_but_a_publication(cluster: Cluster) -
 
 
 def test_scripts_that_the_server_may_refuse_are_those_that_bring_work() -> None:
-    modules = (broker_steps, job_steps, dead_letters, idempotency, backend, nodes, records, message_broker)
-    scripts = {script.name: script for module in modules for script in vars(module).values() if isinstance(script, Script)}
-    refusable = {script.name for script in scripts.values() if not script.text.startswith(ALLOW_OOM)}
+    modules = (
+        broker_steps,
+        job_steps,
+        dead_letters,
+        idempotency,
+        backend,
+        nodes,
+        records,
+        message_broker,
+    )
+    scripts = {
+        script.name: script
+        for module in modules
+        for script in vars(module).values()
+        if isinstance(script, Script)
+    }
+    refusable = {
+        script.name for script in scripts.values() if not script.text.startswith(ALLOW_OOM)
+    }
     assert refusable == {"create", "push"}
     assert not broker_steps.PUBLISH.text.startswith(ALLOW_OOM)
     assert broker_steps.FOLLOW_UP.text == ALLOW_OOM + broker_steps.PUBLISH.text

@@ -18,7 +18,12 @@ from celery import Celery
 import hive
 from hive.broker.ledger.records import TaskStatus
 from hive.broker.message_broker import MessageBroker
-from hive.errors import BrokerUnreachableError, DuplicateTaskError, InvalidInputError, UnknownSkillError
+from hive.errors import (
+    BrokerUnreachableError,
+    DuplicateTaskError,
+    InvalidInputError,
+    UnknownSkillError,
+)
 from hive.settings import Settings
 from tests.harness import BrokerServer, free_port, wait_until
 from tests.integration import jobs
@@ -54,7 +59,9 @@ def idle(broker_server: BrokerServer) -> Iterator[MessageBroker]:
     """A broker without any spore: what is sent waits."""
     with broker_server.client() as client:
         client.flushall()
-    app = hive.install(Celery("idle"), Settings.load(redis_host="127.0.0.1", redis_port=broker_server.port))
+    app = hive.install(
+        Celery("idle"), Settings.load(redis_host="127.0.0.1", redis_port=broker_server.port)
+    )
     broker = MessageBroker(app)
     yield broker
     run(broker.disconnect())
@@ -66,7 +73,9 @@ def status_of(broker: MessageBroker, task_id: str) -> TaskStatus:
     return status
 
 
-def wait_for_status(broker: MessageBroker, task_id: str, wanted: str, deadline: float = 60) -> TaskStatus:
+def wait_for_status(
+    broker: MessageBroker, task_id: str, wanted: str, deadline: float = 60
+) -> TaskStatus:
     def reached() -> TaskStatus | None:
         status = status_of(broker, task_id)
         return status if status.status == wanted else None
@@ -84,44 +93,79 @@ def test_connect_tells_whether_the_broker_answers(broker: MessageBroker) -> None
     assert not broker.is_connected()
 
 
-def test_an_absent_broker_is_no_connection_and_an_error_to_everything_else(caplog: pytest.LogCaptureFixture) -> None:
-    app = hive.install(Celery("absent"), Settings.load(redis_host="127.0.0.1", redis_port=free_port()))
+def test_an_absent_broker_is_no_connection_and_an_error_to_everything_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = hive.install(
+        Celery("absent"), Settings.load(redis_host="127.0.0.1", redis_port=free_port())
+    )
     broker = MessageBroker(app)
     assert run(broker.connect()) is False
     assert "does not answer" in caplog.text
     assert not broker.is_connected()
-    for work in (broker.get_queue_stats, lambda: broker.get_task_status("x"), lambda: broker.broadcast_control("PING")):
+    for work in (
+        broker.get_queue_stats,
+        lambda: broker.get_task_status("x"),
+        lambda: broker.broadcast_control("PING"),
+    ):
         with pytest.raises(BrokerUnreachableError):
             run(work())
     with pytest.raises(BrokerUnreachableError):
         run(broker.enqueue_task("add_numbers", {"a": 1}))
 
 
-def test_a_wrong_password_is_no_connection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_password_is_no_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server = BrokerServer(tmp_path / "broker", password="right").start()
     try:
-        app = hive.install(Celery("wrong"), Settings.load(redis_host="127.0.0.1", redis_port=server.port, redis_password="wrong"))
+        app = hive.install(
+            Celery("wrong"),
+            Settings.load(redis_host="127.0.0.1", redis_port=server.port, redis_password="wrong"),
+        )
         assert run(MessageBroker(app).connect()) is False
         assert "REDIS_PASSWORD" in caplog.text
     finally:
         server.kill()
 
 
-def test_a_task_is_pending_then_running_then_completed_and_says_where_and_when(broker: MessageBroker, tmp_path: Path) -> None:
+def test_a_task_is_pending_then_running_then_completed_and_says_where_and_when(
+    broker: MessageBroker, tmp_path: Path
+) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
     before = datetime.now(UTC)
-    task_id = run(broker.enqueue_task("wait_for", {"begun": str(begun), "go": str(go)}, priority="high_priority"))
+    task_id = run(
+        broker.enqueue_task(
+            "wait_for", {"begun": str(begun), "go": str(go)}, priority="high_priority"
+        )
+    )
     wait_until(begun.exists)
     running = wait_for_status(broker, task_id, "running")
-    assert (running.task_type, running.payload) == ("wait_for", {"begun": str(begun), "go": str(go)})
-    assert (running.priority, running.assigned_node, running.attempt) == ("high_priority", "spore-1@h", 1)
+    assert (running.task_type, running.payload) == (
+        "wait_for",
+        {"begun": str(begun), "go": str(go)},
+    )
+    assert (running.priority, running.assigned_node, running.attempt) == (
+        "high_priority",
+        "spore-1@h",
+        1,
+    )
     assert running.started_at is not None
     assert running.completed_at is None
     assert run(broker.get_queue_stats())["tasks_running"] >= 1
     go.touch()
     done = wait_for_status(broker, task_id, "completed")
-    assert (done.result, done.error, done.attempt, done.assigned_node) == ("went on", None, 1, "spore-1@h")
-    assert (done.task_type, done.payload, done.priority) == (running.task_type, running.payload, "high_priority")
+    assert (done.result, done.error, done.attempt, done.assigned_node) == (
+        "went on",
+        None,
+        1,
+        "spore-1@h",
+    )
+    assert (done.task_type, done.payload, done.priority) == (
+        running.task_type,
+        running.payload,
+        "high_priority",
+    )
     assert done.created_at is not None
     assert done.started_at is not None
     assert done.completed_at is not None
@@ -133,7 +177,12 @@ def test_an_unknown_task_is_not_a_pending_one(idle: MessageBroker) -> None:
     assert run(idle.get_task_status("nobody")) is None
     task_id = run(idle.enqueue_task("add_numbers", {"a": 1}, priority=8))
     waiting = status_of(idle, task_id)
-    assert (waiting.status, waiting.attempt, waiting.assigned_node, waiting.priority) == ("pending", 0, None, 8)
+    assert (waiting.status, waiting.attempt, waiting.assigned_node, waiting.priority) == (
+        "pending",
+        0,
+        None,
+        8,
+    )
     assert waiting.created_at is not None
     assert waiting.started_at is None
 
@@ -186,13 +235,17 @@ def test_wrong_input_is_refused_before_anything_is_sent(
     assert run(idle.get_queue_stats())["tasks_pending"] == 0
 
 
-def test_a_given_id_is_one_task_however_often_it_is_sent(broker: MessageBroker, tmp_path: Path) -> None:
+def test_a_given_id_is_one_task_however_often_it_is_sent(
+    broker: MessageBroker, tmp_path: Path
+) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
     payload = {"begun": str(begun), "go": str(go)}
     go.touch()
 
     async def at_once() -> list[str]:
-        return await asyncio.gather(*(broker.enqueue_task("wait_for", payload, task_id="only-one") for _ in range(5)))
+        return await asyncio.gather(
+            *(broker.enqueue_task("wait_for", payload, task_id="only-one") for _ in range(5))
+        )
 
     assert run(at_once()) == ["only-one"] * 5
     wait_for_status(broker, "only-one", "completed")
@@ -205,7 +258,9 @@ def test_a_given_id_is_one_task_however_often_it_is_sent(broker: MessageBroker, 
     assert begun.read_text() == "x"
 
 
-def test_a_failed_task_tells_why_and_runs_again_once_when_retried(broker: MessageBroker, tmp_path: Path) -> None:
+def test_a_failed_task_tells_why_and_runs_again_once_when_retried(
+    broker: MessageBroker, tmp_path: Path
+) -> None:
     wanted = tmp_path / "wanted"
     task_id = run(broker.enqueue_task("needs_file", {"path": str(wanted)}, priority=7))
     failed = wait_for_status(broker, task_id, "failed")
@@ -215,8 +270,14 @@ def test_a_failed_task_tells_why_and_runs_again_once_when_retried(broker: Messag
     wanted.touch()
 
     def completed() -> int:
-        """How many tasks have completed, once none runs: those of earlier tests may still be about to be acknowledged."""
-        return int(wait_until(lambda: (stats := run(broker.get_queue_stats()))["tasks_running"] == 0 and stats)["tasks_completed"])
+        """How many tasks have completed, once none runs: those of earlier tests may still be about
+        to be acknowledged.
+        """
+        return int(
+            wait_until(
+                lambda: (stats := run(broker.get_queue_stats()))["tasks_running"] == 0 and stats
+            )["tasks_completed"]
+        )
 
     before = completed()
 
@@ -232,8 +293,12 @@ def test_a_failed_task_tells_why_and_runs_again_once_when_retried(broker: Messag
 
 
 @pytest.mark.parametrize("state", ["running", "completed"])
-def test_a_retry_that_comes_behind_another_sends_nothing(idle: MessageBroker, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
-    """Two callers see the failure; before the second sends, the first one's run has begun, or is over."""
+def test_a_retry_that_comes_behind_another_sends_nothing(
+    idle: MessageBroker, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Two callers see the failure; before the second sends, the first one's run has begun, or is
+    over.
+    """
     records = idle.records
     task_id = run(idle.enqueue_task("add_numbers", {"a": 1}))
     records.store(task_id, "failed", assigned_node="a@h", result=None, error="It broke.")
@@ -256,14 +321,22 @@ def test_an_executor_outside_celery_states_how_far_a_task_is(idle: MessageBroker
     task_id = run(idle.enqueue_task("add_numbers", {"a": 1}))
     assert run(idle.update_task_status(task_id, "running", assigned_node="elsewhere")) is True
     running = status_of(idle, task_id)
-    assert (running.status, running.assigned_node, running.task_type) == ("running", "elsewhere", "add_numbers")
+    assert (running.status, running.assigned_node, running.task_type) == (
+        "running",
+        "elsewhere",
+        "add_numbers",
+    )
     assert running.started_at is not None
     assert run(idle.update_task_status(task_id, "failed", error="no luck")) is True
     failed = status_of(idle, task_id)
     assert (failed.status, failed.error, failed.assigned_node) == ("failed", "no luck", "elsewhere")
     assert run(idle.update_task_status(task_id, "completed", result={"sum": 1})) is True
     done = status_of(idle, task_id)
-    assert (done.status, done.result, done.started_at) == ("completed", {"sum": 1}, running.started_at)
+    assert (done.status, done.result, done.started_at) == (
+        "completed",
+        {"sum": 1},
+        running.started_at,
+    )
     assert run(idle.update_task_status(task_id, "running")) is False
     assert status_of(idle, task_id).status == "completed"
     with pytest.raises(InvalidInputError, match="dead"):
@@ -276,7 +349,9 @@ def test_zombies_are_those_that_the_watchdog_wrote_down(idle: MessageBroker) -> 
     assert run(idle.detect_zombie_tasks()) == ["a", "b"]
 
 
-def test_ping_is_answered_by_every_node_and_an_unknown_command_with_an_error(broker: MessageBroker) -> None:
+def test_ping_is_answered_by_every_node_and_an_unknown_command_with_an_error(
+    broker: MessageBroker,
+) -> None:
     assert run(broker.broadcast_control("PING")) == {"spore-1@h": {"ok": "pong"}}
     replies = run(broker.broadcast_control("UPDATE_SYSTEM", {"version": "1.2.0"}))
     assert "UPDATE_SYSTEM" in replies["spore-1@h"]["error"]
@@ -294,14 +369,20 @@ def test_calls_of_many_threads_at_once_each_get_their_own_replies(broker: Messag
             assert f"'C{number}'" in replies["spore-1@h"]["error"]
 
 
-def test_a_broadcast_works_after_the_connection_was_lost(cluster: Cluster, broker: MessageBroker) -> None:
+def test_a_broadcast_works_after_the_connection_was_lost(
+    cluster: Cluster, broker: MessageBroker
+) -> None:
     assert run(broker.broadcast_control("PING"))
     with cluster.server.client() as client:
         client.client_kill_filter(_type="normal", skipme=True)
-    assert wait_until(lambda: run(broker.broadcast_control("PING"))) == {"spore-1@h": {"ok": "pong"}}
+    assert wait_until(lambda: run(broker.broadcast_control("PING"))) == {
+        "spore-1@h": {"ok": "pong"}
+    }
 
 
-def test_a_broadcast_works_in_a_forked_process_and_still_in_its_parent(broker: MessageBroker) -> None:
+def test_a_broadcast_works_in_a_forked_process_and_still_in_its_parent(
+    broker: MessageBroker,
+) -> None:
     assert run(broker.broadcast_control("PING"))
     child = os.fork()
     if child == 0:
@@ -314,7 +395,9 @@ def test_a_broadcast_works_in_a_forked_process_and_still_in_its_parent(broker: M
     assert run(broker.broadcast_control("PING")) == {"spore-1@h": {"ok": "pong"}}
 
 
-def test_a_subscriber_hears_every_command_from_then_on(cluster: Cluster, broker: MessageBroker) -> None:
+def test_a_subscriber_hears_every_command_from_then_on(
+    cluster: Cluster, broker: MessageBroker
+) -> None:
     async def scene() -> list[dict[str, Any]]:
         heard = []
         async with await broker.subscribe_broadcast() as subscription:
@@ -329,10 +412,14 @@ def test_a_subscriber_hears_every_command_from_then_on(cluster: Cluster, broker:
         return heard
 
     heard = run(scene())
-    assert [(command["command"], command["arguments"]) for command in heard] == [("PING", {"number": number}) for number in range(3)]
+    assert [(command["command"], command["arguments"]) for command in heard] == [
+        ("PING", {"number": number}) for number in range(3)
+    ]
 
 
-def test_a_subscriber_hears_again_after_its_connection_was_lost(cluster: Cluster, broker: MessageBroker) -> None:
+def test_a_subscriber_hears_again_after_its_connection_was_lost(
+    cluster: Cluster, broker: MessageBroker
+) -> None:
     async def scene() -> dict[str, Any]:
         async with await broker.subscribe_broadcast() as subscription, asyncio.timeout(20):
             with cluster.server.client() as client:
@@ -344,10 +431,14 @@ def test_a_subscriber_hears_again_after_its_connection_was_lost(cluster: Cluster
 
     assert run(scene())["command"] == "PING"
     cluster.wait_online("spore-1")
-    assert wait_until(lambda: run(broker.broadcast_control("PING"))) == {"spore-1@h": {"ok": "pong"}}
+    assert wait_until(lambda: run(broker.broadcast_control("PING"))) == {
+        "spore-1@h": {"ok": "pong"}
+    }
 
 
-def test_a_node_that_does_not_answer_in_time_is_missing_from_the_replies(cluster: Cluster, broker: MessageBroker) -> None:
+def test_a_node_that_does_not_answer_in_time_is_missing_from_the_replies(
+    cluster: Cluster, broker: MessageBroker
+) -> None:
     frozen = cluster.spawn("spore-2")
     cluster.wait_online("spore-2")
     wait_until(lambda: len(run(broker.broadcast_control("PING"))) == 2)

@@ -32,7 +32,9 @@ class Nexus:
             "PYTHONPATH": str(REPOSITORY),
             **variables,
         }
-        self.process = WorkerProcess(directory / "nexus.log", sys.executable, "-m", "hive", "nexus", env=env)
+        self.process = WorkerProcess(
+            directory / "nexus.log", sys.executable, "-m", "hive", "nexus", env=env
+        )
 
     def listening(self) -> Nexus:
         wait_until(self.port_file.exists, what="the port is written")
@@ -44,7 +46,9 @@ class Nexus:
 
     def health(self) -> tuple[int, dict[str, Any]]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=10) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}/health", timeout=10
+            ) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -76,7 +80,12 @@ def test_health_says_so_while_the_broker_is_away_and_again_when_it_is_back(tmp_p
         wait_until(lambda: nexus.health()[0] == 200)
         server.kill()
         status, health = nexus.health()
-        assert (status, health["status"], health["broker_reachable"], health["nodes_online"]) == (503, "degraded", False, None)
+        assert (status, health["status"], health["broker_reachable"], health["nodes_online"]) == (
+            503,
+            "degraded",
+            False,
+            None,
+        )
         server.start()
         wait_until(lambda: nexus.health()[0] == 200, what="healthy again")
     finally:
@@ -84,7 +93,9 @@ def test_health_says_so_while_the_broker_is_away_and_again_when_it_is_back(tmp_p
         server.kill()
 
 
-def test_of_two_one_holds_the_lease_and_the_other_takes_it_over(nexus: Nexus, broker: BrokerServer, tmp_path: Path) -> None:
+def test_of_two_one_holds_the_lease_and_the_other_takes_it_over(
+    nexus: Nexus, broker: BrokerServer, tmp_path: Path
+) -> None:
     wait_until(lambda: nexus.health()[1]["lease_holder"])
     (tmp_path / "second").mkdir()
     second = Nexus(tmp_path / "second", broker).listening()
@@ -92,14 +103,18 @@ def test_of_two_one_holds_the_lease_and_the_other_takes_it_over(nexus: Nexus, br
         first_holder = nexus.health()[1]["lease_holder"]
         assert second.health()[1]["lease_holder"] == first_holder
         assert nexus.process.stop() == 0
-        wait_until(lambda: (holder := second.health()[1]["lease_holder"]) and holder != first_holder, what="the second leads")
+        wait_until(
+            lambda: (holder := second.health()[1]["lease_holder"]) and holder != first_holder,
+            what="the second leads",
+        )
     finally:
         second.process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order_and_soon(nexus: Nexus, number: signal.Signals) -> None:
-    with socket.create_connection(("127.0.0.1", nexus.port)):  # an idle client does not hold it up
+    # An idle client does not hold it up.
+    with socket.create_connection(("127.0.0.1", nexus.port)):
         os.kill(nexus.process.pid, number)
         assert nexus.process.process.wait(30) == 0
     assert "Traceback" not in nexus.process.output()
@@ -125,12 +140,19 @@ def test_it_ends_with_its_supervisor(broker: BrokerServer, tmp_path: Path) -> No
     program = """
 import os, subprocess, sys
 reader, writer = os.pipe()
-child = subprocess.Popen([sys.executable, "-m", "hive", "nexus"], pass_fds=[reader], env={**os.environ, "HIVE_SUPERVISOR_FD": str(reader)})
+environment = {**os.environ, "HIVE_SUPERVISOR_FD": str(reader)}
+command = [sys.executable, "-m", "hive", "nexus"]
+child = subprocess.Popen(command, pass_fds=[reader], env=environment)
 print(child.pid, flush=True)
 child.wait()
 """
     port_file = tmp_path / "port"
-    env = {**broker.environment, "NEXUS_PORT": "0", "HIVE_NEXUS_PORT_FILE": str(port_file), "PYTHONPATH": str(REPOSITORY)}
+    env = {
+        **broker.environment,
+        "NEXUS_PORT": "0",
+        "HIVE_NEXUS_PORT_FILE": str(port_file),
+        "PYTHONPATH": str(REPOSITORY),
+    }
     supervisor = WorkerProcess(tmp_path / "log", sys.executable, "-c", program, env=env)
     wait_until(port_file.exists)
     nexus_pid = int(supervisor.output().split()[0])

@@ -37,7 +37,9 @@ def test_what_is_rejected_comes_again(connection: Connection) -> None:
         assert letters.queue.get() is None
 
 
-def test_what_was_not_acknowledged_comes_again_when_its_connection_closes(connection: Connection) -> None:
+def test_what_was_not_acknowledged_comes_again_when_its_connection_closes(
+    connection: Connection,
+) -> None:
     with connection.clone() as first:
         letters = first.SimpleQueue("letters")
         letters.put({"letter": "a"})
@@ -50,12 +52,17 @@ def test_what_was_not_acknowledged_comes_again_when_its_connection_closes(connec
 
 
 def test_what_a_killed_program_took_comes_again(broker: BrokerServer) -> None:
-    with Connection(broker.url, transport=TRANSPORT) as killed, Connection(broker.url, transport=TRANSPORT) as living:
+    with (
+        Connection(broker.url, transport=TRANSPORT) as killed,
+        Connection(broker.url, transport=TRANSPORT) as living,
+    ):
         letters = killed.SimpleQueue("letters")
         letters.put({"letter": "a"})
         taken = letters.queue.get()
         with broker.client() as client:
-            client.zincrby("unacked_index", -killed.default_channel.visibility_timeout, taken.delivery_tag)
+            client.zincrby(
+                "unacked_index", -killed.default_channel.visibility_timeout, taken.delivery_tag
+            )
         others = living.SimpleQueue("others")
         others.consumer.consume()
         living.default_channel.qos.restore_visible(interval=1)

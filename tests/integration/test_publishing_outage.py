@@ -1,4 +1,6 @@
-"""Sending a task while the broker is away: it waits, then says what became of it; never a silent drop, never a double."""
+"""Sending a task while the broker is away: it waits, then says what became of it; never a silent
+drop, never a double.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def server(tmp_path: Path) -> Iterator[BrokerServer]:
 
 @pytest.fixture
 def app(server: BrokerServer) -> Iterator[Celery]:
-    settings = Settings.load(redis_host="127.0.0.1", redis_port=server.port, hive_publish_timeout=WAIT)
+    settings = Settings.load(
+        redis_host="127.0.0.1", redis_port=server.port, hive_publish_timeout=WAIT
+    )
     app = hive.install(Celery("outage", set_as_current=False), settings)
     app.send_task("first", ignore_result=True)
     yield app
@@ -64,7 +68,9 @@ def accepted(server: BrokerServer) -> int:
         return int(client.hlen("venom:entries")) - 1
 
 
-def test_a_task_that_could_not_be_sent_is_said_to_be_unsent(server: BrokerServer, app: Celery) -> None:
+def test_a_task_that_could_not_be_sent_is_said_to_be_unsent(
+    server: BrokerServer, app: Celery
+) -> None:
     server.kill()
     began = time.monotonic()
     with pytest.raises(BrokerUnreachableError, match="not answer") as told:
@@ -75,7 +81,9 @@ def test_a_task_that_could_not_be_sent_is_said_to_be_unsent(server: BrokerServer
     assert accepted(server) == 0
 
 
-def test_a_task_whose_reply_is_missing_may_be_sent_again_under_its_id(server: BrokerServer, app: Celery) -> None:
+def test_a_task_whose_reply_is_missing_may_be_sent_again_under_its_id(
+    server: BrokerServer, app: Celery
+) -> None:
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)
     try:
@@ -90,7 +98,9 @@ def test_a_task_whose_reply_is_missing_may_be_sent_again_under_its_id(server: Br
     assert accepted(server) == 1
 
 
-def test_a_task_sent_during_a_short_outage_is_accepted_once(server: BrokerServer, app: Celery) -> None:
+def test_a_task_sent_during_a_short_outage_is_accepted_once(
+    server: BrokerServer, app: Celery
+) -> None:
     server.kill()
     back = threading.Timer(WAIT / 4, server.start)
     back.start()
@@ -101,25 +111,39 @@ def test_a_task_sent_during_a_short_outage_is_accepted_once(server: BrokerServer
     assert accepted(server) == 1
 
 
-def test_a_task_whose_reply_a_silent_connection_swallowed_is_accepted_once(server: BrokerServer, proxy: Proxy, app_behind: Celery) -> None:
+def test_a_task_whose_reply_a_silent_connection_swallowed_is_accepted_once(
+    server: BrokerServer, proxy: Proxy, app_behind: Celery
+) -> None:
     proxy.silence(asks=True)
     app_behind.send_task("second", ignore_result=True)
     assert accepted(server) == 1
     with server.client() as client:
-        assert int(client.hget("venom:counters", "duplicates")) == 1, "it was sent twice, under one id"
+        assert int(client.hget("venom:counters", "duplicates")) == 1, (
+            "it was sent twice, under one id"
+        )
 
 
-def test_a_task_sent_during_a_fail_over_is_accepted_once(server: BrokerServer, proxy: Proxy, app_behind: Celery, tmp_path: Path) -> None:
+def test_a_task_sent_during_a_fail_over_is_accepted_once(
+    server: BrokerServer, proxy: Proxy, app_behind: Celery, tmp_path: Path
+) -> None:
     with server.client() as client, ThreadPoolExecutor(1) as sender:
         client.config_set("repl-diskless-sync-delay", 0)
-        replica = BrokerServer(tmp_path / "replica", options=("--replicaof", "127.0.0.1", str(server.port))).start()
+        replica = BrokerServer(
+            tmp_path / "replica", options=("--replicaof", "127.0.0.1", str(server.port))
+        ).start()
         try:
             with replica.client() as promoted:
-                wait_until(lambda: promoted.info("replication")["master_link_status"] == "up", what="the replica has all")
+                wait_until(
+                    lambda: promoted.info("replication")["master_link_status"] == "up",
+                    what="the replica has all",
+                )
                 server.kill()
                 sending = sender.submit(app_behind.send_task, "second", ignore_result=True)
                 proxy.switch(replica.port)  # which refuses to write for now
-                wait_until(lambda: promoted.info("replication")["master_link_status"] == "down", what="it knows that it is alone")
+                wait_until(
+                    lambda: promoted.info("replication")["master_link_status"] == "down",
+                    what="it knows that it is alone",
+                )
                 promoted.replicaof("no", "one")
             sending.result(60)
             assert accepted(replica) == 1
@@ -134,4 +158,10 @@ def test_what_was_accepted_survives_the_brokers_kill(server: BrokerServer, app: 
     server.start()
     assert accepted(server) == 20
     with server.client() as client:
-        assert sum(client.llen(name) for name in queue_lists(client_of(app).settings.hive_background_queue)) == 21
+        assert (
+            sum(
+                client.llen(name)
+                for name in queue_lists(client_of(app).settings.hive_background_queue)
+            )
+            == 21
+        )

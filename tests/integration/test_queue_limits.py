@@ -1,4 +1,6 @@
-"""HIVE_QUEUE_LIMIT: a full queue refuses what comes from outside, says so, and never what accepted work needs."""
+"""HIVE_QUEUE_LIMIT: a full queue refuses what comes from outside, says so, and never what accepted
+work needs.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def _celery_as_it_was() -> Iterator[None]:
 def app(broker: BrokerServer) -> Iterator[Celery]:
     settings = Settings.load(redis_host="127.0.0.1", redis_port=broker.port, hive_queue_limit=LIMIT)
     app = Celery("limited", set_as_current=False)
-    app.conf.task_queues = [Queue("own", max_length=1), Queue("rabbits", queue_arguments={"x-max-length": 2})]
+    app.conf.task_queues = [
+        Queue("own", max_length=1),
+        Queue("rabbits", queue_arguments={"x-max-length": 2}),
+    ]
     yield hive.install(app, settings)
     for router in app.conf.task_routes:
         router.close()
@@ -54,15 +59,22 @@ def send(app: Celery, **options: Any) -> None:
     app.send_task("some.task", ignore_result=True, **options)
 
 
-def test_a_full_queue_refuses_with_one_sentence_and_keeps_what_it_accepted(app: Celery, steps: Steps) -> None:
+def test_a_full_queue_refuses_with_one_sentence_and_keeps_what_it_accepted(
+    app: Celery, steps: Steps
+) -> None:
     for priority in (0, 5, 10):
         send(app, priority=priority)
     with pytest.raises(QueueFullError) as told:
         send(app)
     assert (told.value.queue, told.value.limit) == (BACKGROUND, LIMIT)
     assert "\n" not in told.value.message
-    assert all(word in told.value.message for word in (BACKGROUND, str(LIMIT), "HIVE_QUEUE_LIMIT", "nothing was sent"))
-    assert (len(steps.waiting(BACKGROUND)), len(steps.hash("entries")), len(steps.hash("ids"))) == (LIMIT,) * 3
+    assert all(
+        word in told.value.message
+        for word in (BACKGROUND, str(LIMIT), "HIVE_QUEUE_LIMIT", "nothing was sent")
+    )
+    assert (len(steps.waiting(BACKGROUND)), len(steps.hash("entries")), len(steps.hash("ids"))) == (
+        LIMIT,
+    ) * 3
     assert steps.counters() == {"accepted": LIMIT}
     send(app, queue=HIGH)
     steps.attach(A1)
@@ -90,7 +102,9 @@ def test_a_publication_known_already_is_not_refused(steps: Steps) -> None:
     assert steps.publish("p", limit=1) == [0]
 
 
-def test_what_a_plain_celery_producer_pushed_counts_once_entries_are_that_many(steps: Steps) -> None:
+def test_what_a_plain_celery_producer_pushed_counts_once_entries_are_that_many(
+    steps: Steps,
+) -> None:
     steps.redis.lpush(BACKGROUND, plain_message("plain"))
     steps.publish("p")
     steps.publish("running", home=HIGH)
@@ -116,7 +130,9 @@ def test_a_full_queue_takes_back_what_comes_home(steps: Steps) -> None:
     steps.give_back(A1, "ran", deaths=0)
     steps.restore(A1)
     steps.attach(B1)
-    wait_until(lambda: steps.reserve(B1, 0) and not steps.redis.zcard("venom:delayed"), what="it was due")
+    wait_until(
+        lambda: steps.reserve(B1, 0) and not steps.redis.zcard("venom:delayed"), what="it was due"
+    )
     assert sorted(steps.waiting(BACKGROUND)) == ["died", "later", "p", "q", "ran"]
 
 
@@ -148,7 +164,10 @@ def test_what_follows_up_on_accepted_work_is_never_refused(app: Celery, steps: S
 
 def test_without_a_limit_nothing_is_asked(broker: BrokerServer, app: Celery, steps: Steps) -> None:
     def commands() -> int:
-        return sum(int(steps.redis.info("commandstats").get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in ("llen", "hlen"))
+        return sum(
+            int(steps.redis.info("commandstats").get(f"cmdstat_{name}", {"calls": 0})["calls"])
+            for name in ("llen", "hlen")
+        )
 
     before = commands()
     steps.publish("p")
@@ -169,14 +188,21 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
-def test_running_work_and_jobs_end_though_their_queue_is_full(cluster: Cluster, tmp_path: Path) -> None:
-    """One slot, taken by a task that retries, calls back and sends on while its queue is full to the brim from outside."""
+def test_running_work_and_jobs_end_though_their_queue_is_full(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """One slot, taken by a task that retries, calls back and sends on while its queue is full to
+    the brim from outside.
+    """
     begun, go = tmp_path / "begun", tmp_path / "go"
     task = jobs.sends_on.apply_async((str(begun), str(go)), link=jobs.add_numbers.si(1, 1))
     wait_until(begun.exists)
     listed = hive.map(jobs.add_numbers, [1, 2, 3], reduce="sum", app=cluster.app)
     jobs.plain.apply_async()
-    for refused in (jobs.plain.apply_async, lambda: hive.map(jobs.add_numbers, [1, 2, 3], app=cluster.app)):
+    for refused in (
+        jobs.plain.apply_async,
+        lambda: hive.map(jobs.add_numbers, [1, 2, 3], app=cluster.app),
+    ):
         with pytest.raises(QueueFullError):
             refused()
     fed = hive.map(jobs.add_numbers, iter([1, 2, 3]), app=cluster.app)
@@ -186,7 +212,8 @@ def test_running_work_and_jobs_end_though_their_queue_is_full(cluster: Cluster, 
     assert listed.result(timeout=60).value == 6
     steps = Steps(client_of(cluster.app))
     wait_until(lambda: not steps.hash("entries"), what="everything has ended")
-    # The task twice, its callback, what it sent, what came from outside, the job's puller and its end.
+    # The task twice, its callback, what it sent, what came from outside, the job's puller and its
+    # end.
     assert steps.counters()["accepted"] >= 7
     assert steps.counters()["accepted"] == steps.counters()["done"]
     assert not steps.redis.keys("venom:job:*:blocks"), "nothing stays of the jobs that were refused"

@@ -1,4 +1,6 @@
-"""What a node holds, when connections are lost or frozen and answers come late: nothing runs twice, nothing stays reserved."""
+"""What a node holds, when connections are lost or frozen and answers come late: nothing runs twice,
+nothing stays reserved.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def spore(broker: BrokerServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spo
     spore.close()
 
 
-def test_what_was_reserved_by_who_is_declared_dead_before_the_answer_is_read_does_not_run_here(spore: Spore) -> None:
+def test_what_was_reserved_by_who_is_declared_dead_before_the_answer_is_read_does_not_run_here(
+    spore: Spore,
+) -> None:
     connection = spore.consume()
     reserve_unread(spore, connection, "p")
     dead = spore.incarnation.id
@@ -60,7 +64,9 @@ def test_what_waits_to_be_acknowledged_is_no_zombie(spore: Spore) -> None:
 def beat_and_look(spore: Spore, finder: ZombieFinder) -> bool:
     """A heartbeat, and what the watchdog then makes of it: whether it finds zombies."""
     facts = make_facts(NODE, incarnation=spore.incarnation.id)
-    NodeTable(spore.client).beat(spore.incarnation.id, make_load(), facts, held=spore.incarnation.held_line())
+    NodeTable(spore.client).beat(
+        spore.incarnation.id, make_load(), facts, held=spore.incarnation.held_line()
+    )
     return bool(finder.find())
 
 
@@ -75,7 +81,9 @@ def test_what_lies_unread_in_a_busy_workers_socket_is_no_zombie(spore: Spore) ->
     assert spore.incarnation.held_line() == "p"
 
 
-def test_a_connection_that_falls_silent_is_dropped_and_gives_back_what_it_took(spore: Spore, broker: BrokerServer) -> None:
+def test_a_connection_that_falls_silent_is_dropped_and_gives_back_what_it_took(
+    spore: Spore, broker: BrokerServer
+) -> None:
     with closing(Proxy(broker.port)) as proxy:
         spore.incarnation.slots = 1
         connection = spore.connect(proxy.url, health_check_interval=0.2)
@@ -87,14 +95,19 @@ def test_a_connection_that_falls_silent_is_dropped_and_gives_back_what_it_took(s
         spore.messages[0].ack()
         finder = ZombieFinder(spore.client)
         found: list[bool] = []
-        spore.drain(connection, lambda: found.append(beat_and_look(spore, finder)) or len(spore.messages) > 1)
+        spore.drain(
+            connection,
+            lambda: found.append(beat_and_look(spore, finder)) or len(spore.messages) > 1,
+        )
         assert spore.messages[1].delivery_tag == "second"
         assert spore.messages[1].headers["hive"]["deaths"] == 0
         assert not any(found)
         assert spore.reserved() == {"second"}
 
 
-def test_what_could_not_be_given_back_goes_back_later_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_could_not_be_given_back_goes_back_later_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(incarnations, "_current", None)
     server = BrokerServer(tmp_path / "broker").start()
     spore = Spore(server)
@@ -128,7 +141,9 @@ def test_a_late_copy_of_a_give_back_leaves_alone_what_was_reserved_again(spore: 
     assert spore.reserved() == {"p"}
 
 
-def test_a_slow_answer_to_an_attach_does_not_hold_up_the_heartbeats(spore: Spore, broker: BrokerServer) -> None:
+def test_a_slow_answer_to_an_attach_does_not_hold_up_the_heartbeats(
+    spore: Spore, broker: BrokerServer
+) -> None:
     connection = spore.consume()
     spore.steps.publish("p")
     spore.receive(connection, 1)

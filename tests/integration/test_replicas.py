@@ -1,4 +1,6 @@
-"""Tasks that count as accepted only when a replica of the broker has them, and the fail-over to it."""
+"""Tasks that count as accepted only when a replica of the broker has them,
+and the fail-over to it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from tests.integration.jobs import wait_for
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path, hive_wait_replicas=1, hive_publish_timeout=60, hive_heartbeat_interval=0.3)
+    cluster = Cluster(
+        tmp_path, hive_wait_replicas=1, hive_publish_timeout=60, hive_heartbeat_interval=0.3
+    )
     yield cluster
     cluster.close()
 
@@ -26,21 +30,30 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def replica(cluster: Cluster, tmp_path: Path) -> Iterator[BrokerServer]:
     with cluster.server.client() as client:
         client.config_set("repl-diskless-sync-delay", 0)
-    server = BrokerServer(tmp_path / "replica", options=("--replicaof", "127.0.0.1", str(cluster.server.port))).start()
+    server = BrokerServer(
+        tmp_path / "replica", options=("--replicaof", "127.0.0.1", str(cluster.server.port))
+    ).start()
     with server.client() as client:
-        wait_until(lambda: client.info("replication")["master_link_status"] == "up", what="the replica is in step")
+        wait_until(
+            lambda: client.info("replication")["master_link_status"] == "up",
+            what="the replica is in step",
+        )
     yield server
     server.kill()
 
 
 def promote(replica: BrokerServer, port: int) -> None:
-    """What a person does after the broker's machine is gone: the replica takes its place, and its address."""
+    """What a person does after the broker's machine is gone: the replica takes its place, and its
+    address.
+    """
     with replica.client() as client:
         client.replicaof("NO", "ONE")
         client.config_set("port", port)
 
 
-def test_what_was_accepted_survives_the_loss_of_the_broker(cluster: Cluster, replica: BrokerServer, tmp_path: Path) -> None:
+def test_what_was_accepted_survives_the_loss_of_the_broker(
+    cluster: Cluster, replica: BrokerServer, tmp_path: Path
+) -> None:
     spore = cluster.spawn("one")
     cluster.wait_online("one")
     begun, go = tmp_path / "begun", tmp_path / "go"
@@ -50,7 +63,9 @@ def test_what_was_accepted_survives_the_loss_of_the_broker(cluster: Cluster, rep
     promote(replica, cluster.server.port)
     go.touch()
     assert [result.get(timeout=60) for result in results] == ["went on"] * 20
-    assert begun.read_text() == "x" * 20, "each ran once, those that were running at the fail-over too"
+    assert begun.read_text() == "x" * 20, (
+        "each ran once, those that were running at the fail-over too"
+    )
     assert spore.process.poll() is None
     with cluster.server.client() as client:  # who answers at that address now
         assert client.info("replication")["role"] == "master"
@@ -81,7 +96,10 @@ def test_a_batch_that_no_replica_confirms_is_said_to_be_so(cluster: Cluster) -> 
     with cluster.app.connection_for_write() as connection, connection.channel() as channel:
         batch = channel.create_publish_batch(10)
         for number in range(3):
-            message = channel.prepare_message("[]", headers={"hive": {"id": f"{number:024}"}, "id": str(number), "task": "anything"})
+            message = channel.prepare_message(
+                "[]",
+                headers={"hive": {"id": f"{number:024}"}, "id": str(number), "task": "anything"},
+            )
             batch.publish(message, exchange="", routing_key="batch")
         with pytest.raises(BrokerUnreachableError, match="0 of the 1 replicas"):
             batch.flush()

@@ -38,5 +38,7 @@ def test_a_node_that_does_not_consume_the_queue_leaves_the_task(cluster: Cluster
     assert client.redis.hget(client.key("ids"), task_id) is not None, "it still waits"
     cluster.spawn("mine", env=ZONE)
     cluster.wait_online("mine")
-    wait_until(lambda: client.redis.hget(client.key("ids"), task_id) is None, what="the task has run")
+    wait_until(
+        lambda: client.redis.hget(client.key("ids"), task_id) is None, what="the task has run"
+    )
     assert client.redis.hgetall(client.key("counters"))[b"completed"] == b"1"

@@ -1,4 +1,6 @@
-"""The router's view of a real node table: in line once, in the background while it is used, across forks and outages."""
+"""The router's view of a real node table: in line once, in the background while it is used, across
+forks and outages.
+"""
 
 from __future__ import annotations
 
@@ -52,14 +54,20 @@ def _of_this_test_alone() -> None:
 
 
 def refreshers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == THREAD and thread not in _earlier]
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name == THREAD and thread not in _earlier
+    ]
 
 
 def join(client: BrokerClient, node_id: str, *, gpu: bool = False, cpu: float = 0.0) -> None:
     incarnation = f"{node_id}/01"
     client.redis.hset(client.key("epochs"), incarnation, 1)
     gpus = [{"name": "H200", "memory_mb": 140_000}] if gpu else []
-    NodeTable(client).beat(incarnation, make_load(cpu=cpu), make_facts(node_id, incarnation=incarnation, gpus=gpus), "")
+    NodeTable(client).beat(
+        incarnation, make_load(cpu=cpu), make_facts(node_id, incarnation=incarnation, gpus=gpus), ""
+    )
 
 
 def offered(view: Snapshot) -> list[str]:
@@ -109,7 +117,9 @@ def test_without_use_the_refresher_ends_and_the_next_use_reads_in_line(
     assert len(refreshers()) == 1
 
 
-def test_threads_that_wake_it_together_start_one_refresher(client: BrokerClient, view: Snapshot) -> None:
+def test_threads_that_wake_it_together_start_one_refresher(
+    client: BrokerClient, view: Snapshot
+) -> None:
     join(client, "a@h")
     answers: list[list[str]] = []
     threads = [threading.Thread(target=lambda: answers.append(offered(view))) for _ in range(8)]
@@ -140,7 +150,9 @@ def test_a_forked_process_reads_for_itself(client: BrokerClient, view: Snapshot)
     wait_until(lambda: offered(view) == ["a@h", "b@h"])
 
 
-def test_a_node_that_came_a_moment_ago_is_not_refused(client: BrokerClient, view: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_came_a_moment_ago_is_not_refused(
+    client: BrokerClient, view: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(snapshot, "REFRESH_EVERY", 60.0)
     join(client, "a@h")
     with pytest.raises(NoEligibleNodeError):
@@ -166,13 +178,18 @@ def timed(holds: Callable[[], bool]) -> float:
     return time.monotonic() - began
 
 
-def test_a_broker_that_does_not_answer_holds_up_one_call_briefly(broker: BrokerServer, client: BrokerClient, view: Snapshot) -> None:
+def test_a_broker_that_does_not_answer_holds_up_one_call_briefly(
+    broker: BrokerServer, client: BrokerClient, view: Snapshot
+) -> None:
     join(client, "a@h")
     assert broker.process is not None
     broker.process.send_signal(signal.SIGSTOP)
     try:
         assert timed(lambda: view.decide(BACKGROUND) == []) < 30
-        assert min(timed(lambda: view.decide(BACKGROUND) == []) for _ in range(5)) < snapshot.READ_TIMEOUT / 2
+        assert (
+            min(timed(lambda: view.decide(BACKGROUND) == []) for _ in range(5))
+            < snapshot.READ_TIMEOUT / 2
+        )
     finally:
         broker.process.send_signal(signal.SIGCONT)
     wait_until(lambda: offered(view) == ["a@h"])
@@ -187,7 +204,9 @@ def test_with_a_wrong_password_there_are_no_candidates(broker: BrokerServer) -> 
         view.close()
 
 
-def test_a_published_task_carries_its_candidates_to_the_channel(client: BrokerClient, broker: BrokerServer) -> None:
+def test_a_published_task_carries_its_candidates_to_the_channel(
+    client: BrokerClient, broker: BrokerServer
+) -> None:
     join(client, "a@h", cpu=0.5)
     join(client, "b@h", gpu=True)
     app = Celery("routed", broker=broker.url, set_as_current=False)
@@ -202,7 +221,10 @@ def test_a_published_task_carries_its_candidates_to_the_channel(client: BrokerCl
         app.close()
     plain, picky = stored(client.redis)
     assert picky["properties"]["hive_candidates"] == [["b@h", 2, -1.0]]
-    assert picky["headers"]["hive"].items() >= {"home": Requirements(gpu=True).home, "aff": "k"}.items()
+    assert (
+        picky["headers"]["hive"].items()
+        >= {"home": Requirements(gpu=True).home, "aff": "k"}.items()
+    )
     assert picky["headers"]["hive"]["req"] == {"gpu": True}
     assert plain["properties"]["hive_candidates"] == [["b@h", 2, 0.0], ["a@h", 2, 0.2]]
     assert not {"home", "req", "aff"} & {*plain["headers"].get("hive", {})}

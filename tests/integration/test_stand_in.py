@@ -1,4 +1,6 @@
-"""Without any nexus the spores themselves recover what a dead node held, within 30 s; where a nexus is, they leave it to that one."""
+"""Without any nexus the spores themselves recover what a dead node held, within 30 s; where a nexus
+is, they leave it to that one.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def test_spores_recover_a_dead_nodes_work_without_a_nexus(cluster: Cluster, tmp_
     assert result.get(timeout=60) == "went on"
 
 
-def test_a_stand_in_waits_for_a_nexus_that_is_there_and_gives_way_to_one_that_comes(cluster: Cluster) -> None:
+def test_a_stand_in_waits_for_a_nexus_that_is_there_and_gives_way_to_one_that_comes(
+    cluster: Cluster,
+) -> None:
     client = client_of(cluster.app)
     nexus, stand_in = Watchdog(client, cluster.app), Watchdog(client, cluster.app, patience=0.2)
     nexus.tick()

@@ -1,4 +1,6 @@
-"""Programs that know nothing of Hive, beside a spore: a producer, a caller of commands, a listener to events, Flower."""
+"""Programs that know nothing of Hive, beside a spore: a producer, a caller of commands, a listener
+to events, Flower.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ STOCK = """
 from celery import Celery, chain, chord, group, signature
 
 app = Celery("stock", broker={url!r}, backend={url!r})
-app.conf.update(task_default_queue="venom:tasks:background", control_exchange="venom:broadcast", worker_send_task_events=True)
+app.conf.update(
+    task_default_queue="venom:tasks:background",
+    control_exchange="venom:broadcast",
+    worker_send_task_events=True,
+)
 
 
 def add(*args, **options):
@@ -31,7 +37,9 @@ def add(*args, **options):
 
 
 class Stock:
-    """A directory with a Celery application in which Hive is not installed, and programs that use it."""
+    """A directory with a Celery application in which Hive is not installed, and programs that use
+    it.
+    """
 
     def __init__(self, directory: Path, url: str) -> None:
         self.directory = directory
@@ -39,7 +47,9 @@ class Stock:
 
     def run(self, program: str) -> Any:
         """Run a program in a process of its own; returns what it prints, which is JSON."""
-        program = f"import json, sys\nfrom stock import *\n{program}\nassert 'hive' not in sys.modules"
+        program = (
+            f"import json, sys\nfrom stock import *\n{program}\nassert 'hive' not in sys.modules"
+        )
         return json.loads(self._output(sys.executable, "-c", program))
 
     def celery(self, *arguments: str) -> str:
@@ -47,7 +57,14 @@ class Stock:
 
     def _output(self, *command: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(self.directory)}
-        done = subprocess.run(command, cwd=self.directory, env=environment, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -79,14 +96,21 @@ def stock(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Stock:
         ("chord([add(1, 2), add(3, 4)], app.signature('celery.accumulate'))", [[3, 7]]),
     ],
 )
-def test_what_a_stock_producer_sends_runs_and_has_a_result(stock: Stock, sent: str, result: Any) -> None:
+def test_what_a_stock_producer_sends_runs_and_has_a_result(
+    stock: Stock, sent: str, result: Any
+) -> None:
     assert stock.run(f"print(json.dumps({sent}.apply_async().get(timeout=60)))") == result
 
 
 def test_stock_commands_reach_a_spore(stock: Stock) -> None:
     assert "a@h: OK" in stock.celery("inspect", "ping", "--timeout", "10", "--destination", "a@h")
-    assert "add_numbers" in stock.celery("inspect", "registered", "--timeout", "10", "--destination", "a@h")
-    assert stock.run("print(json.dumps(app.control.inspect(['a@h'], timeout=10).active_queues()['a@h'][0]['name']))")
+    assert "add_numbers" in stock.celery(
+        "inspect", "registered", "--timeout", "10", "--destination", "a@h"
+    )
+    assert stock.run(
+        "print(json.dumps(app.control.inspect(['a@h'], "
+        "timeout=10).active_queues()['a@h'][0]['name']))"
+    )
 
 
 def test_a_stock_programs_revocation_is_obeyed(stock: Stock) -> None:
@@ -112,31 +136,60 @@ with app.connection() as connection:
     receiver = app.events.Receiver(connection, handlers={"*": hear})
     add(1, 2).apply_async(countdown=1)
     receiver.capture(limit=None, timeout=60, wakeup=False)
-print(json.dumps(sorted(set(seen) & {"task-received", "task-started", "task-succeeded", "worker-heartbeat"})))
+wanted = {"task-received", "task-started", "task-succeeded", "worker-heartbeat"}
+print(json.dumps(sorted(set(seen) & wanted)))
 """
-    assert stock.run(program) == ["task-received", "task-started", "task-succeeded", "worker-heartbeat"]
+    assert stock.run(program) == [
+        "task-received",
+        "task-started",
+        "task-succeeded",
+        "worker-heartbeat",
+    ]
 
 
 @pytest.mark.slow
 def test_a_stock_flower_shows_the_spore_its_tasks_and_its_queues(stock: Stock) -> None:
     port = free_port()
-    command = (sys.executable, "-m", "celery", "-A", "stock", "flower", "--address=127.0.0.1", f"--port={port}")
+    command = (
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "stock",
+        "flower",
+        "--address=127.0.0.1",
+        f"--port={port}",
+    )
     environment = {"PYTHONPATH": str(stock.directory), "FLOWER_UNAUTHENTICATED_API": "true"}
-    flower = WorkerProcess(stock.directory / "flower.log", *command, env=environment, cwd=stock.directory)
+    flower = WorkerProcess(
+        stock.directory / "flower.log", *command, env=environment, cwd=stock.directory
+    )
 
     def asked(path: str) -> Any:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=30) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/api/{path}", timeout=30
+            ) as answer:
                 return json.load(answer)
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return None
 
     try:
-        wait_until(lambda: (asked("workers?refresh=1&workername=a@h") or {}).get("a@h"), what="the spore is shown")
+        wait_until(
+            lambda: (asked("workers?refresh=1&workername=a@h") or {}).get("a@h"),
+            what="the spore is shown",
+        )
         stock.run("print(json.dumps(add(1, 2).apply_async().get(timeout=60)))")
-        shown = wait_until(lambda: [task for task in (asked("tasks") or {}).values() if task["state"] == "SUCCESS"], what="a task is shown")
+        shown = wait_until(
+            lambda: [
+                task for task in (asked("tasks") or {}).values() if task["state"] == "SUCCESS"
+            ],
+            what="a task is shown",
+        )
         assert shown[0]["name"] == "tests.integration.jobs.add_numbers"
-        queues = {queue["name"]: queue["messages"] for queue in asked("queues/length")["active_queues"]}
+        queues = {
+            queue["name"]: queue["messages"] for queue in asked("queues/length")["active_queues"]
+        }
         assert queues["venom:tasks:background"] == 0
     finally:
         flower.kill()

@@ -1,4 +1,6 @@
-"""A plain `celery worker` that is told to stop: it finishes for a while, then gives back; a second signal hurries it."""
+"""A plain `celery worker` that is told to stop: it finishes for a while, then gives back; a second
+signal hurries it.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,14 @@ def steps(cluster: Cluster) -> Steps:
     return Steps(client_of(cluster.app))
 
 
-def busy(cluster: Cluster, directory: Path, *, grace: float, pool: str = "prefork") -> tuple[WorkerProcess, Any, Path]:
+def busy(
+    cluster: Cluster, directory: Path, *, grace: float, pool: str = "prefork"
+) -> tuple[WorkerProcess, Any, Path]:
     """A worker, the task that it runs, and the file that lets that end."""
     name = f"worker{len(cluster.spores)}"  # each with a log of its own
-    worker = cluster.spawn(name, concurrency=1, env={"HIVE_DRAIN_TIMEOUT": str(grace)}, options=("-P", pool))
+    worker = cluster.spawn(
+        name, concurrency=1, env={"HIVE_DRAIN_TIMEOUT": str(grace)}, options=("-P", pool)
+    )
     cluster.wait_online(name)
     begun, go = directory / "begun", directory / "go"
     result = jobs.wait_for.apply_async(kwargs={"begun": str(begun), "go": str(go)})
@@ -50,7 +56,9 @@ def given_back(steps: Steps) -> list[int]:
     return [steps.entry(publish_id).deaths for publish_id in waiting]
 
 
-def test_it_finishes_what_runs_and_takes_no_more(cluster: Cluster, steps: Steps, tmp_path: Path) -> None:
+def test_it_finishes_what_runs_and_takes_no_more(
+    cluster: Cluster, steps: Steps, tmp_path: Path
+) -> None:
     worker, result, go = busy(cluster, tmp_path, grace=20)
     waiting = jobs.add_numbers.apply_async((1, 2))
     worker.process.terminate()
@@ -62,7 +70,9 @@ def test_it_finishes_what_runs_and_takes_no_more(cluster: Cluster, steps: Steps,
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_it_gives_back_uncounted_what_takes_longer(cluster: Cluster, steps: Steps, tmp_path: Path, pool: str) -> None:
+def test_it_gives_back_uncounted_what_takes_longer(
+    cluster: Cluster, steps: Steps, tmp_path: Path, pool: str
+) -> None:
     worker, _, _ = busy(cluster, tmp_path, grace=0.3, pool=pool)
     worker.process.terminate()
     worker.process.wait(60)
@@ -70,7 +80,9 @@ def test_it_gives_back_uncounted_what_takes_longer(cluster: Cluster, steps: Step
     assert given_back(steps) == [0]
 
 
-def test_celerys_cold_shutdown_gives_back_uncounted(cluster: Cluster, steps: Steps, tmp_path: Path) -> None:
+def test_celerys_cold_shutdown_gives_back_uncounted(
+    cluster: Cluster, steps: Steps, tmp_path: Path
+) -> None:
     worker, _, _ = busy(cluster, tmp_path, grace=60)
     worker.process.send_signal(signal.SIGQUIT)
     worker.process.wait(60)

@@ -1,4 +1,6 @@
-"""STARTED is stored without waiting: it is seen at once all the same, and no trouble of its connection costs a result."""
+"""STARTED is stored without waiting: it is seen at once all the same, and no trouble of its
+connection costs a result.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,16 @@ def stored(client: redis.Redis) -> str:
     return json.loads(value)["status"] if isinstance(value, bytes) else ""
 
 
-def test_started_is_seen_before_anything_else_is_stored(lines: StoreLines, client: redis.Redis) -> None:
+def test_started_is_seen_before_anything_else_is_stored(
+    lines: StoreLines, client: redis.Redis
+) -> None:
     assert lines.send(*state("STARTED"))
     wait_until(lambda: stored(client) == "STARTED", what="others see that it has started")
 
 
-def test_each_store_gets_its_own_answer_however_much_was_sent_before(lines: StoreLines, client: redis.Redis) -> None:
+def test_each_store_gets_its_own_answer_however_much_was_sent_before(
+    lines: StoreLines, client: redis.Redis
+) -> None:
     for _ in range(3):
         assert lines.send(*state("STARTED"))
     assert lines.store(*state("SUCCESS")) == 1
@@ -53,7 +59,9 @@ def test_each_store_gets_its_own_answer_however_much_was_sent_before(lines: Stor
     assert stored(client) == "SUCCESS"
 
 
-def test_a_run_whose_message_was_taken_away_is_told_so_with_its_result(lines: StoreLines, client: redis.Redis) -> None:
+def test_a_run_whose_message_was_taken_away_is_told_so_with_its_result(
+    lines: StoreLines, client: redis.Redis
+) -> None:
     client.hset("venom:entries", "f" * 24, "of another run")
     taken_away = ("node@h", "node@h/1", "f" * 24)
     assert lines.send(*state("STARTED", *taken_away))
@@ -65,7 +73,9 @@ def test_without_anything_sent_the_ordinary_way_is_taken(lines: StoreLines) -> N
     assert lines.store(*state("SUCCESS")) is None
 
 
-def test_a_result_is_left_to_the_ordinary_way_when_the_connection_was_lost(lines: StoreLines, client: redis.Redis) -> None:
+def test_a_result_is_left_to_the_ordinary_way_when_the_connection_was_lost(
+    lines: StoreLines, client: redis.Redis
+) -> None:
     assert lines.send(*state("STARTED"))
     client.client_kill_filter(_type="normal", skipme=True)
     assert lines.store(*state("SUCCESS")) is None
@@ -73,7 +83,9 @@ def test_a_result_is_left_to_the_ordinary_way_when_the_connection_was_lost(lines
     assert lines.store(*state("SUCCESS")) == 1
 
 
-def test_started_is_not_sent_into_a_connection_that_the_server_has_closed(lines: StoreLines, client: redis.Redis) -> None:
+def test_started_is_not_sent_into_a_connection_that_the_server_has_closed(
+    lines: StoreLines, client: redis.Redis
+) -> None:
     assert lines.send(*state("STARTED"))
     assert lines.store(*state("STARTED")) == 1
     client.delete(KEY)
@@ -82,7 +94,9 @@ def test_started_is_not_sent_into_a_connection_that_the_server_has_closed(lines:
     wait_until(lambda: stored(client) == "STARTED", what="it was sent on another connection")
 
 
-def test_a_server_that_has_forgotten_the_script_costs_no_result(lines: StoreLines, client: redis.Redis) -> None:
+def test_a_server_that_has_forgotten_the_script_costs_no_result(
+    lines: StoreLines, client: redis.Redis
+) -> None:
     assert lines.send(*state("STARTED"))
     client.script_flush()
     assert lines.store(*state("SUCCESS")) is None
@@ -115,7 +129,11 @@ def test_a_forked_process_does_not_write_into_its_parents_connection(lines: Stor
     assert lines.send(*state("STARTED"))
     child = os.fork()
     if child == 0:
-        good = lines.store(*state("FAILURE")) is None and lines.send(*state("STARTED")) and lines.store(*state("FAILURE")) == 1
+        good = (
+            lines.store(*state("FAILURE")) is None
+            and lines.send(*state("STARTED"))
+            and lines.store(*state("FAILURE")) == 1
+        )
         os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert lines.store(*state("SUCCESS")) == 1

@@ -1,4 +1,6 @@
-"""The supervisor of a spore, as a real process over a real child; a small program plays the worker, for Celery is not in question here."""
+"""The supervisor of a spore, as a real process over a real child; a small program plays the worker,
+for Celery is not in question here.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,9 @@ from hive.process.supervisor import Supervisor
 
 signs.PATIENCE = 3.0
 logging.basicConfig(level=logging.INFO)
-sys.exit(Supervisor("tests.integration.wedge_app", Settings.load(), node_name="wedged@h", concurrency=1).run())
+settings = Settings.load()
+app = "tests.integration.wedge_app"
+sys.exit(Supervisor(app, settings, node_name="wedged@h", concurrency=1).run())
 """
 
 
@@ -107,7 +111,12 @@ class Supervised:
     def start(self, mode: str, *, program: str = "supervisor.py", **settings: str) -> WorkerProcess:
         paths = os.pathsep.join((str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")))
         command = (sys.executable, program, mode)
-        self.process = WorkerProcess(self.log, *command, cwd=self.directory, env={"PYTHONPATH": paths, FD_VARIABLE: "", **settings})
+        self.process = WorkerProcess(
+            self.log,
+            *command,
+            cwd=self.directory,
+            env={"PYTHONPATH": paths, FD_VARIABLE: "", **settings},
+        )
         return self.process
 
     @property
@@ -116,14 +125,20 @@ class Supervised:
 
     def lines(self, word: str) -> list[list[str]]:
         log = self.directory / "worker.txt"
-        return [line.split() for line in log.read_text().splitlines() if line.startswith(word)] if log.exists() else []
+        return (
+            [line.split() for line in log.read_text().splitlines() if line.startswith(word)]
+            if log.exists()
+            else []
+        )
 
     def pids(self, word: str = "started") -> list[int]:
         return [int(line[1]) for line in self.lines(word)]
 
     def worker(self, number: int = 1) -> int:
         """The pid of the worker's nth start, waited for."""
-        return wait_until(lambda: self.pids()[number - 1 : number], what=f"start {number} of the worker")[0]
+        return wait_until(
+            lambda: self.pids()[number - 1 : number], what=f"start {number} of the worker"
+        )[0]
 
     def end(self) -> None:
         if self.process is not None:
@@ -158,7 +173,9 @@ def test_the_pool_of_a_killed_worker_does_not_outlive_it(supervised: Supervised)
     supervised.start("parent")
     os.kill(supervised.worker(), signal.SIGKILL)
     supervised.worker(2)
-    wait_until(lambda: gone(supervised.pids("pool")[0]), what="the first worker's pool process is gone")
+    wait_until(
+        lambda: gone(supervised.pids("pool")[0]), what="the first worker's pool process is gone"
+    )
 
 
 def test_a_worker_that_crashes_at_once_is_started_ever_more_slowly(supervised: Supervised) -> None:
@@ -256,8 +273,18 @@ def test_a_spore_whose_event_loop_hangs_is_started_again(tmp_path: Path) -> None
     """Its heartbeats go on, so that the cluster takes it for well; only its supervisor can know."""
     cluster = Cluster(tmp_path)
     (tmp_path / "supervisor.py").write_text(WEDGED)
-    environment = {**cluster.server.environment, "PYTHONPATH": str(REPOSITORY), "HIVE_DRAIN_TIMEOUT": "0.1", FD_VARIABLE: ""}
-    supervisor = WorkerProcess(tmp_path / "supervisor.log", sys.executable, str(tmp_path / "supervisor.py"), env=environment)
+    environment = {
+        **cluster.server.environment,
+        "PYTHONPATH": str(REPOSITORY),
+        "HIVE_DRAIN_TIMEOUT": "0.1",
+        FD_VARIABLE: "",
+    }
+    supervisor = WorkerProcess(
+        tmp_path / "supervisor.log",
+        sys.executable,
+        str(tmp_path / "supervisor.py"),
+        env=environment,
+    )
     cluster.spores.append(supervisor)
     try:
         first = cluster.wait_online("wedged")["wedged@h"].facts

@@ -1,4 +1,6 @@
-"""The sweep: each kind of leftover goes, what a gone node holds goes home, and accepted work stays."""
+"""The sweep: each kind of leftover goes, what a gone node holds goes home,
+and accepted work stays.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ FIELD = f"{DIGEST}:{BACKGROUND}"
 
 
 class Swept:
-    """A broker with prefix, as one hive of several has it, and a sweeper that finds everything old."""
+    """A broker with prefix, as one hive of several has it,
+    and a sweeper that finds everything old.
+    """
 
     def __init__(self, server: BrokerServer, prefix: str = "tenant:") -> None:
         self.client = BrokerClient(server.url, make_settings(), prefix=prefix)
@@ -109,7 +113,10 @@ def test_rows_that_nobody_owns_go(swept: Swept, leave: Callable[[Swept], None]) 
 
 
 def test_a_prefix_is_no_pattern(broker: BrokerServer) -> None:
-    with closing(Swept(broker, prefix="tenant[1]*:")) as swept, closing(Swept(broker, prefix="tenant1:")) as other:
+    with (
+        closing(Swept(broker, prefix="tenant[1]*:")) as swept,
+        closing(Swept(broker, prefix="tenant1:")) as other,
+    ):
         leave_incarnations(swept)
         leave_incarnations(other)
         assert swept.sweep() == 1
@@ -117,7 +124,9 @@ def test_a_prefix_is_no_pattern(broker: BrokerServer) -> None:
 
 
 def test_many_rows_go_a_part_at_a_time(swept: Swept) -> None:
-    swept.redis.hset(swept.client.key("ids"), mapping={f"task{number}": "gone" for number in range(5000)})
+    swept.redis.hset(
+        swept.client.key("ids"), mapping={f"task{number}": "gone" for number in range(5000)}
+    )
     once = swept.sweeper.sweep()
     assert 0 < once < 2500
     assert once + swept.sweep() == 5000
@@ -177,8 +186,12 @@ def test_requirements_are_forgotten_once_no_message_has_them(swept: Swept) -> No
     assert steps.hash("requirements") == {FIELD: '{"gpu": true}'}
 
 
-def test_requirements_that_are_sent_while_the_entries_are_surveyed_stay(swept: Swept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever in its rounds that happens, and though the survey may have passed the place already."""
+def test_requirements_that_are_sent_while_the_entries_are_surveyed_stay(
+    swept: Swept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever in its rounds that happens,
+    and though the survey may have passed the place already.
+    """
     monkeypatch.setattr(sweep, "REST", 0)
     monkeypatch.setattr(sweep, "SWEPT", 10)
     steps = swept.steps
@@ -207,6 +220,8 @@ def test_requirements_are_kept_for_a_day(swept: Swept) -> None:
     swept.steps.acknowledge(A1, "p")
     swept.sweep()
     assert swept.steps.hash("requirements")
-    swept.redis.zadd(swept.client.key("requirements", "idle"), {FIELD: swept.steps.now() - 86_400_000})
+    swept.redis.zadd(
+        swept.client.key("requirements", "idle"), {FIELD: swept.steps.now() - 86_400_000}
+    )
     swept.sweep()
     assert swept.steps.hash("requirements") == {}

@@ -31,7 +31,9 @@ class Cluster:
 
     def __init__(self, server: BrokerServer, **settings: Any) -> None:
         values = {"hive_heartbeat_interval": INTERVAL, "hive_max_retries": 1} | settings
-        self.app = hive.install(Celery("watched", broker=server.url, set_as_current=False), make_settings(**values))
+        self.app = hive.install(
+            Celery("watched", broker=server.url, set_as_current=False), make_settings(**values)
+        )
         self.client: BrokerClient = client_of(self.app)
         self.steps = Steps(self.client)
         self.restored: list[str] = []
@@ -72,11 +74,17 @@ def cluster(broker: BrokerServer) -> Iterator[Cluster]:
         yield cluster
 
 
-def test_a_silent_incarnation_is_declared_dead_once_the_broker_has_answered_long_enough(cluster: Cluster) -> None:
+def test_a_silent_incarnation_is_declared_dead_once_the_broker_has_answered_long_enough(
+    cluster: Cluster,
+) -> None:
     cluster.steps.attach(A1)
     cluster.steps.publish("p")
     cluster.steps.take(A1, 1)
-    wait_until(lambda: cluster.steps.now() > cluster.client.redis.zscore("venom:beats", A1) + 3_000 * INTERVAL)
+    wait_until(
+        lambda: (
+            cluster.steps.now() > cluster.client.redis.zscore("venom:beats", A1) + 3_000 * INTERVAL
+        )
+    )
     began = time.monotonic()
     cluster.watchdog.tick()
     assert cluster.restored == [], "it has only just begun to listen"
@@ -119,7 +127,10 @@ def test_after_a_frozen_broker_nobody_who_lives_is_declared_dead(tmp_path: Path)
         wait_until(lambda: time.monotonic() > frozen + 6 * INTERVAL)
         seen = cluster.watchdog.last_tick
         server.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: cluster.watchdog.last_tick != seen, what="the watchdog looks before the node has beaten again")
+        wait_until(
+            lambda: cluster.watchdog.last_tick != seen,
+            what="the watchdog looks before the node has beaten again",
+        )
         thawed = time.monotonic()
         while time.monotonic() < thawed + 6 * INTERVAL:
             cluster.beat(A1)
@@ -140,7 +151,13 @@ def test_only_who_holds_the_lease_acts(cluster: Cluster) -> None:
     cluster.steps.attach(A1)
     cluster.steps.publish("p")
     cluster.steps.take(A1, 1)
-    wait_until(lambda: other.tick() or cluster.steps.now() > cluster.client.redis.zscore("venom:beats", A1) + 6_000 * INTERVAL)
+    wait_until(
+        lambda: (
+            other.tick()
+            or cluster.steps.now()
+            > cluster.client.redis.zscore("venom:beats", A1) + 6_000 * INTERVAL
+        )
+    )
     assert cluster.client.redis.hexists("venom:epochs", A1)
     other.client.close()
 
@@ -151,7 +168,13 @@ def test_what_waits_a_second_at_a_live_node_goes_home(cluster: Cluster) -> None:
     cluster.steps.publish("p", candidates=[("a@h", 2, 0)])
     cluster.watchdog.tick()
     assert cluster.steps.placed("a@h") == ["p"]
-    wait_until(lambda: cluster.beat(A1) or cluster.watchdog.tick() or cluster.steps.waiting(BACKGROUND) == ["p"])
+    wait_until(
+        lambda: (
+            cluster.beat(A1)
+            or cluster.watchdog.tick()
+            or cluster.steps.waiting(BACKGROUND) == ["p"]
+        )
+    )
 
 
 def test_what_a_live_node_does_not_know_of_in_two_beats_is_a_zombie(cluster: Cluster) -> None:
@@ -182,7 +205,8 @@ def test_what_is_unknown_once_and_then_known_is_none(cluster: Cluster) -> None:
 
 
 OVERDUE = (
-    # The limits with which the task is sent, what its worker tells, whether 100 s are too long; the zombie's time is 10 s
+    # The limits with which the task is sent, what its worker tells, whether 100 s are too long; the
+    # zombie's time is 10 s
     ({"time_limit": 60}, "", True),
     ({"time_limit": 80}, "", False),
     ({"time_limit": 0}, "", False),
@@ -194,12 +218,16 @@ OVERDUE = (
 
 
 @pytest.mark.parametrize(("limits", "told", "zombie"), OVERDUE)
-def test_what_runs_far_beyond_its_own_limit_is_a_zombie(broker: BrokerServer, limits: dict[str, Any], told: str, zombie: bool) -> None:
+def test_what_runs_far_beyond_its_own_limit_is_a_zombie(
+    broker: BrokerServer, limits: dict[str, Any], told: str, zombie: bool
+) -> None:
     with closing(Cluster(broker, hive_zombie_task_timeout=10.0, hive_task_timeout=60.0)) as cluster:
         publish_id = cluster.send(**limits)
         cluster.steps.attach(A1)
         cluster.steps.take(A1, 1)
-        cluster.client.redis.hset("venom:reserved:a@h", publish_id, f"{A1}|{cluster.steps.now() - 100_000}")
+        cluster.client.redis.hset(
+            "venom:reserved:a@h", publish_id, f"{A1}|{cluster.steps.now() - 100_000}"
+        )
         cluster.beat(A1, publish_id + told)
         cluster.watchdog.tick()
         assert cluster.steps.waiting(BACKGROUND) == ([publish_id] if zombie else [])
@@ -212,15 +240,25 @@ def test_who_waits_for_a_dead_letter_is_told(cluster: Cluster) -> None:
         taken = cluster.steps.take(A1, 2)
         cluster.steps.give_back(A1, *taken, most=1)
     cluster.watchdog.tick()
-    with pytest.raises(DeadLetterError, match=r"some\.task\[.*\] died 2 times \(its process died\)"):
+    with pytest.raises(
+        DeadLetterError, match=r"some\.task\[.*\] died 2 times \(its process died\)"
+    ):
         cluster.result(told).get(timeout=60)
     assert cluster.result(ignored).status == "PENDING"
     assert cluster.steps.hash("dead").keys() == {told, ignored}
     assert not cluster.client.redis.exists("venom:untold")
 
 
-@pytest.mark.parametrize("message", [plain_message("bad").replace("3", "0x3"), plain_message("bad").encode().replace(b"W10=", b"\xff")])
-def test_a_message_that_cannot_be_read_does_not_stop_the_watchdog(cluster: Cluster, message: Any) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        plain_message("bad").replace("3", "0x3"),
+        plain_message("bad").encode().replace(b"W10=", b"\xff"),
+    ],
+)
+def test_a_message_that_cannot_be_read_does_not_stop_the_watchdog(
+    cluster: Cluster, message: Any
+) -> None:
     cluster.steps.attach(A1)
     cluster.client.redis.lpush(BACKGROUND, message)
     good = cluster.send()
@@ -251,6 +289,8 @@ def test_an_outage_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     finally:
         stop.set()
         thread.join(60)
-        assert cluster.client.redis.hget("venom:lease:foreman", "holder") is None, "given up at the end"
+        assert cluster.client.redis.hget("venom:lease:foreman", "holder") is None, (
+            "given up at the end"
+        )
         cluster.close()
         server.kill()

@@ -29,7 +29,14 @@ class PageServer(ThreadingHTTPServer):
     def url(self, path: str) -> str:
         return f"http://{self.host}:{self.port}{path}"
 
-    def page(self, path: str, body: bytes, content_type: str | None = "text/html", status: int = 200, **headers: str) -> str:
+    def page(
+        self,
+        path: str,
+        body: bytes,
+        content_type: str | None = "text/html",
+        status: int = 200,
+        **headers: str,
+    ) -> str:
         """Serve `body` at `path`; return its address."""
 
         def answer(handler: PageHandler) -> None:
@@ -112,7 +119,9 @@ class PageHandler(BaseHTTPRequestHandler):
 @contextmanager
 def page_server(host: str = "127.0.0.1") -> Iterator[PageServer]:
     server = PageServer(host)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield server

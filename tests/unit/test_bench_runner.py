@@ -1,4 +1,6 @@
-"""`python -m bench`: what counts as a bench, and what a failing or endless one does to the whole."""
+"""`python -m bench`: what counts as a bench,
+and what a failing or endless one does to the whole.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ def checkout(tmp_path: Path) -> Path:
         "_shared": "",
         "passes": "",
         "misses_a_bound": "raise SystemExit(1)",
-        "never_ends": "import pathlib, time\ntry:\n    time.sleep(60)\nfinally:\n    pathlib.Path('cleaned').touch()",
+        "never_ends": (
+            "import pathlib, time\ntry:\n    time.sleep(60)\n"
+            "finally:\n    pathlib.Path('cleaned').touch()"
+        ),
     }
     (tmp_path / "bench").mkdir()
     for name, text in benches.items():

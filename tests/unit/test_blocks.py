@@ -10,14 +10,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hive.errors import InvalidInputError
-from hive.jobs.input.blocks import BLOCK_BYTES, LARGEST_BLOCK, BlockBuilder, encode_all, growing_sizes
+from hive.jobs.input.blocks import (
+    BLOCK_BYTES,
+    LARGEST_BLOCK,
+    BlockBuilder,
+    encode_all,
+    growing_sizes,
+)
 from hive.jobs.input.feeder import window
 
-ITEMS = st.lists(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.lists(st.integers(), max_size=3))
+ITEMS = st.lists(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.lists(st.integers(), max_size=3)
+)
 
 
 def test_blocks_begin_small_and_grow() -> None:
-    assert list(islice(growing_sizes(4), 6)) == [4, 32, 256, LARGEST_BLOCK, LARGEST_BLOCK, LARGEST_BLOCK]
+    assert list(islice(growing_sizes(4), 6)) == [
+        4,
+        32,
+        256,
+        LARGEST_BLOCK,
+        LARGEST_BLOCK,
+        LARGEST_BLOCK,
+    ]
 
 
 def test_blocks_of_fixed_leases_hold_whole_ones() -> None:
@@ -46,7 +66,9 @@ def test_an_item_too_large_for_the_broker_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("hive.jobs.input.blocks.LARGEST", 3 << 20)
     monkeypatch.setattr("hive.jobs.state.outcomes.LARGEST", 3 << 20)
     for items in ([1, "x" * (4 << 20)], [1, ["x" * (4 << 20)]]):
-        with pytest.raises(InvalidInputError, match=r"Item 1, of type .*takes 4 MiB as JSON, 3 at most"):
+        with pytest.raises(
+            InvalidInputError, match=r"Item 1, of type .*takes 4 MiB as JSON, 3 at most"
+        ):
             encode_all(items, 2)
     with pytest.raises(InvalidInputError, match="Item 7, of type list, takes 4 MiB"):
         BlockBuilder().add(["x" * (4 << 20)], 7)

@@ -17,8 +17,8 @@ MARKDOWN = """\
 
 [![badge](https://img.example/x.svg)](https://example.org)
 
-**Hive** turns [Celery](https://celery.dev) workers on a `handful` of machines into one cluster. It is
-free &amp; open.
+**Hive** turns [Celery](https://celery.dev) workers on a `handful` of machines into one
+cluster. It is free &amp; open.
 
 ```python
 print("this line of code is long enough to be taken for a sentence of prose, too.")
@@ -35,7 +35,8 @@ A title
 
 .. image:: https://example.org/a-picture-with-a-name-of-many-words-that-is-no-prose.png
 
-`Hive <https://example.org>`_ turns workers into a cluster, as :ref:`the docs <x>` say in *many* words. See the code::
+`Hive <https://example.org>`_ turns workers into a cluster, as :ref:`the docs <x>` say in *many*
+words. See the code::
 
     this.line.of.code is long enough to be taken for a sentence of prose, too.
 
@@ -84,10 +85,24 @@ def test_the_site_serves_each_document_after_its_delay() -> None:
 
 
 def test_the_site_answers_404_for_what_it_has_not() -> None:
-    with DocumentSite([Document("one", "1", ("A text.",))], 0.0) as site, pytest.raises(urllib.error.HTTPError, match="404"):
+    with (
+        DocumentSite([Document("one", "1", ("A text.",))], 0.0) as site,
+        pytest.raises(urllib.error.HTTPError, match="404"),
+    ):
         urllib.request.urlopen(f"{site.urls[0]}x", timeout=10)
 
 
 def test_the_last_line_says_what_came_of_it() -> None:
-    account = Account(spores=5, documents=24, documents_summarized=24, findings=52, killed="spore-1@h", run_again=2, took=40.0)
-    assert account.line == "documents 24 of 24, findings 52, lost 0, killed 1 of 5 spores, run again 2, 40.0 s"
+    account = Account(
+        spores=5,
+        documents=24,
+        documents_summarized=24,
+        findings=52,
+        killed="spore-1@h",
+        run_again=2,
+        took=40.0,
+    )
+    assert (
+        account.line
+        == "documents 24 of 24, findings 52, lost 0, killed 1 of 5 spores, run again 2, 40.0 s"
+    )

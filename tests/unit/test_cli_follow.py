@@ -10,13 +10,21 @@ from hive.jobs.answer.job import Progress
 from hive.jobs.state.outcomes import Outcome, Status
 
 
-def outcome(status: Status = "ok", *, value: object = None, error: str | None = None, attempts: int = 1) -> Outcome:
+def outcome(
+    status: Status = "ok", *, value: object = None, error: str | None = None, attempts: int = 1
+) -> Outcome:
     return Outcome(3, status, value, error, "spore-1@h", attempts, 0.25)
 
 
 @pytest.mark.parametrize(
     ("statuses", "code"),
-    [(["ok", "ok"], 0), (["ok", "failed"], 4), (["ok", "timeout"], 4), (["failed", "cancelled"], 1), ([], 0)],
+    [
+        (["ok", "ok"], 0),
+        (["ok", "failed"], 4),
+        (["ok", "timeout"], 4),
+        (["failed", "cancelled"], 1),
+        ([], 0),
+    ],
 )
 def test_the_exit_code_tells_all_from_some_from_none(statuses: list[Status], code: int) -> None:
     tally = Tally()
@@ -48,11 +56,21 @@ def test_a_line_tells_a_second_attempt_and_an_error() -> None:
 
 def test_counts_leave_out_what_is_nought() -> None:
     assert counts_of(Progress(20, 20, 0, 0, 0, 0)) == "20 of 20 items done"
-    assert counts_of(Progress(None, 3, 1, 0, 2, 4)) == "3 of ? items done, 1 failed, 2 running, 4 waiting"
+    assert (
+        counts_of(Progress(None, 3, 1, 0, 2, 4))
+        == "3 of ? items done, 1 failed, 2 running, 4 waiting"
+    )
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.314, "0.31 s"), (12.34, "12.3 s"), (125, "2 min 05 s"), (19_230, "5 h 20 min"), (273_700, "3 d 04 h")]
+    ("value", "text"),
+    [
+        (0.314, "0.31 s"),
+        (12.34, "12.3 s"),
+        (125, "2 min 05 s"),
+        (19_230, "5 h 20 min"),
+        (273_700, "3 d 04 h"),
+    ],
 )
 def test_durations_are_for_people(value: float, text: str) -> None:
     assert seconds(value) == text

@@ -84,7 +84,9 @@ def test_several_words_are_the_items_even_where_they_name_files(tmp_path: Path) 
         ("a.txt", "https://a/\r\nhttps://b/", ["https://a/", "https://b/"]),
     ],
 )
-def test_one_word_that_names_a_file_stands_for_its_items(tmp_path: Path, name: str, text: str, items: list[object]) -> None:
+def test_one_word_that_names_a_file_stands_for_its_items(
+    tmp_path: Path, name: str, text: str, items: list[object]
+) -> None:
     file = tmp_path / name
     file.write_text(text, "utf-8")
     assert read_items([str(file)]) == items
@@ -106,7 +108,9 @@ def test_one_word_that_names_a_file_stands_for_its_items(tmp_path: Path, name: s
         ("a.txt", b"caf\xe9\n", "not UTF-8"),
     ],
 )
-def test_a_file_that_holds_no_items_is_refused_with_its_fault(tmp_path: Path, name: str, content: bytes, fault: str) -> None:
+def test_a_file_that_holds_no_items_is_refused_with_its_fault(
+    tmp_path: Path, name: str, content: bytes, fault: str
+) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(InvalidInputError, match=fault):
@@ -150,7 +154,9 @@ def test_lines_of_stdin_become_items_as_they_come() -> None:
 
 
 def test_a_field_is_added_to_every_item_and_an_items_own_wins() -> None:
-    items = with_fields(SKILL, ["https://a/", {"url": "https://b/", "sentences": 5}], {"sentences": 2})
+    items = with_fields(
+        SKILL, ["https://a/", {"url": "https://b/", "sentences": 5}], {"sentences": 2}
+    )
     assert items == [{"sentences": 2, "url": "https://a/"}, {"sentences": 5, "url": "https://b/"}]
 
 
@@ -168,6 +174,8 @@ def test_fields_are_added_to_a_stream_without_reading_it() -> None:
         (SKILL, {"sentences": "many"}, "--set sentences"),
     ],
 )
-def test_a_field_that_no_item_could_have_is_refused(skill: Skill, fields: dict[str, object], fault: str) -> None:
+def test_a_field_that_no_item_could_have_is_refused(
+    skill: Skill, fields: dict[str, object], fault: str
+) -> None:
     with pytest.raises(InvalidInputError, match=fault):
         with_fields(skill, ["https://a/"], fields)

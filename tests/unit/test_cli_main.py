@@ -13,7 +13,13 @@ import kombu.exceptions
 import pytest
 import redis
 
-from hive.errors import BrokerAuthError, BrokerUnreachableError, HiveError, InvalidInputError, NoNodeOnlineError
+from hive.errors import (
+    BrokerAuthError,
+    BrokerUnreachableError,
+    HiveError,
+    InvalidInputError,
+    NoNodeOnlineError,
+)
 
 cli = importlib.import_module("hive.cli.main")  # the package's own `main` is the function
 
@@ -54,7 +60,11 @@ def run_raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], in
     ],
 )
 def test_an_error_is_one_line_and_its_exit_code(
-    run_raising: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
+    run_raising: Callable[[BaseException], int],
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
 ) -> None:
     assert run_raising(error) == code
     captured = capsys.readouterr()
@@ -71,10 +81,14 @@ def test_a_defect_keeps_its_traceback(run_raising: Callable[[BaseException], int
 
 
 def test_a_reader_that_went_away_is_told_nothing() -> None:
-    program = "import sys; from hive.cli import main; sys.argv = ['hive', 'skills', '--json']; main()"
+    program = (
+        "import sys; from hive.cli import main; sys.argv = ['hive', 'skills', '--json']; main()"
+    )
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, timeout=60
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
 
@@ -84,7 +98,9 @@ def test_an_unknown_command_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> 
     assert "No such command 'fly'" in capsys.readouterr().err
 
 
-def test_the_help_names_every_command_without_importing_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_names_every_command_without_importing_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for module in {target.partition(":")[0] for target, _ in cli.COMMANDS.values()}:
         sys.modules.pop(module, None)
     assert cli.execute(["--help"]) == 0
@@ -112,13 +128,17 @@ def test_every_command_has_an_example_and_speaks_json() -> None:
 
 
 def test_the_groups_short_helps_are_the_commands_own() -> None:
-    assert {name: command.get_short_help_str(100) for name, command in commands() if name in cli.COMMANDS} == {
-        name: text for name, (_, text) in cli.COMMANDS.items()
-    }
+    assert {
+        name: command.get_short_help_str(100)
+        for name, command in commands()
+        if name in cli.COMMANDS
+    } == {name: text for name, (_, text) in cli.COMMANDS.items()}
 
 
 @pytest.mark.parametrize("priority", ["11", "-1", "urgent", "5.5"])
-def test_a_priority_that_is_none_is_wrong_use(capsys: pytest.CaptureFixture[str], priority: str) -> None:
+def test_a_priority_that_is_none_is_wrong_use(
+    capsys: pytest.CaptureFixture[str], priority: str
+) -> None:
     assert cli.execute(["map", "summarize", "a", f"--priority={priority}"]) == 2
     assert "high_priority" in capsys.readouterr().err
 
@@ -135,6 +155,8 @@ def test_a_priority_that_is_none_is_wrong_use(capsys: pytest.CaptureFixture[str]
         ["job", "x", "--follow", "--cancel"],
     ],
 )
-def test_wrong_use_is_said_before_the_broker_is_asked(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_wrong_use_is_said_before_the_broker_is_asked(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
     assert cli.execute(arguments) == 2
     assert "Error:" in capsys.readouterr().err

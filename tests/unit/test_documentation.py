@@ -1,4 +1,6 @@
-"""README, docs and examples say what is so: every setting, every Redis key, every command, and no dead link."""
+"""README, docs and examples say what is so: every setting, every Redis key, every command, and no
+dead link.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,42 @@ import pytest
 from hive.cli.main import COMMANDS, hive
 from hive.settings import Settings
 from tests.docs.blocks import blocks_of
-from tests.docs.keys import Lua, documented_keys, keys_in_python, keys_in_sources, mentioned_keys, named_by
+from tests.docs.keys import (
+    Lua,
+    documented_keys,
+    keys_in_python,
+    keys_in_sources,
+    mentioned_keys,
+    named_by,
+)
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *sorted(DOCS.glob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
+    *sorted(DOCS.glob("*.md")),
+)
 IN_NO_MODEL = {"HIVE_ENV_FILE"}
 
 
 def test_the_settings_page_names_every_variable_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`|–) \|", (DOCS / "settings.md").read_text(), re.MULTILINE))
-    defaults = {name.upper(): field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
+    rows = dict(
+        re.findall(
+            r"^\| `([A-Z_]+)` \| (?:`([^`]*)`|–) \|",
+            (DOCS / "settings.md").read_text(),
+            re.MULTILINE,
+        )
+    )
+    defaults = {
+        name.upper(): field.get_default(call_default_factory=True)
+        for name, field in Settings.model_fields.items()
+    }
     assert rows.keys() == defaults.keys() | IN_NO_MODEL
-    assert {name: rows[name] for name in defaults} == {name: _written(default) for name, default in defaults.items()}
+    assert {name: rows[name] for name in defaults} == {
+        name: _written(default) for name, default in defaults.items()
+    }
 
 
 def _written(default: object) -> str:
@@ -40,21 +65,33 @@ def test_the_keys_page_names_every_key_that_the_sources_make() -> None:
     named = mentioned_keys((DOCS / "keys.md").read_text())
     made = keys_in_sources(ROOT / "hive")
     assert len(made) > 40
-    assert {name: file for name, file in made.items() if not any(named_by(name, known) for known in named)} == {}
+    assert {
+        name: file
+        for name, file in made.items()
+        if not any(named_by(name, known) for known in named)
+    } == {}
 
 
 def test_the_keys_page_names_no_key_of_hives_that_the_sources_do_not_make() -> None:
     made = keys_in_sources(ROOT / "hive")
     assert [
-        key.name for key in documented_keys((DOCS / "keys.md").read_text()) if key.name.startswith("venom:") and key.name not in made
+        key.name
+        for key in documented_keys((DOCS / "keys.md").read_text())
+        if key.name.startswith("venom:") and key.name not in made
     ] == []
 
 
 @pytest.mark.parametrize(
     ("lua", "keys"),
     [
-        ("local P = ARGV[1] .. 'venom:'\nreturn redis.call('GET', P .. 'one')", {"venom:", "venom:one"}),
-        ("local a, b = 'venom:a', ARGV[1] .. \"venom:b:\" .. ARGV[2]\nreturn {b .. ':c'}", {"venom:a", "venom:b:<>", "venom:b:<>:c"}),
+        (
+            "local P = ARGV[1] .. 'venom:'\nreturn redis.call('GET', P .. 'one')",
+            {"venom:", "venom:one"},
+        ),
+        (
+            "local a, b = 'venom:a', ARGV[1] .. \"venom:b:\" .. ARGV[2]\nreturn {b .. ':c'}",
+            {"venom:a", "venom:b:<>", "venom:b:<>:c"},
+        ),
         ("-- 'venom:said'\nreturn f(x)['k'] .. 'venom:' .. g(y, 'z').h .. ':t'", {"venom:<>:t"}),
         ("local k = 'venom:k'\nlocal k = 1\nreturn k .. ':old'", {"venom:k"}),
     ],
@@ -71,7 +108,12 @@ def test_keys_are_found_in_python() -> None:
         'job_key(c, id, "state")',
         '"as venom:prose"',
     )
-    assert keys_in_python("\n".join(lines)) - {"venom:"} == {"venom:nodes:<>:x", "venom:req:<>", "venom:wake:", "venom:job:<>:state"}
+    assert keys_in_python("\n".join(lines)) - {"venom:"} == {
+        "venom:nodes:<>:x",
+        "venom:req:<>",
+        "venom:wake:",
+        "venom:job:<>:state",
+    }
 
 
 def _commands() -> Iterator[tuple[str, click.Command]]:
@@ -86,7 +128,13 @@ def _commands() -> Iterator[tuple[str, click.Command]]:
 
 
 def test_the_command_line_page_has_every_command_with_its_options() -> None:
-    sections = dict(re.findall(r"^## hive ([a-z ]+)\n(.*?)(?=^## |\Z)", (DOCS / "cli.md").read_text(), re.MULTILINE | re.DOTALL))
+    sections = dict(
+        re.findall(
+            r"^## hive ([a-z ]+)\n(.*?)(?=^## |\Z)",
+            (DOCS / "cli.md").read_text(),
+            re.MULTILINE | re.DOTALL,
+        )
+    )
     commands = dict(_commands())
     assert sections.keys() == commands.keys()
     options = {
@@ -102,7 +150,11 @@ def test_the_command_line_page_has_every_command_with_its_options() -> None:
 
 
 def test_the_docs_examples_are_the_files_in_examples() -> None:
-    shown = {block.note[1]: block.text for block in blocks_of((ROOT / "README.md").read_text()) if block.note and block.note[0] == "file"}
+    shown = {
+        block.note[1]: block.text
+        for block in blocks_of((ROOT / "README.md").read_text())
+        if block.note and block.note[0] == "file"
+    }
     assert shown == {file.name: file.read_text() for file in (ROOT / "examples").glob("*.py")}
 
 

@@ -1,4 +1,7 @@
-"""GPUs as NVIDIA's library tells them. The library is played by a fake: hardly a machine that runs these tests has a GPU."""
+"""GPUs as NVIDIA's library tells them.
+
+The library is played by a fake: hardly a machine that runs these tests has a GPU.
+"""
 
 from __future__ import annotations
 
@@ -81,9 +84,20 @@ def test_a_gpu_hidden_from_cuda_is_not_offered(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("chosen", "positions"),
-    [(None, [0, 1]), ("", []), ("-1", []), ("1,0", [1, 0]), ("0,7,1", [0]), ("GPU-b", [1]), ("GPU-", []), ("0,0", [0])],
+    [
+        (None, [0, 1]),
+        ("", []),
+        ("-1", []),
+        ("1,0", [1, 0]),
+        ("0,7,1", [0]),
+        ("GPU-b", [1]),
+        ("GPU-", []),
+        ("0,0", [0]),
+    ],
 )
-def test_cuda_visible_devices_is_read_as_cuda_reads_it(chosen: str | None, positions: list[int]) -> None:
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(
+    chosen: str | None, positions: list[int]
+) -> None:
     assert visible(["GPU-a00", "GPU-b00"], chosen) == positions
 
 
@@ -94,7 +108,9 @@ def test_a_failing_driver_means_no_gpu_and_is_logged_once(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         assert gpus.read() == gpus.inventory == []
         assert gpus.utilisation() == -1
-    assert [record.message for record in caplog.records] == ['event=gpus_not_readable error="Driver Not Loaded"']
+    assert [record.message for record in caplog.records] == [
+        'event=gpus_not_readable error="Driver Not Loaded"'
+    ]
     assert driver.calls == 1, "a failed driver is left alone for a while"
 
 

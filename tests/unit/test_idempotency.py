@@ -34,11 +34,17 @@ def test_a_key_that_could_never_be_made_is_refused_where_it_is_written(key: Any,
 
 
 def make(text: str, function: Any, *args: Any, **kwargs: Any) -> str:
-    return _made_key(_formatter(text, "charge", inspect.signature(function)), "charge", args, kwargs)
+    return _made_key(
+        _formatter(text, "charge", inspect.signature(function)), "charge", args, kwargs
+    )
 
 
-@pytest.mark.parametrize(("args", "kwargs"), [((5,), {}), ((), {"order_id": 5}), ((5,), {"currency": "EUR"})])
-def test_the_same_arguments_make_the_same_key_however_they_are_given(args: Any, kwargs: Any) -> None:
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [((5,), {}), ((), {"order_id": 5}), ((5,), {"currency": "EUR"})]
+)
+def test_the_same_arguments_make_the_same_key_however_they_are_given(
+    args: Any, kwargs: Any
+) -> None:
     assert make("{order_id:03}-{currency}", charge, *args, **kwargs) == "005-EUR"
 
 
@@ -49,7 +55,11 @@ def test_a_key_may_use_a_field_of_an_argument() -> None:
 @pytest.mark.parametrize(
     ("text", "args", "told"),
     [
-        ("{order_id}", (), "cannot be made of its arguments: TypeError: missing a required argument: 'order_id'"),
+        (
+            "{order_id}",
+            (),
+            "cannot be made of its arguments: TypeError: missing a required argument: 'order_id'",
+        ),
         ("{order_id[id]}", ({},), "cannot be made of its arguments: KeyError: 'id'"),
         ("{order_id}", ("",), "a text of 1 to 500 characters, not one of 0"),
         ("{order_id}", ("x" * 501,), "not one of 501"),

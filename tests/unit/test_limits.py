@@ -1,4 +1,6 @@
-"""The limits of the process and its telemetry, read from the trees that Docker, Kubernetes and systemd leave behind."""
+"""The limits of the process and its telemetry, read from the trees that Docker, Kubernetes and
+systemd leave behind.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,24 @@ def tree(root: Path, mountinfo: str, cgroup: str, files: dict[str, str]) -> Path
     return root
 
 
-def limits(root: Path, mountinfo: str, cgroup: str, files: dict[str, str], cores: int = 8) -> Limits:
-    return read_limits(tree(root, mountinfo, cgroup, {f"/sys/fs/cgroup/{name}": text for name, text in files.items()}), cores=cores)
+def limits(
+    root: Path, mountinfo: str, cgroup: str, files: dict[str, str], cores: int = 8
+) -> Limits:
+    return read_limits(
+        tree(
+            root,
+            mountinfo,
+            cgroup,
+            {f"/sys/fs/cgroup/{name}": text for name, text in files.items()},
+        ),
+        cores=cores,
+    )
 
 
 def test_docker_on_v2_with_a_private_namespace(tmp_path: Path) -> None:
-    found = limits(tmp_path, V2, "0::/\n", {"cpu.max": "50000 100000\n", "memory.max": "536870912\n"})
+    found = limits(
+        tmp_path, V2, "0::/\n", {"cpu.max": "50000 100000\n", "memory.max": "536870912\n"}
+    )
     assert (found.cpus, found.memory_limit) == (0.5, 512 * MIB)
 
 
@@ -57,7 +71,12 @@ def test_v1_without_limits_limits_nothing(tmp_path: Path) -> None:
         "memory/memory.limit_in_bytes": "9223372036854771712\n",
     }
     found = limits(tmp_path, V1_DOCKER, V1_PATHS, files)
-    assert (found.cpus, found.memory_limit, found.cpu_groups, found.memory_groups) == (8, None, (), ())
+    assert (found.cpus, found.memory_limit, found.cpu_groups, found.memory_groups) == (
+        8,
+        None,
+        (),
+        (),
+    )
 
 
 def test_a_systemd_service_obeys_the_quota_of_its_slice(tmp_path: Path) -> None:
@@ -101,30 +120,49 @@ def test_a_hybrid_machine_is_read_controller_by_controller(tmp_path: Path) -> No
 
 def test_cpu_usage_is_counted_by_a_controller_mounted_elsewhere(tmp_path: Path) -> None:
     mountinfo = (
-        "30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cpu rw,cpu\n31 23 0:27 / /sys/fs/cgroup/cpuacct rw - cgroup cpuacct rw,cpuacct\n"
+        "30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cpu rw,cpu\n"
+        "31 23 0:27 / /sys/fs/cgroup/cpuacct rw - cgroup cpuacct rw,cpuacct\n"
     )
-    files = {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "100000", "cpuacct/job/cpuacct.usage": "2500000000"}
+    files = {
+        "cpu/job/cpu.cfs_quota_us": "50000",
+        "cpu/job/cpu.cfs_period_us": "100000",
+        "cpuacct/job/cpuacct.usage": "2500000000",
+    }
     found = limits(tmp_path, mountinfo, "2:cpuacct:/job\n1:cpu:/job\n", files)
     assert found.cpu_groups[0].used_seconds() == 2.5
 
 
 @pytest.mark.parametrize(("path", "mounted"), [("/../other", "/"), ("/elsewhere/abc", "/kubepods")])
-def test_a_path_outside_the_mount_means_the_mount_itself(tmp_path: Path, path: str, mounted: str) -> None:
+def test_a_path_outside_the_mount_means_the_mount_itself(
+    tmp_path: Path, path: str, mounted: str
+) -> None:
     other = tmp_path / "sys/fs/other"
     other.mkdir(parents=True)
     (other / "cpu.max").write_text("1000 100000")
-    found = limits(tmp_path, V2.replace("0:26 /", f"0:26 {mounted}", 1), f"0::{path}\n", {"cpu.max": "200000 100000"})
+    found = limits(
+        tmp_path,
+        V2.replace("0:26 /", f"0:26 {mounted}", 1),
+        f"0::{path}\n",
+        {"cpu.max": "200000 100000"},
+    )
     assert found.cpus == 2
 
 
 def test_a_mount_point_with_a_blank_in_its_name(tmp_path: Path) -> None:
-    root = tree(tmp_path, "30 23 0:26 / /my\\040groups rw - cgroup2 cgroup rw\n", "0::/\n", {"/my groups/cpu.max": "50000 100000"})
+    root = tree(
+        tmp_path,
+        "30 23 0:26 / /my\\040groups rw - cgroup2 cgroup rw\n",
+        "0::/\n",
+        {"/my groups/cpu.max": "50000 100000"},
+    )
     assert read_limits(root, cores=8).cpus == 0.5
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "max", "-5 100000", "5 0", "100000"])
 def test_what_cannot_be_understood_limits_nothing(tmp_path: Path, text: str) -> None:
-    found = limits(tmp_path, V2 + "garbage\n", "0::/\nalso garbage\n", {"cpu.max": text, "memory.max": text})
+    found = limits(
+        tmp_path, V2 + "garbage\n", "0::/\nalso garbage\n", {"cpu.max": text, "memory.max": text}
+    )
     assert found.cpus == 8
 
 
@@ -146,20 +184,29 @@ def test_the_limits_of_this_process_can_be_read() -> None:
 
 def stat(busy: int, idle: int) -> str:
     """/proc/stat of a machine whose every CPU counted these ticks (10 ms)."""
-    cores = "".join(f"cpu{core} {busy} 0 0 {idle} 0 0 0 0 0 0\n" for core in range(os.cpu_count() or 1))
+    cores = "".join(
+        f"cpu{core} {busy} 0 0 {idle} 0 0 0 0 0 0\n" for core in range(os.cpu_count() or 1)
+    )
     return f"cpu  0 0 0 0 0 0 0 0 0 0\n{cores}intr 1\n"
 
 
 def test_cpu_is_the_share_of_the_quota_where_that_is_larger(tmp_path: Path) -> None:
-    files = {"/sys/fs/cgroup/cpu.max": "50000 100000", "/sys/fs/cgroup/cpu.stat": "usage_usec 0\n", "/proc/stat": stat(0, 0)}
+    files = {
+        "/sys/fs/cgroup/cpu.max": "50000 100000",
+        "/sys/fs/cgroup/cpu.stat": "usage_usec 0\n",
+        "/proc/stat": stat(0, 0),
+    }
     sampler = Sampler(root=tree(tmp_path, V2, "0::/\n", files))
     started = time.monotonic()
     time.sleep(0.2)
     interval = time.monotonic() - started
-    (tmp_path / "sys/fs/cgroup/cpu.stat").write_text(f"usage_usec {int(interval * 0.4e6)}\nuser_usec 0\n")
+    (tmp_path / "sys/fs/cgroup/cpu.stat").write_text(
+        f"usage_usec {int(interval * 0.4e6)}\nuser_usec 0\n"
+    )
     (tmp_path / "proc/stat").write_text(stat(10, 90))
     sample = sampler.sample()
-    # 0.8 of the quota, less where this test was kept waiting between the two clocks; the cores are at 0.1.
+    # 0.8 of the quota, less where this test was kept waiting between the two clocks; the cores are
+    # at 0.1.
     assert 0.3 < sample.cpu <= 0.85
 
 

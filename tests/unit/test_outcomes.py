@@ -11,7 +11,15 @@ from uuid import UUID
 
 import pytest
 
-from hive.jobs.state.outcomes import Entry, Outcome, OutcomeList, Results, decode, error_text, successful_values
+from hive.jobs.state.outcomes import (
+    Entry,
+    Outcome,
+    OutcomeList,
+    Results,
+    decode,
+    error_text,
+    successful_values,
+)
 
 
 def entry_of(results: Results, first: int = 0, entry_id: bytes = b"1-0") -> Entry:
@@ -23,7 +31,11 @@ def good(values: list[Any]) -> Results:
 
 
 def test_an_outcome_comes_back_as_it_was() -> None:
-    results = Results(["a", None, None], [10, 2_000_000, 3], {1: ("timeout", "too long"), 2: ("failed", "ValueError: no")})
+    results = Results(
+        ["a", None, None],
+        [10, 2_000_000, 3],
+        {1: ("timeout", "too long"), 2: ("failed", "ValueError: no")},
+    )
     assert list(decode(entry_of(results, first=40))) == [
         Outcome(40, "ok", "a", None, "n@h", 2, 0.00001),
         Outcome(41, "timeout", None, "too long", "n@h", 2, 2.0),
@@ -32,7 +44,13 @@ def test_an_outcome_comes_back_as_it_was() -> None:
 
 
 def test_values_are_what_celery_would_return() -> None:
-    values = [datetime(2024, 2, 29, tzinfo=UTC), Decimal("1.10"), UUID(int=5), b"\xff\x00", {"k": [1, 2.5, None, True]}]
+    values = [
+        datetime(2024, 2, 29, tzinfo=UTC),
+        Decimal("1.10"),
+        UUID(int=5),
+        b"\xff\x00",
+        {"k": [1, 2.5, None, True]},
+    ]
     assert successful_values(entry_of(good(values))) == values
 
 
@@ -41,7 +59,13 @@ class SaysNothing:
         raise RuntimeError("never")
 
 
-UNENCODABLE = {"set": {1, 2}, "object": object(), "tuple keys": {(1, 2): 3}, "mute": SaysNothing(), "huge": 10**5000}
+UNENCODABLE = {
+    "set": {1, 2},
+    "object": object(),
+    "tuple keys": {(1, 2): 3},
+    "mute": SaysNothing(),
+    "huge": 10**5000,
+}
 
 
 @pytest.mark.parametrize("bad", UNENCODABLE.values(), ids=UNENCODABLE)
@@ -72,16 +96,23 @@ def test_a_dict_that_only_looks_like_celerys_mark_stays_a_dict() -> None:
 
 def test_one_entry_can_say_the_same_of_many_items() -> None:
     entry = Entry(b"1-0", 5, 3, {b"r": json.dumps(["cancelled", "stopped", 0, ""]).encode()})
-    assert list(decode(entry)) == [Outcome(index, "cancelled", None, "stopped", None, 0, 0.0) for index in (5, 6, 7)]
+    assert list(decode(entry)) == [
+        Outcome(index, "cancelled", None, "stopped", None, 0, 0.0) for index in (5, 6, 7)
+    ]
     assert successful_values(entry) == []
 
 
 def test_only_successful_values_are_reduced() -> None:
-    assert successful_values(entry_of(Results([1, None, 3], [1, 1, 1], {1: ("failed", "no")}))) == [1, 3]
+    assert successful_values(entry_of(Results([1, None, 3], [1, 1, 1], {1: ("failed", "no")}))) == [
+        1,
+        3,
+    ]
 
 
 def test_counts_tell_every_status() -> None:
-    results = Results([1, None, None, None], [1] * 4, {1: ("failed", ""), 2: ("timeout", ""), 3: ("failed", "")})
+    results = Results(
+        [1, None, None, None], [1] * 4, {1: ("failed", ""), 2: ("timeout", ""), 3: ("failed", "")}
+    )
     assert results.counts() == [1, 2, 1, 0]
 
 
@@ -100,8 +131,13 @@ def test_an_error_text_is_bounded_and_never_raises() -> None:
     assert len(error_text(ValueError("y" * 10_000))) == 2_000
 
 
-def outcome_list(parts: Iterable[tuple[int, list[Any]]], fetched: list[bytes] | None = None) -> OutcomeList:
-    entries = {b"%d-0" % number: entry_of(good(values), first, b"%d-0" % number) for number, (first, values) in enumerate(parts, 1)}
+def outcome_list(
+    parts: Iterable[tuple[int, list[Any]]], fetched: list[bytes] | None = None
+) -> OutcomeList:
+    entries = {
+        b"%d-0" % number: entry_of(good(values), first, b"%d-0" % number)
+        for number, (first, values) in enumerate(parts, 1)
+    }
 
     def fetch(entry_id: bytes) -> Entry:
         if fetched is not None:
@@ -117,7 +153,12 @@ def test_a_list_of_outcomes_is_in_item_order() -> None:
     outcomes = outcome_list([(3, ["d", "e"]), (0, ["a"]), (1, ["b", "c"])])
     assert [outcome.value for outcome in outcomes] == list("abcde")
     assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3, 4]
-    assert (len(outcomes), outcomes[0].value, outcomes[-1].value, outcomes[2].value) == (5, "a", "e", "c")
+    assert (len(outcomes), outcomes[0].value, outcomes[-1].value, outcomes[2].value) == (
+        5,
+        "a",
+        "e",
+        "c",
+    )
     assert [outcome.value for outcome in outcomes[1:4]] == ["b", "c", "d"]
     assert outcomes == list(outcomes)
     with pytest.raises(IndexError, match="5 outcomes"):

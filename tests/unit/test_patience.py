@@ -25,7 +25,9 @@ PASSING = (
     ConnectionResetError(),
 )
 LASTING = (
-    redis.exceptions.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
+    redis.exceptions.ResponseError(
+        "WRONGTYPE Operation against a key holding the wrong kind of value"
+    ),
     redis.exceptions.OutOfMemoryError("used memory > 'maxmemory'"),
     redis.exceptions.NoPermissionError("no permissions"),
     redis.exceptions.DataError("not a string"),

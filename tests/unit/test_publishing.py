@@ -1,4 +1,6 @@
-"""What a task message carries when it reaches the channel: its publish id, its due time, its priority."""
+"""What a task message carries when it reaches the channel: its publish id, its due time, its
+priority.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,16 @@ from hive.broker.channel import amqp, publishing
 from hive.broker.link.client import BrokerClient
 from tests.nodes import BACKGROUND, make_settings
 
-DELIVERED = {"id": "parent", "node": "a@h", "inc": "a@h/1", "at": 1.0, "deaths": 0, "reserved": 2.0, "created": 1.0, "due": 1.0}
+DELIVERED = {
+    "id": "parent",
+    "node": "a@h",
+    "inc": "a@h/1",
+    "at": 1.0,
+    "deaths": 0,
+    "reserved": 2.0,
+    "created": 1.0,
+    "due": 1.0,
+}
 
 
 def add(*_: int) -> None: ...
@@ -32,12 +43,18 @@ class Outbox:
         self.sent: list[SimpleNamespace] = []
         self.app = Celery("outbox", broker="memory://", set_as_current=False, amqp=amqp.NAME)
         self.app.hive = BrokerClient("redis://nowhere", make_settings())  # type: ignore[attr-defined]
-        self.app.conf.task_queues = [Queue(BACKGROUND, Exchange(BACKGROUND), routing_key=BACKGROUND)]
+        self.app.conf.task_queues = [
+            Queue(BACKGROUND, Exchange(BACKGROUND), routing_key=BACKGROUND)
+        ]
         self.app.conf.task_default_queue = BACKGROUND
         self.task: Task[Any, Any] = self.app.task(name="tasks.add")(add)
 
     def publish(self, body: Any, headers: dict[str, Any], **properties: Any) -> None:
-        self.sent.append(SimpleNamespace(headers=headers, hive=headers.get("hive"), priority=properties.get("priority")))
+        self.sent.append(
+            SimpleNamespace(
+                headers=headers, hive=headers.get("hive"), priority=properties.get("priority")
+            )
+        )
 
     def send(self, *args: Any, **options: Any) -> SimpleNamespace:
         with self.app.connection_for_write() as connection:
@@ -49,7 +66,9 @@ class Outbox:
     @contextmanager
     def running(self, **request: Any) -> Iterator[Context]:
         """Inside a task that a node was handed."""
-        context = Context({"id": "parent task", "hive": DELIVERED, "called_directly": False, **request})
+        context = Context(
+            {"id": "parent task", "hive": DELIVERED, "called_directly": False, **request}
+        )
         _task_stack.push(self.task)
         self.task.push_request(**context.__dict__)
         try:
@@ -91,7 +110,9 @@ def test_a_run_that_is_repeated_publishes_its_children_under_the_same_ids(outbox
     assert len(set(first)) == len(first), "each publication of a run has an id of its own"
 
 
-@pytest.mark.parametrize("other", [{"hive": {**DELIVERED, "id": "other"}}, {"called_directly": True}, {"hive": None}])
+@pytest.mark.parametrize(
+    "other", [{"hive": {**DELIVERED, "id": "other"}}, {"called_directly": True}, {"hive": None}]
+)
 def test_another_run_publishes_under_other_ids(outbox: Outbox, other: dict[str, Any]) -> None:
     with outbox.running():
         first = children(outbox)
@@ -116,7 +137,10 @@ def test_an_id_that_the_sender_chose_is_kept(outbox: Outbox) -> None:
     assert outbox.send(headers={"hive": {"id": "mine"}}).hive["id"] != "mine"
 
 
-@pytest.mark.parametrize(("given", "priority"), [({}, 5), ({"priority": None}, 5), ({"priority": 0}, 0), ({"priority": 10}, 10)])
+@pytest.mark.parametrize(
+    ("given", "priority"),
+    [({}, 5), ({"priority": None}, 5), ({"priority": 0}, 0), ({"priority": 10}, 10)],
+)
 def test_an_unset_priority_is_5(outbox: Outbox, given: dict[str, Any], priority: int) -> None:
     assert outbox.send(**given).priority == priority
 
@@ -141,8 +165,13 @@ BERLIN = timezone(timedelta(hours=2))
         "2030-01-01T10:00:00",
     ],
 )
-@pytest.mark.parametrize("conf", [{}, {"timezone": "America/New_York"}, {"timezone": "America/New_York", "enable_utc": False}])
-def test_an_eta_means_what_it_means_to_celery(outbox: Outbox, eta: Any, conf: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "conf",
+    [{}, {"timezone": "America/New_York"}, {"timezone": "America/New_York", "enable_utc": False}],
+)
+def test_an_eta_means_what_it_means_to_celery(
+    outbox: Outbox, eta: Any, conf: dict[str, Any]
+) -> None:
     outbox.app.conf.update(conf)
     sent = outbox.send(eta=eta)
     assert sent.headers["eta"] is None

@@ -35,7 +35,9 @@ def test_the_least_loaded_come_first_with_slots_and_machine_score() -> None:
 
 
 def test_at_most_five_are_offered() -> None:
-    found = rankings(*(make_node(f"n{number}@h", load=make_load(cpu=number / 10)) for number in range(9))).decide(HIGH, None, None)
+    found = rankings(
+        *(make_node(f"n{number}@h", load=make_load(cpu=number / 10)) for number in range(9))
+    ).decide(HIGH, None, None)
     assert names(found) == [f"n{number}@h" for number in range(5)]
 
 
@@ -52,7 +54,10 @@ def test_offline_draining_and_nodes_of_other_queues_are_left_out() -> None:
 
 
 def test_a_free_node_comes_before_a_full_one_whatever_its_load() -> None:
-    found = rankings(make_node("full@h", load=make_load(active=2)), make_node("hot@h", load=make_load(cpu=1.0, memory=1.0, active=1)))
+    found = rankings(
+        make_node("full@h", load=make_load(active=2)),
+        make_node("hot@h", load=make_load(cpu=1.0, memory=1.0, active=1)),
+    )
     assert names(found.decide(BACKGROUND, None, None)) == ["hot@h", "full@h"]
 
 
@@ -65,7 +70,8 @@ def test_own_assignments_spread_a_burst_evenly() -> None:
 def test_own_assignments_last_until_the_nodes_next_beat() -> None:
     old = rankings(make_node("a@h", slots=10), make_node("b@h", slots=10, load=make_load(cpu=0.05)))
     for _ in range(3):
-        old.decide(BACKGROUND, None, None)  # a, then b: a tenth of its slots is worth more than 5% of CPU; then a again
+        # A, then b: a tenth of its slots is worth more than 5% of CPU; then a again.
+        old.decide(BACKGROUND, None, None)
     silent = old.following(old.nodes)
     assert names(silent.decide(BACKGROUND, None, None)) == ["b@h", "a@h"]
     beaten = old.following(old.nodes | table([make_node("a@h", slots=10)]))
@@ -74,8 +80,14 @@ def test_own_assignments_last_until_the_nodes_next_beat() -> None:
 
 def test_the_tasks_weight_decides_how_much_a_taken_slot_is_worth() -> None:
     nodes = [make_node("a@h", load=make_load(active=1)), make_node("b@h", load=make_load(cpu=0.2))]
-    assert names(rankings(*nodes, weights=Weights(tasks=0.3)).decide(HIGH, None, None)) == ["b@h", "a@h"]
-    assert names(rankings(*nodes, weights=Weights(tasks=0.1)).decide(HIGH, None, None)) == ["a@h", "b@h"]
+    assert names(rankings(*nodes, weights=Weights(tasks=0.3)).decide(HIGH, None, None)) == [
+        "b@h",
+        "a@h",
+    ]
+    assert names(rankings(*nodes, weights=Weights(tasks=0.1)).decide(HIGH, None, None)) == [
+        "a@h",
+        "b@h",
+    ]
 
 
 def test_ties_are_broken_at_random() -> None:
@@ -116,7 +128,9 @@ def test_what_no_known_node_can_ever_satisfy_is_refused(queue: str | None) -> No
 
 
 def test_a_key_has_one_node_which_is_preferred() -> None:
-    table_of = rankings(*(make_node(f"n{number}@h", load=make_load(cpu=number / 20)) for number in range(20)))
+    table_of = rankings(
+        *(make_node(f"n{number}@h", load=make_load(cpu=number / 20)) for number in range(20))
+    )
     owners = {}
     for key in (f"model-{number}" for number in range(40)):
         found = table_of.decide(BACKGROUND, None, key)
@@ -142,12 +156,21 @@ def test_a_key_moves_only_when_its_node_goes_and_returns_with_it() -> None:
 def test_the_ring_is_the_same_in_every_process_and_skips_whom_it_may_not_use() -> None:
     ring = HashRing(["a@h", "b@h", "c@h"])
     everyone = {"a@h": 0, "b@h": 0, "c@h": 0}
-    assert [ring.owner(f"model-{number}", everyone) for number in range(6)] == ["a@h", "b@h", "c@h", "b@h", "b@h", "b@h"]
+    assert [ring.owner(f"model-{number}", everyone) for number in range(6)] == [
+        "a@h",
+        "b@h",
+        "c@h",
+        "b@h",
+        "b@h",
+        "b@h",
+    ]
     assert ring.owner("model-7", {"b@h": 0}) == "b@h"
     assert ring.owner("model-7", {}) is None
 
 
-def test_a_new_reading_rebuilds_what_is_in_use_and_keeps_the_number_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_reading_rebuilds_what_is_in_use_and_keeps_the_number_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     table_of = rankings(make_node())
     for number in range(ranking.RANKINGS_KEPT + 20):
         table_of.decide(f"queue-{number}", None, None)

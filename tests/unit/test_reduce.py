@@ -13,13 +13,19 @@ from hive.errors import InvalidInputError
 from hive.jobs.state.reduce import BUILT_IN, reduce_values
 
 
-@pytest.mark.parametrize(("name", "value"), [("sum", 0), ("count", 0), ("list", []), ("concat", []), ("merge", {})])
+@pytest.mark.parametrize(
+    ("name", "value"), [("sum", 0), ("count", 0), ("list", []), ("concat", []), ("merge", {})]
+)
 def test_of_nothing_a_reduce_is_its_neutral_value(name: str, value: object) -> None:
     assert reduce_values(name, []) == value
 
 
 def test_every_built_in_reduce_has_a_result() -> None:
-    assert {name: reduce_values(name, [{"a": 1}]) for name in BUILT_IN if name in ("list", "count", "merge")} == {
+    assert {
+        name: reduce_values(name, [{"a": 1}])
+        for name in BUILT_IN
+        if name in ("list", "count", "merge")
+    } == {
         "list": [{"a": 1}],
         "count": 1,
         "merge": {"a": 1},
@@ -65,4 +71,6 @@ def test_a_sum_of_partial_sums_is_the_sum(parts: list[list[int]]) -> None:
 @given(st.lists(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers()))))
 def test_a_merge_of_partial_merges_is_the_merge(parts: list[list[dict[str, int]]]) -> None:
     whole = [value for part in parts for value in part]
-    assert reduce_values("merge", [reduce_values("merge", part) for part in parts]) == reduce_values("merge", whole)
+    assert reduce_values(
+        "merge", [reduce_values("merge", part) for part in parts]
+    ) == reduce_values("merge", whole)

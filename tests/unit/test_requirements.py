@@ -18,7 +18,9 @@ def parse(**given: Any) -> Requirements:
     return requirements
 
 
-@pytest.mark.parametrize("given", [None, {}, {"gpu": False}, {"labels": {}, "memory_mb": 0}, Requirements()])
+@pytest.mark.parametrize(
+    "given", [None, {}, {"gpu": False}, {"labels": {}, "memory_mb": 0}, Requirements()]
+)
 def test_what_demands_nothing_is_no_requirement(given: object) -> None:
     assert Requirements.parse(given) is None
 
@@ -48,14 +50,18 @@ def test_wrong_requirements_are_named_with_the_known_ones(given: object, fault: 
 
 def test_equal_requirements_share_a_digest_however_they_are_written() -> None:
     one = parse(cpus=2, gpu=True, capabilities=["b", "a"], labels={"x": "1", "y": "2"})
-    other = parse(labels={"y": "2", "x": "1"}, capabilities={"a", "b"}, gpu=True, cpus=2.0, memory_mb=0)
+    other = parse(
+        labels={"y": "2", "x": "1"}, capabilities={"a", "b"}, gpu=True, cpus=2.0, memory_mb=0
+    )
     assert one.digest == other.digest
     assert one.home == f"venom:req:{one.digest}"
     assert parse(cpus=3).digest != parse(memory_mb=3).digest
 
 
 def test_requirements_survive_json() -> None:
-    requirements = parse(gpu=True, memory_mb=10, cpus=1.5, labels={"zone": "a"}, capabilities=["fetch"], node="n@h")
+    requirements = parse(
+        gpu=True, memory_mb=10, cpus=1.5, labels={"zone": "a"}, capabilities=["fetch"], node="n@h"
+    )
     again = Requirements.parse(json.loads(json.dumps(requirements.demands)))
     assert again == requirements
     assert again.digest == requirements.digest
@@ -112,5 +118,7 @@ def test_a_refusal_of_an_unknown_node_lists_the_known() -> None:
 
 
 def test_a_refusal_by_the_required_node_names_what_that_one_lacks() -> None:
-    message = parse(node="a@h", gpu=True).refusal([make_facts("a@h"), make_node("b@h", gpu=True).facts])
+    message = parse(node="a@h", gpu=True).refusal(
+        [make_facts("a@h"), make_node("b@h", gpu=True).facts]
+    )
     assert message.endswith("a@h lacks a GPU.")

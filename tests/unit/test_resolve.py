@@ -43,9 +43,17 @@ def resolver(root: Path) -> Resolver:
         ("Article summarization", "summarize", {}),
         ("TL;DR of every article", "summarize", {}),
         ("Fetch and summarize", "summarize", {}),
-        ("Fetch the pages, extract the article and summarize it in 2 sentences", "summarize", {"sentences": 2}),
+        (
+            "Fetch the pages, extract the article and summarize it in 2 sentences",
+            "summarize",
+            {"sentences": 2},
+        ),
         ("Fetch all the articles and sum them up in 4 sentences", "summarize", {"sentences": 4}),
-        ("For each URL, fetch the article and produce a 3 sentence summary", "summarize", {"sentences": 3}),
+        (
+            "For each URL, fetch the article and produce a 3 sentence summary",
+            "summarize",
+            {"sentences": 3},
+        ),
         ("Summarize the news and weather pages", "summarize", {}),
         ("summarize", "summarize", {}),
         ("Extract the article from each page", "web_scraping", {}),
@@ -58,7 +66,11 @@ def resolver(root: Path) -> Resolver:
         ("Retrieve each URL", "fetch", {}),
         ("Check every file for secrets", "scan_path", {"root": "ROOT"}),
         ("Audit each directory for vulnerabilities", "scan_path", {"root": "ROOT"}),
-        ("Check these requirements files for unpinned dependencies", "scan_requirements", {"root": "ROOT"}),
+        (
+            "Check these requirements files for unpinned dependencies",
+            "scan_requirements",
+            {"root": "ROOT"},
+        ),
     ],
 )
 def test_a_description_finds_the_skill_for_many_items(
@@ -66,21 +78,43 @@ def test_a_description_finds_the_skill_for_many_items(
 ) -> None:
     resolution = resolver.resolve_map(description)
     assert resolution.skill.name == name
-    assert resolution.arguments == {key: str(root) if value == "ROOT" else value for key, value in arguments.items()}
+    assert resolution.arguments == {
+        key: str(root) if value == "ROOT" else value for key, value in arguments.items()
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "name", "arguments"),
     [
         ("Scan /src directory", "scan_path", {"path": "/src", "root": "ROOT"}),
-        ("Scan requirements.txt dependencies", "scan_requirements", {"path": "requirements.txt", "root": "ROOT"}),
-        ("Scan the src directory for secrets and vulnerabilities", "scan_path", {"path": "src", "root": "ROOT"}),
+        (
+            "Scan requirements.txt dependencies",
+            "scan_requirements",
+            {"path": "requirements.txt", "root": "ROOT"},
+        ),
+        (
+            "Scan the src directory for secrets and vulnerabilities",
+            "scan_path",
+            {"path": "src", "root": "ROOT"},
+        ),
         ("Scan the Docs folder", "scan_path", {"path": "Docs", "root": "ROOT"}),
         ("Run a security audit of ./src", "scan_path", {"path": "./src", "root": "ROOT"}),
-        ("Look for secrets in config/settings.py", "scan_path", {"path": "config/settings.py", "root": "ROOT"}),
-        ("Find hard-coded passwords in `setup.cfg`.", "scan_path", {"path": "setup.cfg", "root": "ROOT"}),
+        (
+            "Look for secrets in config/settings.py",
+            "scan_path",
+            {"path": "config/settings.py", "root": "ROOT"},
+        ),
+        (
+            "Find hard-coded passwords in `setup.cfg`.",
+            "scan_path",
+            {"path": "setup.cfg", "root": "ROOT"},
+        ),
         ("Security audit of the repository", "scan_path", {"path": "ROOT", "root": "ROOT"}),
-        ("Audit requirements.txt", "scan_requirements", {"path": "requirements.txt", "root": "ROOT"}),
+        (
+            "Audit requirements.txt",
+            "scan_requirements",
+            {"path": "requirements.txt", "root": "ROOT"},
+        ),
         ("Check the dependencies of this project", "scan_requirements", {"root": "ROOT"}),
         (
             "Are the requirements in /app/requirements-dev.txt pinned?",
@@ -88,8 +122,16 @@ def test_a_description_finds_the_skill_for_many_items(
             {"path": "/app/requirements-dev.txt", "root": "ROOT"},
         ),
         ("Fetch https://example.com/a.html.", "fetch", {"url": "https://example.com/a.html"}),
-        ("Get the article at https://example.com/x?y=1", "web_scraping", {"url": "https://example.com/x?y=1"}),
-        ("Summarize https://example.com/a in 2 sentences", "summarize", {"url": "https://example.com/a", "sentences": 2}),
+        (
+            "Get the article at https://example.com/x?y=1",
+            "web_scraping",
+            {"url": "https://example.com/x?y=1"},
+        ),
+        (
+            "Summarize https://example.com/a in 2 sentences",
+            "summarize",
+            {"url": "https://example.com/a", "sentences": 2},
+        ),
         ('Summarize "It rained. Nobody came."', "summarize", {"text": "It rained. Nobody came."}),
     ],
 )
@@ -98,12 +140,19 @@ def test_a_sub_task_finds_its_skill_and_all_its_arguments(
 ) -> None:
     resolution = resolver.resolve_task(text, "Repository security audit")
     assert resolution.skill.name == name
-    assert resolution.arguments == {key: str(root) if value == "ROOT" else value for key, value in arguments.items()}
+    assert resolution.arguments == {
+        key: str(root) if value == "ROOT" else value for key, value in arguments.items()
+    }
 
 
-def test_a_sub_task_that_only_names_a_path_is_what_the_whole_asks_for(resolver: Resolver, root: Path) -> None:
+def test_a_sub_task_that_only_names_a_path_is_what_the_whole_asks_for(
+    resolver: Resolver, root: Path
+) -> None:
     resolution = resolver.resolve_task("/src", "Repository security audit")
-    assert (resolution.skill.name, resolution.arguments) == ("scan_path", {"path": "/src", "root": str(root)})
+    assert (resolution.skill.name, resolution.arguments) == (
+        "scan_path",
+        {"path": "/src", "root": str(root)},
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,9 +190,13 @@ def test_a_sub_task_that_only_names_a_path_is_what_the_whole_asks_for(resolver: 
         "What is the weather?",
     ],
 )
-def test_what_no_skill_does_is_refused_with_the_list_of_skills(resolver: Resolver, description: str) -> None:
+def test_what_no_skill_does_is_refused_with_the_list_of_skills(
+    resolver: Resolver, description: str
+) -> None:
     for resolve in (resolver.resolve_map, resolver.resolve_task):
-        with pytest.raises(UnknownSkillError, match=r"Known skills: fetch: .*scan_requirements: ") as refused:
+        with pytest.raises(
+            UnknownSkillError, match=r"Known skills: fetch: .*scan_requirements: "
+        ) as refused:
             resolve(description)
         assert repr(description) in refused.value.message
 
@@ -151,17 +204,27 @@ def test_what_no_skill_does_is_refused_with_the_list_of_skills(resolver: Resolve
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("Scan the directory and check dependencies", UnknownSkillError, "scan_path and scan_requirements"),
+        (
+            "Scan the directory and check dependencies",
+            UnknownSkillError,
+            "scan_path and scan_requirements",
+        ),
         ("Scan /src and summarize https://example.com", UnknownSkillError, "more than one skill"),
         ("Run scan_path and scan_requirements", UnknownSkillError, "several skills"),
         ("Scan /src and /lib", InvalidInputError, "one path, not 2"),
         ("Scan", InvalidInputError, "path: Field required"),
         ("Summarize https://example.com to 0 sentences", InvalidInputError, "sentences"),
         ("Summarize https://example.com in 100 words", InvalidInputError, "100 words"),
-        ("Summarize https://example.com in 2 sentences or 3 sentences", InvalidInputError, "2 and 3"),
+        (
+            "Summarize https://example.com in 2 sentences or 3 sentences",
+            InvalidInputError,
+            "2 and 3",
+        ),
     ],
 )
-def test_what_fits_too_much_or_lacks_an_argument_is_refused(resolver: Resolver, text: str, error: type[Exception], words: str) -> None:
+def test_what_fits_too_much_or_lacks_an_argument_is_refused(
+    resolver: Resolver, text: str, error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         resolver.resolve_task(text)
 
@@ -172,16 +235,27 @@ class ResizeInput(BaseModel):
 
 
 def test_any_skill_is_found_by_the_intents_that_it_declares() -> None:
-    @skill("Make an image smaller", name="resize_image", intents=("resize image", "shrink picture"), input=ResizeInput)
+    @skill(
+        "Make an image smaller",
+        name="resize_image",
+        intents=("resize image", "shrink picture"),
+        input=ResizeInput,
+    )
     def resize_image(file: str, width: int = 100) -> None: ...
 
-    @skill("Say how a review feels", name="sentiment", intents=("sentiment", "rate review", "translate mood"))
+    @skill(
+        "Say how a review feels",
+        name="sentiment",
+        intents=("sentiment", "rate review", "translate mood"),
+    )
     def sentiment(text: str) -> None: ...
 
     resolver = Resolver([registered()["resize_image"], registered()["sentiment"]])
     resolution = resolver.resolve_map("Resize all images to width 64")
     assert (resolution.skill.name, resolution.arguments) == ("resize_image", {"width": 64})
-    assert resolver.resolve_task("shrink the picture /data/a.png").arguments == {"file": "/data/a.png"}
+    assert resolver.resolve_task("shrink the picture /data/a.png").arguments == {
+        "file": "/data/a.png"
+    }
     assert resolver.resolve_map("Sentiment of each review").skill.name == "sentiment"
     assert resolver.resolve_map("Translate the mood of these reviews").skill.name == "sentiment"
     with pytest.raises(UnknownSkillError):

@@ -34,7 +34,12 @@ def test_the_missions_formula(cpu: float, memory: float, active: int, score: flo
 
 
 def test_the_weights_are_settings() -> None:
-    settings = make_settings(foreman_cpu_weight=1.0, foreman_memory_weight=0.0, foreman_tasks_weight=2.0, foreman_max_tasks_normalization=4)
+    settings = make_settings(
+        foreman_cpu_weight=1.0,
+        foreman_memory_weight=0.0,
+        foreman_tasks_weight=2.0,
+        foreman_max_tasks_normalization=4,
+    )
     assert load_score(0.5, 0.9, 2, Weights.of(settings)) == pytest.approx(1.5)
 
 
@@ -82,7 +87,12 @@ def test_ties_are_broken_at_random() -> None:
 def test_the_cluster_status_counts_what_is_online() -> None:
     nodes = table(
         [
-            make_node("a@h", gpu=True, load=make_load(cpu=0.2, memory=0.4, active=1, gpu=0.5), capabilities=["summarize"]),
+            make_node(
+                "a@h",
+                gpu=True,
+                load=make_load(cpu=0.2, memory=0.4, active=1, gpu=0.5),
+                capabilities=["summarize"],
+            ),
             make_node("b@h", load=make_load(cpu=0.4, memory=0.6, active=2, draining=True)),
             make_node("c@h", online=False, load=make_load(cpu=1.0, memory=1.0, active=2)),
         ]
@@ -99,7 +109,11 @@ def test_the_cluster_status_counts_what_is_online() -> None:
     first, second, third = status["nodes"]
     assert first["node_id"] == "a@h"
     assert first["load_score"] == pytest.approx(0.2 * 0.4 + 0.4 * 0.3 + 0.1 * 0.3)
-    assert (first["gpu_available"], first["gpu_usage"], first["capabilities"]) == (True, 50.0, ["summarize"])
+    assert (first["gpu_available"], first["gpu_usage"], first["capabilities"]) == (
+        True,
+        50.0,
+        ["summarize"],
+    )
     assert (second["draining"], second["gpu_available"], second["gpu_usage"]) == (True, False, None)
     assert (third["is_online"], third["cpu_usage"], third["active_tasks"]) == (False, 100.0, 0)
 

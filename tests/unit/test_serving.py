@@ -12,7 +12,13 @@ def bare(lists: list[str]) -> list[str]:
 def test_pins_requirements_high_own_queues_background() -> None:
     order = ServingOrder("", "a@h", "high", "background")
     order.update(["background", "mine", "high"], ("venom:req:1",))
-    assert bare(order.next_lists()) == ["venom:pin:a@h", "venom:req:1", "high", "mine", "background"]
+    assert bare(order.next_lists()) == [
+        "venom:pin:a@h",
+        "venom:req:1",
+        "high",
+        "mine",
+        "background",
+    ]
     assert order.wake_lists[0] == "venom:wake:node:a@h"
     assert order.wake_lists[-1] == "venom:wake:background"
 

@@ -1,4 +1,6 @@
-"""The settings: where they are read from, what is wrong with a wrong one, and that secrets stay secret."""
+"""The settings: where they are read from, what is wrong with a wrong one, and that secrets stay
+secret.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,40 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     settings = Settings.load()
     assert settings.enable_hive is True
     assert settings.redis_url == "redis://localhost:6379/0"
-    assert (settings.hive_high_priority_queue, settings.hive_background_queue) == ("venom:tasks:high", "venom:tasks:background")
+    assert (settings.hive_high_priority_queue, settings.hive_background_queue) == (
+        "venom:tasks:high",
+        "venom:tasks:background",
+    )
     assert settings.hive_broadcast_channel == "venom:broadcast"
-    assert (settings.hive_task_timeout, settings.hive_max_retries, settings.hive_zombie_task_timeout) == (300, 3, 600)
+    assert (
+        settings.hive_task_timeout,
+        settings.hive_max_retries,
+        settings.hive_zombie_task_timeout,
+    ) == (300, 3, 600)
     assert (settings.hive_heartbeat_interval, settings.dead_after) == (1, 3)
-    assert (settings.foreman_cpu_weight, settings.foreman_memory_weight, settings.foreman_tasks_weight) == (0.4, 0.3, 0.3)
+    assert (
+        settings.foreman_cpu_weight,
+        settings.foreman_memory_weight,
+        settings.foreman_tasks_weight,
+    ) == (0.4, 0.3, 0.3)
     assert settings.foreman_max_tasks_normalization == 10
-    assert (settings.nexus_url, settings.nexus_host, settings.nexus_port) == ("http://127.0.0.1:8787", "127.0.0.1", 8787)
+    assert (settings.nexus_url, settings.nexus_host, settings.nexus_port) == (
+        "http://127.0.0.1:8787",
+        "127.0.0.1",
+        8787,
+    )
     assert settings.hive_home == Path.home() / ".hive"
-    assert (settings.hive_node_name, settings.hive_node_labels, settings.hive_concurrency) == (None, {}, None)
+    assert (settings.hive_node_name, settings.hive_node_labels, settings.hive_concurrency) == (
+        None,
+        {},
+        None,
+    )
     assert settings.hive_fetch_allow_private is False
 
 
-def test_the_environment_wins_over_the_named_file_and_that_one_over_dotenv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_wins_over_the_named_file_and_that_one_over_dotenv(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     named = tmp_path / "hive.env"
     (tmp_path / ".env").write_text("REDIS_HOST=dotenv\nREDIS_PORT=1\nREDIS_DB=1\n")
     named.write_text("REDIS_HOST=named\nREDIS_PORT=2\nSOMETHING_ELSE=x\n")
@@ -91,13 +114,21 @@ def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_two_queues_must_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIVE_HIGH_PRIORITY_QUEUE", "venom:tasks:background")
-    with pytest.raises(SettingsError, match="HIVE_HIGH_PRIORITY_QUEUE and HIVE_BACKGROUND_QUEUE must name different queues"):
+    with pytest.raises(
+        SettingsError,
+        match="HIVE_HIGH_PRIORITY_QUEUE and HIVE_BACKGROUND_QUEUE must name different queues",
+    ):
         Settings.load()
 
 
-def test_a_settings_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_settings_file_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HIVE_ENV_FILE", str(tmp_path / "missing.env"))
-    with pytest.raises(SettingsError, match=r"HIVE_ENV_FILE names '.*missing\.env', which is not a readable file\. Example: "):
+    with pytest.raises(
+        SettingsError,
+        match=r"HIVE_ENV_FILE names '.*missing\.env', which is not a readable file\. Example: ",
+    ):
         Settings.load()
     (tmp_path / "latin1.env").write_bytes("REDIS_HOST=h\xe9\n".encode("latin-1"))
     monkeypatch.setenv("HIVE_ENV_FILE", str(tmp_path / "latin1.env"))
@@ -105,7 +136,9 @@ def test_a_settings_file_that_cannot_be_read_is_named(monkeypatch: pytest.Monkey
         Settings.load()
 
 
-def test_a_wrong_value_in_a_file_is_named_like_one_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_wrong_value_in_a_file_is_named_like_one_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "hive.env").write_text("REDIS_PORT=x\n")
     monkeypatch.setenv("HIVE_ENV_FILE", str(tmp_path / "hive.env"))
     with pytest.raises(SettingsError, match="REDIS_PORT cannot be 'x'"):
@@ -127,7 +160,9 @@ def test_the_password_is_in_the_address_and_nowhere_else(monkeypatch: pytest.Mon
     assert not any("hunter2" in text for text in shown)
 
 
-@pytest.mark.parametrize("wrong", [{"redis_password": ["hunter2"]}, {"redis_password": "hunter2", "redis_port": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"redis_password": ["hunter2"]}, {"redis_password": "hunter2", "redis_port": "x"}]
+)
 def test_an_error_does_not_tell_the_password(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.load(**wrong)

@@ -64,7 +64,11 @@ def made_skill(function: Callable[..., Any], **options: Any) -> Task[Any, Any]:
 def test_a_skill_is_a_task_that_is_known_by_its_name() -> None:
     task = summarize(name="sum_up", rate_limit="1/s", placement="shared")
     found = find_skill("sum_up")
-    assert (found.name, found.description, found.intents) == ("sum_up", "Summarize a page", ("summarize", "article content"))
+    assert (found.name, found.description, found.intents) == (
+        "sum_up",
+        "Summarize a page",
+        ("summarize", "article content"),
+    )
     assert (found.input, found.placement, found.task) == (Page, "shared", task)
     assert task.__doc__ == "Tell what a page says."
     assert (task.name.endswith(".summarize"), task.rate_limit) == (True, "1/s")
@@ -106,15 +110,26 @@ def test_a_plain_task_is_a_skill_without_description() -> None:
         return a
 
     found = find_skill(add)
-    assert (found.name, found.description, found.input, found.arguments(3)) == ("skills_tests.add", "", None, ((3,), {}))
+    assert (found.name, found.description, found.input, found.arguments(3)) == (
+        "skills_tests.add",
+        "",
+        None,
+        ((3,), {}),
+    )
     assert registered() == {}
 
 
 @pytest.mark.parametrize(
     ("item", "arguments"),
-    [("http://a", (("http://a",), {})), ({"url": "http://a"}, ((), {"url": "http://a"})), ([1], (([1],), {}))],
+    [
+        ("http://a", (("http://a",), {})),
+        ({"url": "http://a"}, ((), {"url": "http://a"})),
+        ([1], (([1],), {})),
+    ],
 )
-def test_an_item_is_the_one_argument_and_a_dict_the_models_fields(item: Any, arguments: Any) -> None:
+def test_an_item_is_the_one_argument_and_a_dict_the_models_fields(
+    item: Any, arguments: Any
+) -> None:
     summarize()
     assert find_skill("summarize").arguments(item) == arguments
 
@@ -136,7 +151,9 @@ def test_without_a_model_a_dict_is_the_one_argument_too() -> None:
     ],
 )
 @pytest.mark.parametrize("bound", [False, True])
-def test_the_function_gets_the_checked_values(args: Any, kwargs: Any, result: Any, bound: bool) -> None:
+def test_the_function_gets_the_checked_values(
+    args: Any, kwargs: Any, result: Any, bound: bool
+) -> None:
     task = bound_summarize() if bound else summarize()
     assert task(*args, **kwargs) == result
     assert task.apply(args, kwargs).get() == result
@@ -155,7 +172,9 @@ def test_the_function_gets_the_checked_values(args: Any, kwargs: Any, result: An
     ],
 )
 @pytest.mark.parametrize("bound", [False, True])
-def test_wrong_input_is_refused_before_anything_runs(args: Any, kwargs: Any, fault: str, bound: bool) -> None:
+def test_wrong_input_is_refused_before_anything_runs(
+    args: Any, kwargs: Any, fault: str, bound: bool
+) -> None:
     task = bound_summarize() if bound else summarize()
     for call in (task, find_skill("summarize").check):
         with pytest.raises(InvalidInputError, match=fault) as caught:

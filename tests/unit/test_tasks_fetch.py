@@ -38,46 +38,80 @@ def refusal(url: str, limits: Limits | None = None, *, html: bool = False) -> st
 def test_a_page_comes_with_its_text_type_charset_and_size(server: PageServer) -> None:
     url = server.page("/page", "<p>Grüße</p>".encode(), "text/html; charset=utf-8")
     page = get(url)
-    assert page == Page(url=url, status=200, content_type="text/html", charset="utf-8", size=14, redirects=0, text="<p>Grüße</p>")
+    assert page == Page(
+        url=url,
+        status=200,
+        content_type="text/html",
+        charset="utf-8",
+        size=14,
+        redirects=0,
+        text="<p>Grüße</p>",
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "body", "content_type", "charset"),
     [
         ("header", "Grüße".encode("iso-8859-1"), "text/plain; charset=ISO-8859-1", "cp1252"),
-        ("meta", '<meta charset="windows-1251"><p>Grüße? Привет'.encode("cp1251", "ignore"), "text/html", "cp1251"),
+        (
+            "meta",
+            '<meta charset="windows-1251"><p>Grüße? Привет'.encode("cp1251", "ignore"),
+            "text/html",
+            "cp1251",
+        ),
         (
             "http-equiv",
-            b'<meta http-equiv=Content-Type content="text/html; charset=shift_jis">' + "日本語".encode("cp932"),
+            b'<meta http-equiv=Content-Type content="text/html; charset=shift_jis">'
+            + "日本語".encode("cp932"),
             "text/html",
             "cp932",
         ),
-        ("xml", '<?xml version="1.0" encoding="iso-8859-15"?><p>5 €</p>'.encode("iso-8859-15"), "application/xhtml+xml", "iso8859-15"),
+        (
+            "xml",
+            '<?xml version="1.0" encoding="iso-8859-15"?><p>5 €</p>'.encode("iso-8859-15"),
+            "application/xhtml+xml",
+            "iso8859-15",
+        ),
         ("mark", "Grüße".encode("utf-16"), "text/html; charset=utf-8", "utf-16"),
         ("unknown-label", "Grüße".encode(), "text/html; charset=no-such-thing", "utf-8"),
         ("not-a-text-codec", "Grüße".encode(), "text/html; charset=zlib", "utf-8"),
-        ("wrong-header", '<meta charset="koi8-r">Привет'.encode("koi8-r"), "text/html; charset=utf-8", "koi8-r"),
+        (
+            "wrong-header",
+            '<meta charset="koi8-r">Привет'.encode("koi8-r"),
+            "text/html; charset=utf-8",
+            "koi8-r",
+        ),
     ],
 )
-def test_the_charset_is_found(server: PageServer, name: str, body: bytes, content_type: str, charset: str) -> None:
+def test_the_charset_is_found(
+    server: PageServer, name: str, body: bytes, content_type: str, charset: str
+) -> None:
     page = get(server.page(f"/charset-{name}", body, content_type))
     assert page.charset == charset
     assert page.text == body.decode(charset)
 
 
 def test_a_page_that_says_nothing_of_its_charset_is_detected(server: PageServer) -> None:
-    text = "Съешь же ещё этих мягких французских булок, да выпей чаю. Широкая электрификация южных губерний даст мощный толчок." * 5
+    text = (
+        "Съешь же ещё этих мягких французских булок, да выпей чаю. Широкая электрификация южных "
+        "губерний даст мощный толчок." * 5
+    )
     assert get(server.page("/detected", text.encode("cp1251"), "text/html")).text == text
 
 
 def test_a_few_broken_bytes_do_not_change_the_charset(server: PageServer) -> None:
-    page = get(server.page("/broken", "Grüße ".encode() * 100 + b"\xff", "text/html; charset=utf-8"))
+    page = get(
+        server.page("/broken", "Grüße ".encode() * 100 + b"\xff", "text/html; charset=utf-8")
+    )
     assert page.charset == "utf-8"
     assert page.text == "Grüße " * 100 + "\ufffd"
 
 
 def test_what_the_server_refuses_is_named_with_its_status(server: PageServer) -> None:
-    assert refusal(server.url("/nowhere")) == f"{server.url('/nowhere')}: the server answered 404 Not Found."
+    assert (
+        refusal(server.url("/nowhere"))
+        == f"{server.url('/nowhere')}: the server answered 404 Not Found."
+    )
 
 
 def test_a_redirect_is_followed_and_counted(server: PageServer) -> None:
@@ -91,7 +125,9 @@ def test_a_redirect_loop_ends(server: PageServer) -> None:
     assert server.requests.count(("/loop", f"127.0.0.1:{server.port}")) == 4
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/"])
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/"]
+)
 def test_a_redirect_away_from_http_is_refused(server: PageServer, target: str) -> None:
     assert "only http:// and https://" in refusal(server.redirect("/away", target))
 
@@ -105,23 +141,33 @@ def test_a_silent_server_times_out(server: PageServer) -> None:
     [
         (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n", b"a"),
-        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"1\r\na\r\n",
+        ),
     ],
     ids=["header", "body", "chunks"],
 )
-def test_a_server_that_drips_is_cut_off_at_the_deadline(server: PageServer, start: bytes, drop: bytes) -> None:
+def test_a_server_that_drips_is_cut_off_at_the_deadline(
+    server: PageServer, start: bytes, drop: bytes
+) -> None:
     began = time.monotonic()
     assert "took longer than 0.8 s in all" in refusal(server.dripping("/drip", start, drop), QUICK)
     assert time.monotonic() - began < 20
 
 
 def test_a_hundred_megabytes_are_not_read_to_the_end(server: PageServer) -> None:
-    assert "larger than 0.25 MiB" in refusal(server.endless("/endless", 100), Limits(size=256 * 1024))
+    assert "larger than 0.25 MiB" in refusal(
+        server.endless("/endless", 100), Limits(size=256 * 1024)
+    )
     assert server.sent < 50 * 1024 * 1024
 
 
 def test_a_page_that_says_it_is_too_large_is_not_read_at_all(server: PageServer) -> None:
-    url = server.raw("/stated", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 104857600\r\n\r\n<p>")
+    url = server.raw(
+        "/stated",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 104857600\r\n\r\n<p>",
+    )
     assert "larger than 10 MiB" in refusal(url)
 
 
@@ -135,7 +181,9 @@ def test_an_unknown_compression_is_refused(server: PageServer) -> None:
 
 
 def test_a_broken_compression_is_refused(server: PageServer) -> None:
-    assert "the connection failed" in refusal(server.page("/no-gzip", b"not gzip", Content_Encoding="gzip"))
+    assert "the connection failed" in refusal(
+        server.page("/no-gzip", b"not gzip", Content_Encoding="gzip")
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b" \r\n\t "])
@@ -144,21 +192,35 @@ def test_an_empty_page_is_an_error(server: PageServer, body: bytes) -> None:
 
 
 def test_a_page_cut_short_is_an_error(server: PageServer) -> None:
-    url = server.raw("/short", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 500\r\n\r\n<p>only this")
+    url = server.raw(
+        "/short",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 500\r\n\r\n<p>only this",
+    )
     assert "the connection failed" in refusal(url)
 
 
 def test_an_answer_that_is_not_http_is_an_error(server: PageServer) -> None:
-    assert "the connection failed" in refusal(server.raw("/rubbish", b"\x00\x01\x02 rubbish\r\n\r\n"))
+    assert "the connection failed" in refusal(
+        server.raw("/rubbish", b"\x00\x01\x02 rubbish\r\n\r\n")
+    )
 
 
-@pytest.mark.parametrize("content_type", ["image/png", "application/pdf", "application/octet-stream", "video/mp4"])
+@pytest.mark.parametrize(
+    "content_type", ["image/png", "application/pdf", "application/octet-stream", "video/mp4"]
+)
 def test_what_is_not_text_is_refused(server: PageServer, content_type: str) -> None:
-    assert f"the page is {content_type}, not text" in refusal(server.page("/file", b"data", content_type))
+    assert f"the page is {content_type}, not text" in refusal(
+        server.page("/file", b"data", content_type)
+    )
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "text/csv", "application/xml", "application/ld+json"])
-def test_text_that_is_not_html_is_fetched_but_no_article(server: PageServer, content_type: str) -> None:
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "text/plain", "text/csv", "application/xml", "application/ld+json"],
+)
+def test_text_that_is_not_html_is_fetched_but_no_article(
+    server: PageServer, content_type: str
+) -> None:
     url = server.page("/text", b'{"a": 1}', content_type)
     assert get(url).text == '{"a": 1}'
     assert f"the page is {content_type}, not HTML" in refusal(url, html=True)
@@ -168,9 +230,13 @@ def test_binary_that_calls_itself_html_is_refused(server: PageServer) -> None:
     assert "binary" in refusal(server.page("/lie", b"\x89PNG\r\n\0\0\0"))
 
 
-def test_a_page_without_a_content_type_must_look_like_html_where_html_is_needed(server: PageServer) -> None:
+def test_a_page_without_a_content_type_must_look_like_html_where_html_is_needed(
+    server: PageServer,
+) -> None:
     assert get(server.page("/untyped", b"<html><p>text", None), html=True).content_type == ""
-    assert "does not look like HTML" in refusal(server.page("/untyped", b"just words", None), html=True)
+    assert "does not look like HTML" in refusal(
+        server.page("/untyped", b"just words", None), html=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,34 +267,73 @@ def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
 
 
 def test_an_unknown_host_is_named() -> None:
-    assert "The host no-such-host.invalid is not known" in refusal("http://no-such-host.invalid/", QUICK)
+    assert "The host no-such-host.invalid is not known" in refusal(
+        "http://no-such-host.invalid/", QUICK
+    )
 
 
 def test_a_host_that_does_not_listen_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        assert f"127.0.0.1 port {port} cannot be reached: Connection refused" in refusal(f"http://127.0.0.1:{port}/", QUICK)
+        assert f"127.0.0.1 port {port} cannot be reached: Connection refused" in refusal(
+            f"http://127.0.0.1:{port}/", QUICK
+        )
 
 
 @pytest.mark.parametrize(
     "address",
     [
-        *("127.0.0.1", "10.0.0.1", "172.16.3.4", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"),
-        *("240.0.0.1", "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%1", "fc00::1", "fd00:ec2::254", "ff02::1", "fec0::1"),
-        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::", "2001:db8::1"),
+        *(
+            "127.0.0.1",
+            "10.0.0.1",
+            "172.16.3.4",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+        ),
+        *(
+            "240.0.0.1",
+            "192.0.2.1",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fe80::1%1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "fec0::1",
+        ),
+        *(
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+        ),
     ],
 )
 def test_addresses_off_the_public_internet_are_known(address: str) -> None:
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address",
+    ["93.184.215.14", "8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"],
+)
 def test_addresses_of_the_public_internet_are_known(address: str) -> None:
     assert is_public(address)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0"]
+)
 def test_this_machine_is_refused_however_it_is_written(server: PageServer, host: str) -> None:
     server.page("/secret", b"secret")
     before = len(server.requests)
@@ -239,12 +344,19 @@ def test_this_machine_is_refused_however_it_is_written(server: PageServer, host:
 
 @pytest.fixture
 def first_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
-    """127.0.0.1 counts as public, so that loopback can play the internet; every other loopback address stays private."""
-    monkeypatch.setattr(addresses, "is_public", lambda address: address == "127.0.0.1" or is_public(address))
+    """127.0.0.1 counts as public, so that loopback can play the internet; every other loopback
+    address stays private.
+    """
+    monkeypatch.setattr(
+        addresses, "is_public", lambda address: address == "127.0.0.1" or is_public(address)
+    )
 
 
 def names(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[list[str]]]) -> list[str]:
-    """A name server: the answers of each name, one look-up after the other, the last for ever. Returns the list of look-ups."""
+    """A name server: the answers of each name, one look-up after the other, the last for ever.
+
+    Returns the list of look-ups.
+    """
     asked: list[str] = []
     real = socket.getaddrinfo
 
@@ -269,7 +381,9 @@ def test_each_hop_of_a_redirect_is_checked_again(server: PageServer) -> None:
 
 
 @pytest.mark.usefixtures("first_is_public")
-def test_a_name_server_that_changes_its_mind_gains_nothing(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_server_that_changes_its_mind_gains_nothing(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.page("/rebound", b"from the checked address")
     asked = names(monkeypatch, {"rebind.test": [["127.0.0.1"], ["127.0.0.2"]]})
     page = fetch_page(f"http://rebind.test:{server.port}/rebound")
@@ -279,13 +393,17 @@ def test_a_name_server_that_changes_its_mind_gains_nothing(server: PageServer, m
 
 
 @pytest.mark.usefixtures("first_is_public")
-def test_one_private_address_among_public_ones_is_enough_to_refuse(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_private_address_among_public_ones_is_enough_to_refuse(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names(monkeypatch, {"mixed.test": [["127.0.0.1", "10.0.0.1"]]})
     with pytest.raises(FetchError, match=r"mixed\.test \(10\.0\.0\.1\) is not on"):
         fetch_page(f"http://mixed.test:{server.port}/rebound")
 
 
-def test_the_next_address_is_tried_when_the_first_does_not_answer(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_address_is_tried_when_the_first_does_not_answer(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.page("/second", b"reached")
     names(monkeypatch, {"two.test": [["127.0.0.3", "127.0.0.1"]]})
     assert get(f"http://two.test:{server.port}/second").text == "reached"
@@ -312,12 +430,16 @@ def test_tls_names_the_host_not_the_checked_address(monkeypatch: pytest.MonkeyPa
 
         thread = threading.Thread(target=receive, daemon=True)
         thread.start()
-        assert "the secure connection failed" in refusal(f"https://named.test:{listener.getsockname()[1]}/")
+        assert "the secure connection failed" in refusal(
+            f"https://named.test:{listener.getsockname()[1]}/"
+        )
         thread.join(5)
     assert b"named.test" in hello[0]
 
 
-def test_proxies_of_the_environment_are_not_used(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_not_used(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert get(server.page("/direct", b"direct")).text == "direct"

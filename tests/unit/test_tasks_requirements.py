@@ -78,37 +78,62 @@ def test_a_record_says_where_and_what(tmp_path: Path) -> None:
             "text": "requests is not pinned to one version (>=2)",
         }
     ]
-    assert report["summary"] == {"files": 1, "findings": 1, "high": 0, "medium": 1, "low": 0, "skipped": 0}
+    assert report["summary"] == {
+        "files": 1,
+        "findings": 1,
+        "high": 0,
+        "medium": 1,
+        "low": 0,
+        "skipped": 0,
+    }
     assert report["requirements"] == 1
 
 
 def test_a_lock_file_with_continued_lines_is_clean(tmp_path: Path) -> None:
     report = scan(
-        tmp_path, f"# made by a tool\nrequests==2.32.0 \\\n    {HASH} \\\n    {HASH}\n    # via hive\nurllib3==2.5.0 \\\n    {HASH}\n"
+        tmp_path,
+        f"# made by a tool\nrequests==2.32.0 \\\n    {HASH} \\\n    {HASH}\n    # via "
+        f"hive\nurllib3==2.5.0 \\\n    {HASH}\n",
     )
     assert report["findings"] == []
     assert report["requirements"] == 2
 
 
 def test_a_continued_line_is_reported_where_it_begins(tmp_path: Path) -> None:
-    assert rules(scan(tmp_path, "\nrequests \\\n  >=2\nflask\n")) == [(2, "unpinned"), (4, "unpinned")]
+    assert rules(scan(tmp_path, "\nrequests \\\n  >=2\nflask\n")) == [
+        (2, "unpinned"),
+        (4, "unpinned"),
+    ]
 
 
 def test_transport_without_encryption_weighs_more(tmp_path: Path) -> None:
     report = scan(tmp_path, "a @ http://example.org/a.whl\nb @ git+http://example.org/b.git\n")
-    assert [(found["rule"], found["severity"]) for found in report["findings"] if found["severity"] == "HIGH"] == [
+    assert [
+        (found["rule"], found["severity"])
+        for found in report["findings"]
+        if found["severity"] == "HIGH"
+    ] == [
         ("direct-url", "HIGH"),
         ("vcs", "HIGH"),
     ]
 
 
 def test_a_branch_is_told_from_a_commit(tmp_path: Path) -> None:
-    report = scan(tmp_path, f"git+https://example.org/a.git@main\ngit+https://example.org/b.git@{'b' * 40}\n")
-    assert ["not at a fixed commit" in found["text"] for found in report["findings"]] == [True, False]
+    report = scan(
+        tmp_path, f"git+https://example.org/a.git@main\ngit+https://example.org/b.git@{'b' * 40}\n"
+    )
+    assert ["not at a fixed commit" in found["text"] for found in report["findings"]] == [
+        True,
+        False,
+    ]
 
 
 def test_logins_in_addresses_are_hidden(tmp_path: Path) -> None:
-    text = "a @ https://user:hunter2@example.org/a.whl\n--index-url http://user:hunter2@example.org/\n-r https://user:hunter2@example.org/r.txt\n"
+    text = (
+        "a @ https://user:hunter2@example.org/a.whl\n"
+        "--index-url http://user:hunter2@example.org/\n"
+        "-r https://user:hunter2@example.org/r.txt\n"
+    )
     assert "hunter2" not in json.dumps(scan(tmp_path, text))
 
 
@@ -125,7 +150,11 @@ def test_included_files_are_scanned_once_each(tmp_path: Path) -> None:
 
 
 def test_a_constraint_pins_the_requirement_it_names(tmp_path: Path) -> None:
-    report = scan(tmp_path, "Flask_Login\nrequests\n-c constraints.txt\n", constraints="flask-login==1.0\nrequests<3\nunused==1\n")
+    report = scan(
+        tmp_path,
+        "Flask_Login\nrequests\n-c constraints.txt\n",
+        constraints="flask-login==1.0\nrequests<3\nunused==1\n",
+    )
     assert [found["text"].split()[0] for found in report["findings"]] == ["requests"]
     assert report["requirements"] == 2
 

@@ -1,4 +1,6 @@
-"""Scanning source files: what is found, what is skipped, which path is meant, and that it works where Celery runs it."""
+"""Scanning source files: what is found, what is skipped, which path is meant, and that it works
+where Celery runs it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,19 @@ from hive.errors import InvalidInputError, ScanError
 from hive.tasks.findings import Finding
 from hive.tasks.scan import scan_path, scannable_files
 
-SHELL = "import subprocess\n\n\ndef run(command):\n    return subprocess.call(command, shell=True)\n"
+SHELL = (
+    "import subprocess\n\n\ndef run(command):\n    return subprocess.call(command, shell=True)\n"
+)
 AWS_KEY = "AKIA" + "Z7QW3ERTYPLMNBVC"
 CONFIG = f'region = "eu-west-1"\naccess_key = "{AWS_KEY}"\n'
 
 
 def rules(report: dict[str, Any], path: Path | None = None) -> set[tuple[str, int]]:
-    return {(found["rule"], found["line"]) for found in report["findings"] if path is None or found["path"] == str(path)}
+    return {
+        (found["rule"], found["line"])
+        for found in report["findings"]
+        if path is None or found["path"] == str(path)
+    }
 
 
 @pytest.fixture
@@ -39,7 +47,13 @@ def test_bandit_findings_are_typed_records(tree: Path) -> None:
     file = tree / "src" / "package" / "shell.py"
     report = scan_path(str(file))
     found = next(Finding(**entry) for entry in report["findings"] if entry["rule"] == "B602")
-    assert (found.tool, found.severity, found.confidence, found.path, found.line) == ("bandit", "HIGH", "HIGH", str(file), 5)
+    assert (found.tool, found.severity, found.confidence, found.path, found.line) == (
+        "bandit",
+        "HIGH",
+        "HIGH",
+        str(file),
+        5,
+    )
     assert "shell=True" in found.text
 
 
@@ -53,7 +67,10 @@ def test_secrets_are_found_in_any_text_file_and_never_repeated(tree: Path) -> No
 
 def test_a_password_that_bandit_quotes_is_not_repeated(tmp_path: Path) -> None:
     file = tmp_path / "login.py"
-    file.write_text("password = 'hunter2-hunter2'\nlogin(password='other-hunter2')\n\n\ndef f(password='third-hunter2'):\n    pass\n")
+    file.write_text(
+        "password = 'hunter2-hunter2'\nlogin(password='other-hunter2')\n\n\ndef "
+        "f(password='third-hunter2'):\n    pass\n"
+    )
     report = scan_path(str(file))
     assert {("B105", 1), ("B106", 2), ("B107", 5)} <= rules(report)
     assert "hunter2" not in json.dumps(report)
@@ -66,7 +83,9 @@ def test_a_directory_is_scanned_and_counted(tree: Path) -> None:
     assert {Path(found["path"]).name for found in findings} == {"shell.py", "settings.toml"}
     levels = [found["severity"] for found in findings]
     summary = {"files": 4, "findings": len(findings), "skipped": 0}
-    assert report["summary"] == summary | {level.lower(): levels.count(level) for level in ("HIGH", "MEDIUM", "LOW")}
+    assert report["summary"] == summary | {
+        level.lower(): levels.count(level) for level in ("HIGH", "MEDIUM", "LOW")
+    }
     assert levels == sorted(levels, key=["HIGH", "MEDIUM", "LOW"].index)
     assert json.loads(json.dumps(report)) == report
 
@@ -113,7 +132,11 @@ def test_what_is_not_scanned_is_said(tree: Path, tmp_path: Path) -> None:
     assert report["summary"]["skipped"] == 10
     assert rules(report, tree / "old.py") == {("B403", 2)}
     assert rules(report, tree / "src" / "package" / "shell.py") >= {("B602", 5)}
-    assert not any(left_out in found["path"] for found in report["findings"] for left_out in (".venv", ".git", ".hive"))
+    assert not any(
+        left_out in found["path"]
+        for found in report["findings"]
+        for left_out in (".venv", ".git", ".hive")
+    )
     names = {Path(file).name for file in scannable_files(str(tree))}
     assert names == {"__init__.py", "shell.py", "clean.py", "settings.toml", "broken.py", "old.py"}
 
@@ -137,7 +160,9 @@ def test_a_tree_below_a_directory_called_swagger_is_searched_for_secrets(tmp_pat
 def test_a_name_that_is_not_utf8_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "caf\udce9.py").write_text(SHELL)
     report = scan_path(str(tmp_path))
-    assert report["skipped"] == [{"path": str(tmp_path / "caf\\udce9.py"), "reason": "its name is not UTF-8"}]
+    assert report["skipped"] == [
+        {"path": str(tmp_path / "caf\\udce9.py"), "reason": "its name is not UTF-8"}
+    ]
     json.dumps(report).encode()
 
 
@@ -152,14 +177,18 @@ def test_a_path_that_exists_is_taken_as_given(tree: Path, tmp_path: Path) -> Non
     assert scan_path(str(tree / "src"), root=str(tmp_path)) == scan_path(str(tree / "src"))
 
 
-def test_a_relative_path_is_the_callers_before_it_is_the_nodes(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_the_callers_before_it_is_the_nodes(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "node" / "src").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "node")
     assert scan_path("src", root=str(tree))["path"] == str(tree / "src")
     assert scan_path("src")["path"] == str(tmp_path / "node" / "src")
 
 
-@pytest.mark.parametrize("path", ["../outside.py", "/../outside.py", "/src/../../outside.py", "/way/out.py"])
+@pytest.mark.parametrize(
+    "path", ["../outside.py", "/../outside.py", "/src/../../outside.py", "/way/out.py"]
+)
 def test_nothing_leads_out_of_the_root(tree: Path, path: str) -> None:
     (tree.parent / "outside.py").write_text(SHELL)
     (tree.parent / "out").mkdir()

@@ -38,12 +38,20 @@ def test_a_sentence_may_run_over_several_lines() -> None:
 
 
 def test_code_addresses_and_headings_give_way_to_prose() -> None:
-    noise = ["# Bees bees hive hive", ">>> import bees; bees.hive(bees, hive)", "https://bees.test/hive/bees?hive=bees", "- bees: hive"]
+    noise = [
+        "# Bees bees hive hive",
+        ">>> import bees; bees.hive(bees, hive)",
+        "https://bees.test/hive/bees?hive=bees",
+        "- bees: hive",
+    ]
     assert best_sentences("\n\n".join([*noise, *BEES, *noise]), 3) == BEES
 
 
 def test_a_text_without_prose_is_summarized_all_the_same() -> None:
-    assert best_sentences("- red apples\n- green apples\n- blue plums", 2) == ["red apples", "green apples"]
+    assert best_sentences("- red apples\n- green apples\n- blue plums", 2) == [
+        "red apples",
+        "green apples",
+    ]
 
 
 def test_a_repeated_sentence_is_chosen_once() -> None:
@@ -55,7 +63,10 @@ def test_more_sentences_than_the_text_has_are_all_of_it() -> None:
 
 
 def test_other_languages_use_their_own_stop_words() -> None:
-    bees = ["Bienen leben in großen Völkern und bauen zusammen einen Stock.", "Ein Volk der Bienen hält den Stock im Winter warm."]
+    bees = [
+        "Bienen leben in großen Völkern und bauen zusammen einen Stock.",
+        "Ein Volk der Bienen hält den Stock im Winter warm.",
+    ]
     filler = "Das ist das, was es ist, und das ist es, was das für die ist, die es ist."
     assert best_sentences(f"{bees[0]} {filler} {bees[1]}", 2) == bees
 
@@ -78,7 +89,9 @@ def test_a_text_that_is_too_long_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 200_000, "word " * 20_000, "(a. " * 10_000, "\"a' b. " * 5_000], ids=["word", "words", "brackets", "quotes"]
+    "text",
+    ["a" * 200_000, "word " * 20_000, "(a. " * 10_000, "\"a' b. " * 5_000],
+    ids=["word", "words", "brackets", "quotes"],
 )
 def test_text_without_structure_does_not_take_for_ever(text: str) -> None:
     began = time.process_time()
@@ -87,7 +100,13 @@ def test_text_without_structure_does_not_take_for_ever(text: str) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(alphabet=st.sampled_from("ab A.!?…,;:()[]'\"-*#\n\t0189&@/\\–。«»é中\u200b\U0001f600"), max_size=120), st.integers(1, 5))
+@given(
+    st.text(
+        alphabet=st.sampled_from("ab A.!?…,;:()[]'\"-*#\n\t0189&@/\\–。«»é中\u200b\U0001f600"),
+        max_size=120,
+    ),
+    st.integers(1, 5),
+)
 def test_any_text_gives_its_own_sentences_or_a_clear_refusal(text: str, count: int) -> None:
     try:
         chosen = best_sentences(text, count)

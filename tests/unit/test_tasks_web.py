@@ -1,4 +1,6 @@
-"""The skills that read the web: articles, summaries, their inputs, and what importing them costs."""
+"""The skills that read the web: articles, summaries, their inputs,
+and what importing them costs.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,11 @@ FACTS = [
     "The weather stayed fair.",
     "When a hive grows too small, the old queen leaves with half of the colony.",
 ]
-ARTICLE = f"""<!DOCTYPE html><html><head><title>On bees</title><meta name="author" content="Ada Keeper"></head>
+ARTICLE = f"""<!DOCTYPE html><html><head><title>On bees</title>
+<meta name="author" content="Ada Keeper"></head>
 <body><nav><a href="/">Home</a> <a href="/shop">Shop</a></nav><script>track("visitor")</script>
-<article><h1>On bees</h1>{"".join(f"<p>{fact}</p>" for fact in FACTS)}</article><footer>All rights reserved</footer></body></html>"""
+<article><h1>On bees</h1>{"".join(f"<p>{fact}</p>" for fact in FACTS)}</article>
+<footer>All rights reserved</footer></body></html>"""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,9 @@ def test_fetch_answers_with_what_json_can_hold(server: PageServer) -> None:
     assert json.loads(json.dumps(answer)) == answer
 
 
-def test_the_setting_decides_whether_private_addresses_are_fetched(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting_decides_whether_private_addresses_are_fetched(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = server.page("/article", ARTICLE.encode())
     monkeypatch.setenv("HIVE_FETCH_ALLOW_PRIVATE", "false")
     for skill in (fetch, web_scraping, summarize):
@@ -67,10 +73,23 @@ def test_web_scraping_keeps_the_article_and_drops_the_rest(server: PageServer) -
 
 
 def test_a_short_page_is_scraped_too(server: PageServer) -> None:
-    assert web_scraping(server.page("/short", b"<html><body><p>One sentence only.</p></body></html>"))["text"] == "One sentence only."
+    assert (
+        web_scraping(server.page("/short", b"<html><body><p>One sentence only.</p></body></html>"))[
+            "text"
+        ]
+        == "One sentence only."
+    )
 
 
-@pytest.mark.parametrize("body", ["<html><body></body></html>", "<!DOCTYPE html>", "just words", "<html><script>x()</script></html>"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html><body></body></html>",
+        "<!DOCTYPE html>",
+        "just words",
+        "<html><script>x()</script></html>",
+    ],
+)
 def test_a_page_without_an_article_is_an_error(server: PageServer, body: str) -> None:
     with pytest.raises(FetchError, match="no text to read"):
         web_scraping(server.page("/nothing", body.encode()))
@@ -78,15 +97,27 @@ def test_a_page_without_an_article_is_an_error(server: PageServer, body: str) ->
 
 def test_xhtml_that_declares_its_encoding_is_read(server: PageServer) -> None:
     body = (
-        '<?xml version="1.0" encoding="utf-8"?><html xmlns="http://www.w3.org/1999/xhtml"><body><p>Schöne Grüße an alle.</p></body></html>'
+        '<?xml version="1.0" encoding="utf-8"?><html xmlns="http://www.w3.org/1999/xhtml">'
+        "<body><p>Schöne Grüße an alle.</p></body></html>"
     )
-    assert web_scraping(server.page("/xhtml", body.encode(), "application/xhtml+xml"))["text"] == "Schöne Grüße an alle."
+    assert (
+        web_scraping(server.page("/xhtml", body.encode(), "application/xhtml+xml"))["text"]
+        == "Schöne Grüße an alle."
+    )
 
 
 def test_a_page_in_another_charset_is_summarized(server: PageServer) -> None:
-    fact = "Пчёлы живут в большой семье и вместе строят улей. Семья хранит мёд в улье всю зиму. Весной семья пчёл снова строит улей."
+    fact = (
+        "Пчёлы живут в большой семье и вместе строят улей. Семья хранит мёд в улье всю зиму. "
+        "Весной семья пчёл снова строит улей."
+    )
     answer = summarize(
-        server.page("/cp1251", f"<html><body><p>{fact}</p></body></html>".encode("cp1251"), "text/html; charset=windows-1251"), 2
+        server.page(
+            "/cp1251",
+            f"<html><body><p>{fact}</p></body></html>".encode("cp1251"),
+            "text/html; charset=windows-1251",
+        ),
+        2,
     )
     assert len(answer["sentences"]) == 2
     assert all(sentence in fact for sentence in answer["sentences"])
@@ -121,7 +152,14 @@ def test_a_map_item_may_be_an_address_a_text_or_a_dict(server: PageServer) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"url": ""}, {"text": "  "}, {"url": "http://a.test", "text": "b"}, {"url": "ftp://a.test/x"}, {"url": "file:///etc/passwd"}]
+    [
+        {},
+        {"url": ""},
+        {"text": "  "},
+        {"url": "http://a.test", "text": "b"},
+        {"url": "ftp://a.test/x"},
+        {"url": "file:///etc/passwd"},
+    ]
     + [{"text": "Some words.", "sentences": count} for count in (0, -1, 101, "many")],
 )
 def test_an_input_that_makes_no_sense_is_refused(arguments: dict[str, object]) -> None:
@@ -130,7 +168,9 @@ def test_an_input_that_makes_no_sense_is_refused(arguments: dict[str, object]) -
 
 
 @pytest.mark.parametrize("skill", [fetch, web_scraping, summarize], ids=lambda task: str(task.name))
-def test_a_page_that_is_not_html_is_refused_where_html_is_needed(server: PageServer, skill: object) -> None:
+def test_a_page_that_is_not_html_is_refused_where_html_is_needed(
+    server: PageServer, skill: object
+) -> None:
     url = server.page("/data.pdf", b"%PDF-1.7", "application/pdf")
     with pytest.raises(FetchError, match="the page is application/pdf"):
         skill(url)  # type: ignore[operator]
@@ -138,7 +178,9 @@ def test_a_page_that_is_not_html_is_refused_where_html_is_needed(server: PageSer
 
 def test_every_built_in_skill_says_what_it_does_and_how_to_ask_for_it() -> None:
     import_skills()
-    skills = {name: skill for name, skill in registered().items() if skill.task.__module__ in MODULES}
+    skills = {
+        name: skill for name, skill in registered().items() if skill.task.__module__ in MODULES
+    }
     assert set(skills) == {"fetch", "web_scraping", "summarize", "scan_path", "scan_requirements"}
     for skill in skills.values():
         assert skill.description
@@ -147,19 +189,43 @@ def test_every_built_in_skill_says_what_it_does_and_how_to_ask_for_it() -> None:
 
 
 def test_importing_the_skills_imports_none_of_their_libraries() -> None:
-    heavy = {"requests", "trafilatura", "lxml", "sumy", "nltk", "pysbd", "bandit", "stevedore", "detect_secrets", "charset_normalizer"}
-    code = f"import sys, hive.tasks; hive.tasks.import_skills(); print(sorted({heavy!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=SOURCE, capture_output=True, text=True, timeout=60, check=True)
+    heavy = {
+        "requests",
+        "trafilatura",
+        "lxml",
+        "sumy",
+        "nltk",
+        "pysbd",
+        "bandit",
+        "stevedore",
+        "detect_secrets",
+        "charset_normalizer",
+    }
+    code = (
+        "import sys, hive.tasks; hive.tasks.import_skills(); "
+        f"print(sorted({heavy!r} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=SOURCE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
 WATCHED = """
 import json, os, sys
 seen = []
+SOCKETS = ("socket.connect", "socket.getaddrinfo")
+WATCHED = (*SOCKETS, "subprocess.Popen", "os.fork", "os.mkdir", "os.rename")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 def watch(event, args):
-    if event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.fork", "os.mkdir", "os.rename"):
+    if event in WATCHED:
         seen.append([event, repr(args)])
-    elif event == "open" and isinstance(args[0], str) and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    elif event == "open" and isinstance(args[0], str) and (args[2] or 0) & WRITING:
         seen.append([event, args[0]])
 import hive.tasks; hive.tasks.import_skills()
 sys.addaudithook(watch)
@@ -173,9 +239,12 @@ scannable_files(root)
 assert scan_path(root)["summary"]["findings"] > 0
 assert scan_requirements(root)["summary"]["findings"] > 0
 html = open(root + "/page.html").read()
-page = Page(url="http://a.test/b", status=200, content_type="text/html", charset="utf-8", size=9, redirects=0, text=html)
+about = {"status": 200, "content_type": "text/html", "charset": "utf-8", "size": 9, "redirects": 0}
+page = Page(url="http://a.test/b", text=html, **about)
 assert summarize(text=extract_article(page).text)["sentences"]
-for text in ("Die Biene ist ein Insekt und lebt im Stock.", "La abeja es un insecto que vive en la colmena.", "This is English."):
+GERMAN = "Die Biene ist ein Insekt und lebt im Stock."
+SPANISH = "La abeja es un insecto que vive en la colmena."
+for text in (GERMAN, SPANISH, "This is English."):
     assert best_sentences(text, 1) == [text]
 print(json.dumps(seen))
 """
@@ -184,7 +253,9 @@ print(json.dumps(seen))
 def test_the_skills_download_nothing_and_write_nothing(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
-    (tree / "bad.py").write_text("import subprocess\nsubprocess.call('ls', shell=True)\npassword = 'hunter2hunter2'\n")
+    (tree / "bad.py").write_text(
+        "import subprocess\nsubprocess.call('ls', shell=True)\npassword = 'hunter2hunter2'\n"
+    )
     (tree / "requirements.txt").write_text("requests\n")
     (tree / "page.html").write_text(ARTICLE)
     home = tmp_path / "home"
@@ -192,7 +263,15 @@ def test_the_skills_download_nothing_and_write_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("XDG_CACHE_HOME", None)
     command = [sys.executable, "-c", WATCHED, str(tree)]
-    done = subprocess.run(command, cwd=SOURCE, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command,
+        cwd=SOURCE,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
     assert list(home.iterdir()) == []

@@ -36,7 +36,13 @@ def run(limit: TimeLimit, seconds: float) -> str:
 
 def test_an_item_over_its_limit_is_interrupted_and_the_next_has_a_limit_of_its_own() -> None:
     with TimeLimit(0.5) as limit:
-        assert [run(limit, 0.3), run(limit, 0.3), run(limit, 5), run(limit, 0.3), run(limit, 5)] == [
+        assert [
+            run(limit, 0.3),
+            run(limit, 0.3),
+            run(limit, 5),
+            run(limit, 0.3),
+            run(limit, 5),
+        ] == [
             "ok",
             "ok",
             "timeout: ran longer than 0.5 s",

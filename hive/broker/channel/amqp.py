@@ -1,4 +1,6 @@
-"""How task messages are sent: as Celery sends them, with an outage waited for and, when it lasts, told in Hive's words."""
+"""How task messages are sent: as Celery sends them, with an outage waited for and, when it lasts,
+told in Hive's words.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,23 @@ REFUSED_PAUSE = 1.0
 
 
 class HiveAMQP(AMQP):
-    """Named in the application's `amqp_cls`: marks its task messages by the header `hive`, and lets their time limits fit together.
+    """Named in the application's `amqp_cls`: marks its task messages by the header `hive`, and lets
+    their time limits fit together.
 
-    A process may have other applications, for whose messages the signal is sent too and who need their eta.
+    A process may have other applications, for whose messages the signal is sent too and who need
+    their eta.
     """
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send: Callable[..., Any] = super()._create_task_sender()  # type: ignore[misc]
 
-        def send_task_message(producer: Any, name: str, message: Any, headers: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        def send_task_message(
+            producer: Any,
+            name: str,
+            message: Any,
+            headers: Mapping[str, Any] | None = None,
+            **options: Any,
+        ) -> Any:
             if self._sends_for_nobody(name):
                 return None
             headers = {"hive": {}, **(headers or {})}
@@ -48,7 +58,8 @@ class HiveAMQP(AMQP):
                 try:
                     return send(producer, name, message, headers=headers, **options)
                 except (OperationalError, BrokerUnreachableError) as error:
-                    # What accepted work sends (its callbacks, its retry) waits on: without it the work would be lost, or fail.
+                    # What accepted work sends (its callbacks, its retry) waits on: without it the
+                    # work would be lost, or fail.
                     if options.get("retry") is False or not endures():
                         raise _unreachable(name, message.headers, error) from error.__cause__
                     waited_since = pause(error, waited_since)
@@ -57,7 +68,9 @@ class HiveAMQP(AMQP):
         return send_task_message
 
     def _bounded(self, name: str, message: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Hive's retry policy, which counts, with an end by the clock: a try may take as long as a silent connection is waited for."""
+        """Hive's retry policy, which counts, with an end by the clock: a try may take as long as a
+        silent connection is waited for.
+        """
         seconds = client_of(self.app).settings.hive_publish_timeout
         policy = self.app.conf.task_publish_retry_policy
         if options.get("retry_policy") or policy != retry_policy(seconds):
@@ -68,12 +81,15 @@ class HiveAMQP(AMQP):
             if time.monotonic() >= ends:
                 raise _unreachable(name, message.headers, error) from error
             if isinstance(error, redis.exceptions.ResponseError) and passes(error):
-                time.sleep(REFUSED_PAUSE)  # kombu waits between tries to connect, not between refusals
+                # Kombu waits between tries to connect, not between refusals.
+                time.sleep(REFUSED_PAUSE)
 
         return {"retry_policy": {**policy, "errback": look_at_the_clock}}
 
     def _sends_for_nobody(self, name: str) -> bool:
-        """Whether the run that sends was given to another node, which sends the same: its callbacks, its retry, its tasks."""
+        """Whether the run that sends was given to another node, which sends the same: its
+        callbacks, its retry, its tasks.
+        """
         task = None if vouched_for() else get_current_worker_task()
         if task is None or not is_taken_away(self.app, task.request):
             return False
@@ -87,7 +103,9 @@ class HiveAMQP(AMQP):
         queue = options.get("queue")
         if isinstance(queue, str):
             queue = self.queues.get(queue)
-        own = getattr(queue, "max_length", None) or ((getattr(queue, "queue_arguments", None) or {}).get("x-max-length"))
+        own = getattr(queue, "max_length", None) or (
+            (getattr(queue, "queue_arguments", None) or {}).get("x-max-length")
+        )
         limit = own or client_of(self.app).settings.hive_queue_limit
         return {"hive_limit": limit} if limit else {}
 
@@ -103,9 +121,12 @@ def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> Broker
         return error
     publish_id = (headers.get("hive") or {}).get("id")
     unknown = publish_id is not None and outcome_unknown(publish_id)
-    what = "may have been accepted: only the broker's reply is missing" if unknown else "was not sent"
+    what = (
+        "may have been accepted: only the broker's reply is missing" if unknown else "was not sent"
+    )
     return BrokerUnreachableError(
-        f"{task}[{headers.get('id')}] {what}, since the broker does not answer ({error}); check REDIS_HOST, REDIS_PORT and that the"
+        f"{task}[{headers.get('id')}] {what}, since the broker does not answer ({error}); check "
+        "REDIS_HOST, REDIS_PORT and that the"
         " server runs, and send it again.",
         outcome="unknown" if unknown else "unsent",
         publish_id=publish_id,
@@ -113,10 +134,17 @@ def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> Broker
 
 
 def retry_policy(seconds: float) -> dict[str, float]:
-    """Celery's `task_publish_retry_policy` that waits for a broker about that long: 0.1 s first, then up to a second at a time."""
+    """Celery's `task_publish_retry_policy` that waits for a broker about that long: 0.1 s first,
+    then up to a second at a time.
+    """
     start, step, longest = 0.1, 0.2, 1.0
     waited, tries = 0.0, 0
     while waited < seconds:
         waited += min(start + step * tries, longest)
         tries += 1
-    return {"max_retries": tries, "interval_start": start, "interval_step": step, "interval_max": longest}
+    return {
+        "max_retries": tries,
+        "interval_start": start,
+        "interval_step": step,
+        "interval_max": longest,
+    }

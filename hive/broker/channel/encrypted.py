@@ -1,7 +1,8 @@
 """The transport of a hive that speaks TLS. It has no way to speak anything else.
 
-kombu turns TLS on by the transport's name, `rediss`, which one of another name never has, or by `broker_use_ssl`; where both are
-missing it silently sends everything in plain text. Here every connection is one over TLS, whatever becomes of the settings.
+kombu turns TLS on by the transport's name, `rediss`, which one of another name never has, or by
+`broker_use_ssl`; where both are missing it silently sends everything in plain text. Here every
+connection is one over TLS, whatever becomes of the settings.
 """
 
 # celery-types leaves most of kombu's Redis transport out.
@@ -29,13 +30,16 @@ class Channel(transport.Channel):
 
 
 class Transport(transport.Transport):
-    """Named in `broker_transport` where REDIS_TLS is set; the address stays an ordinary redis:// one."""
+    """Named in `broker_transport` where REDIS_TLS is set; the address stays an ordinary redis://
+    one.
+    """
 
     Channel = Channel
 
 
 def refuse_plain_broker(client: BrokerClient) -> None:
-    """Look, on a real connection, whether a broker that TLS was asked for speaks it; one that is away is left to be waited for.
+    """Look, on a real connection, whether a broker that TLS was asked for speaks it; one that is
+    away is left to be waited for.
 
     Raises: SettingsError when it answers in plain text. Nothing secret is sent to find out.
     """
@@ -47,8 +51,10 @@ def refuse_plain_broker(client: BrokerClient) -> None:
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         if is_about_tls(error) and _answers_in_plain_text(client.url):
             raise SettingsError(
-                f"TLS was asked for, and the broker at {client.address} speaks plain text there. Set REDIS_PORT to the port of its TLS"
-                " (tls-port), or give it one; REDIS_TLS=false sends everything, the password too, in plain text."
+                f"TLS was asked for, and the broker at {client.address} speaks plain text there. "
+                "Set REDIS_PORT to the port of its TLS"
+                " (tls-port), or give it one; REDIS_TLS=false sends everything, the password too, "
+                "in plain text."
             ) from error
     except redis.exceptions.RedisError:
         pass  # it refuses the credentials, over TLS: whoever needs it will say so
@@ -59,7 +65,9 @@ def refuse_plain_broker(client: BrokerClient) -> None:
 def _answers_in_plain_text(url: str) -> bool:
     parts = urlsplit(url)
     try:
-        with socket.create_connection((parts.hostname or "localhost", parts.port or 6379), _PROBE_SECONDS) as connection:
+        with socket.create_connection(
+            (parts.hostname or "localhost", parts.port or 6379), _PROBE_SECONDS
+        ) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(1) in (b"+", b"-")
     except OSError:

@@ -16,7 +16,9 @@ UNIT = b"\x1f"
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """One delivery that died: when (unix seconds by the broker's clock), on which node, and of what."""
+    """One delivery that died: when (unix seconds by the broker's clock), on which node, and of
+    what.
+    """
 
     at: float
     node: str
@@ -25,7 +27,9 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An accepted, unfinished message. `created` is in unix seconds by the broker's clock; `deaths` counts deliveries that died.
+    """An accepted, unfinished message.
+
+    `created` is in unix seconds by the broker's clock; `deaths` counts deliveries that died.
 
     `history` has the last ten deaths, also those before it was sent again as a dead letter.
     """
@@ -42,13 +46,27 @@ class Entry:
 
     @classmethod
     def unpack(cls, publish_id: str, packed: bytes) -> Entry:
-        """Read an entry. Raises: ValueError when a producer other than Hive sent what is no JSON message."""
+        """Read an entry.
+
+        Raises: ValueError when a producer other than Hive sent what is no JSON message.
+        """
         head, home, index, pin, task_id, created, envelope = packed.split(UNIT, 6)
         message = loads(bytes_to_str(envelope))
         deaths, begins, past = head.partition(b"[")
-        history = tuple(Death(ms / 1000, node, reason) for ms, node, reason in json.loads((begins + past).decode(errors="replace") or "[]"))
+        history = tuple(
+            Death(ms / 1000, node, reason)
+            for ms, node, reason in json.loads((begins + past).decode(errors="replace") or "[]")
+        )
         return cls(
-            publish_id, int(deaths), home.decode(), int(index), pin.decode(), task_id.decode(), int(created) / 1000, message, history
+            publish_id,
+            int(deaths),
+            home.decode(),
+            int(index),
+            pin.decode(),
+            task_id.decode(),
+            int(created) / 1000,
+            message,
+            history,
         )
 
     @property
@@ -68,7 +86,9 @@ class Entry:
         return list(args), dict(kwargs), dict(embed or {})
 
     def context(self) -> Context:
-        """The request that a worker would have made of this message, for storing its end in the result backend."""
+        """The request that a worker would have made of this message, for storing its end in the
+        result backend.
+        """
         args, kwargs, embed = self.body()
         properties = self.message.get("properties") or {}
         return Context(

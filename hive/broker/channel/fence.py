@@ -1,6 +1,8 @@
-"""The fence: what a node goes on with after it was taken for dead, and its work given to others, leaves no trace.
+"""The fence: what a node goes on with after it was taken for dead, and its work given to others,
+leaves no trace.
 
-Only the process that runs a task can tell. After a freeze it may go on before the worker has learned anything.
+Only the process that runs a task can tell. After a freeze it may go on before the worker has
+learned anything.
 """
 
 from __future__ import annotations
@@ -19,21 +21,29 @@ log = get_logger(__name__)
 
 TAKEN_AWAY = Script("hive.broker.channel", "taken_away", include=(LIBRARY,))
 STALE_BEATS = 2
-"""Heartbeat intervals after which a delivery's stamp no longer vouches for its node; with three it is dead."""
+"""Heartbeat intervals after which a delivery's stamp no longer vouches for its node; with three it
+is dead.
+"""
 
 
 def is_taken_away(app: Any, request: Any) -> bool:
     """Whether what a task's request was delivered for is somebody else's to run now.
 
-    The broker is asked only when its last word is old: the node's last heartbeat before the delivery, or the answer to this question.
+    The broker is asked only when its last word is old: the node's last heartbeat before the
+    delivery, or the answer to this question.
     """
     hive = getattr(request, "hive", None) or {}
     client = client_of(app)
-    if "inc" not in hive or boottime() - hive["at"] <= STALE_BEATS * client.settings.hive_heartbeat_interval:
+    if (
+        "inc" not in hive
+        or boottime() - hive["at"] <= STALE_BEATS * client.settings.hive_heartbeat_interval
+    ):
         return False
     asked_at = boottime()
     try:
-        taken_away = bool(client.run(TAKEN_AWAY, (), (client.prefix, hive["node"], hive["inc"], hive["id"])))
+        taken_away = bool(
+            client.run(TAKEN_AWAY, (), (client.prefix, hive["node"], hive["inc"], hive["id"]))
+        )
     except redis.exceptions.RedisError as error:
         # Nobody else can have it while the broker is away, but for a cut between this node and it.
         log.warning("fence_not_asked", incarnation=hive["inc"], error=str(error))

@@ -1,7 +1,9 @@
-"""`hive.idempotent`: a task with the same key completes once, however often it is delivered or sent, and answers with the first result.
+"""`hive.idempotent`: a task with the same key completes once, however often it is delivered or
+sent, and answers with the first result.
 
-A claim on the key is held by the delivery that runs (publish id and incarnation), for as long as the broker has it reserved. So a
-run that died holds nothing, without any timeout: the watchdog takes its reservation away, or its node gives the message back.
+A claim on the key is held by the delivery that runs (publish id and incarnation), for as long as
+the broker has it reserved. So a run that died holds nothing, without any timeout: the watchdog
+takes its reservation away, or its node gives the message back.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ CLAIM_SECONDS = 7 * 86_400
 """A claim that nobody took over or completed is forgotten after a week."""
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 _OUTAGE = 60.0
-"""Seconds for which a run tries to reach a broker that does not answer, rather than forget that it has completed."""
+"""Seconds for which a run tries to reach a broker that does not answer, rather than forget that it
+has completed.
+"""
 
 _CLAIM = Script("hive.broker.channel", "once_claim", include=(LIBRARY,))
 _COMPLETE = Script("hive.broker.channel", "once_complete", include=(LIBRARY,))
@@ -47,19 +51,24 @@ _RELEASE = Script("hive.broker.channel", "once_release", include=(LIBRARY,))
 
 
 def idempotent(*, key: str | Callable[..., str]) -> Callable[[F], F]:
-    """Let the task of the decorated function complete once for each key; stands below `@app.task`, `@shared_task` or `@hive.skill`.
+    """Let the task of the decorated function complete once for each key; stands below `@app.task`,
+    `@shared_task` or `@hive.skill`.
 
-    key: a format string over the function's parameters, as in "charge-{order_id}", or a callable that gets the function's arguments
-        (without a bound task's self) and returns the key, a text of 1 to 500 characters. Keys of different tasks are different.
+    key: a format string over the function's parameters, as in "charge-{order_id}", or a callable
+        that gets the function's arguments (without a bound task's self) and returns the key, a text
+        of 1 to 500 characters. Keys of different tasks are different.
 
-    The first run that returns is the completion. Every other delivery with its key, and every other task sent with it, answers with
-    its result without running, for as long as results are kept (`result_expires`). A run that raises, is retried or dies is no
-    completion: the next one runs. While one runs, others wait for it: a task is sent again with a countdown, its retries not
-    counted, so that it takes no slot; an item of `hive.map`, which is no message, waits in its place.
+    The first run that returns is the completion. Every other delivery with its key, and every other
+    task sent with it, answers with its result without running, for as long as results are kept
+    (`result_expires`). A run that raises, is retried or dies is no completion: the next one runs.
+    While one runs, others wait for it: a task is sent again with a countdown, its retries not
+    counted, so that it takes no slot; an item of `hive.map`, which is no message, waits in its
+    place.
 
-    Returns: the decorator; the function behaves as ever where it is called directly, eagerly, or with ENABLE_HIVE=false.
-    Raises: InvalidInputError for a format string that is none, or names what is no parameter; in the task, for a key that cannot be made
-    of its arguments and for a result that is not JSON.
+    Returns: the decorator; the function behaves as ever where it is called directly, eagerly, or
+    with ENABLE_HIVE=false. Raises: InvalidInputError for a format string that is none, or names
+    what is no parameter; in the task, for a key that cannot be made of its arguments and for a
+    result that is not JSON.
     """
 
     def decorate(function: F) -> F:
@@ -72,9 +81,13 @@ def idempotent(*, key: str | Callable[..., str]) -> Callable[[F], F]:
             delivery = _Delivery.current()
             if delivery is None:
                 return function(*args, **kwargs)
-            return delivery.complete_once(_made_key(make_key, name, args, kwargs), functools.partial(function, *args, **kwargs))
+            return delivery.complete_once(
+                _made_key(make_key, name, args, kwargs),
+                functools.partial(function, *args, **kwargs),
+            )
 
-        run_once.__signature__ = signature  # type: ignore[attr-defined]  # where Celery looks for the parameters
+        # Where Celery looks for the parameters.
+        run_once.__signature__ = signature  # type: ignore[attr-defined]
         return cast("F", run_once)
 
     return decorate
@@ -103,7 +116,12 @@ class _Delivery:
         """The result of the key's one completion, which may be this run's."""
         first = self._claim(key)
         if first is not None:
-            log.info("idempotent_task_had_completed", task=self.task.name, task_id=self.task.request.id, key=key)
+            log.info(
+                "idempotent_task_had_completed",
+                task=self.task.name,
+                task_id=self.task.request.id,
+                key=key,
+            )
             return loads(first)
         try:
             result = run()
@@ -115,45 +133,68 @@ class _Delivery:
         return result if kept.decode() == value else loads(kept)
 
     def _claim(self, key: str) -> bytes | None:
-        """Claim the key. Returns: None when this delivery has to run, else the first result. Raises: Retry to wait for another run."""
+        """Claim the key.
+
+        Returns: None when this delivery has to run, else the first result. Raises: Retry to wait
+        for another run.
+        """
         waits_until = time.monotonic() + self.client.settings.hive_task_timeout
         while True:
-            state, *details = self._step(_CLAIM, key, self.publish_id, self.incarnation, CLAIM_SECONDS)
+            state, *details = self._step(
+                _CLAIM, key, self.publish_id, self.incarnation, CLAIM_SECONDS
+            )
             if state == b"yours":
                 return None
             if state == b"done":
                 return bytes(details[0])
-            # A quarter of the time that the other has taken: late by little, and a long run is not asked for often.
+            # A quarter of the time that the other has taken: late by little, and a long run is not
+            # asked for often.
             pause = min(max(_SHORTEST_WAIT, int(details[0]) / 4000), _LONGEST_WAIT)
             if not self.task.request.called_directly:
                 self._send_again(pause)
             if time.monotonic() > waits_until:
-                raise HiveError(f"{self.task.name} is still running elsewhere for the key {key!r}; its result is not known yet.")
+                raise HiveError(
+                    f"{self.task.name} is still running elsewhere for the key {key!r}; its result "
+                    "is not known yet."
+                )
             time.sleep(min(pause, 1.0))
 
     def _send_again(self, countdown: float) -> None:
-        """What `retry` does, but for counting: waiting must not use up the retries that the task has for its own failures.
+        """What `retry` does, but for counting: waiting must not use up the retries that the task
+        has for its own failures.
 
-        Waiting in place would fill slots with tasks that do nothing, and the one that runs would get none after its death.
+        Waiting in place would fill slots with tasks that do nothing, and the one that runs would
+        get none after its death.
         """
         request = self.task.request
-        signature = self.task.signature_from_request(request, countdown=countdown, retries=request.retries)
+        signature = self.task.signature_from_request(
+            request, countdown=countdown, retries=request.retries
+        )
         signature.apply_async()
         when: Any = countdown  # the stubs want a number that float is not
-        raise Retry(f"another delivery of {self.task.name} runs with its key", when=when, sig=signature)
+        raise Retry(
+            f"another delivery of {self.task.name} runs with its key", when=when, sig=signature
+        )
 
     def _encoded(self, result: Any) -> str:
         try:
             return str(dumps(result))
         except (TypeError, ValueError, EncodeError) as error:
-            raise InvalidInputError(f"{self.task.name} is idempotent, so its result has to be JSON: {error}.") from error
+            raise InvalidInputError(
+                f"{self.task.name} is idempotent, so its result has to be JSON: {error}."
+            ) from error
 
     def _release(self, key: str) -> None:
         """Let others run at once; where this fails, the claim ends with the delivery."""
         try:
             self.client.run(_RELEASE, (), self._arguments(key, (self.publish_id, self.incarnation)))
         except redis.exceptions.RedisError as error:
-            log.warning("idempotent_claim_not_released", task=self.task.name, task_id=self.task.request.id, error=str(error))
+            log.warning(
+                "idempotent_claim_not_released",
+                task=self.task.name,
+                task_id=self.task.request.id,
+                error=str(error),
+            )
 
     def _step(self, script: Script, key: str, *values: Any) -> Any:
         """Run a step; each may be repeated, so a broker that is away is waited for."""
@@ -165,7 +206,12 @@ class _Delivery:
                 if time.monotonic() > ends:
                     with broker_errors():
                         raise
-                log.warning("idempotent_task_waits_for_broker", task=self.task.name, task_id=self.task.request.id, error=str(error))
+                log.warning(
+                    "idempotent_task_waits_for_broker",
+                    task=self.task.name,
+                    task_id=self.task.request.id,
+                    error=str(error),
+                )
                 time.sleep(0.25)
 
     def _arguments(self, key: str, values: Iterable[Any]) -> tuple[Any, ...]:
@@ -177,12 +223,20 @@ def _formatter(text: str, name: str, signature: inspect.Signature) -> MakeKey:
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
     except ValueError as error:
-        raise InvalidInputError(f"The key {text!r} of {name} is no format string: {error}.") from None
+        raise InvalidInputError(
+            f"The key {text!r} of {name} is no format string: {error}."
+        ) from None
     named = {re.split(r"[.\[]", field, maxsplit=1)[0] for field in fields}
     unknown = sorted(named - signature.parameters.keys())
     if unknown or not named:
-        fault = f"names {', '.join(map(repr, unknown))}" if unknown else "names no parameter, so that it would be the same for all"
-        raise InvalidInputError(f"The key {text!r} of {name} {fault}; {name} takes: {', '.join(signature.parameters)}.")
+        fault = (
+            f"names {', '.join(map(repr, unknown))}"
+            if unknown
+            else "names no parameter, so that it would be the same for all"
+        )
+        raise InvalidInputError(
+            f"The key {text!r} of {name} {fault}; {name} takes: {', '.join(signature.parameters)}."
+        )
 
     def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         bound = signature.bind(*args, **kwargs)
@@ -195,16 +249,24 @@ def _formatter(text: str, name: str, signature: inspect.Signature) -> MakeKey:
 def _caller(key: Callable[..., str]) -> MakeKey:
     """A callable of the arguments, without a bound task's self."""
     if not callable(key):
-        raise InvalidInputError(f"The key of an idempotent task is a format string or a callable, not {key!r}.")
-    return lambda args, kwargs: key(*args[1 if args and isinstance(args[0], Task) else 0 :], **kwargs)
+        raise InvalidInputError(
+            f"The key of an idempotent task is a format string or a callable, not {key!r}."
+        )
+    return lambda args, kwargs: key(
+        *args[1 if args and isinstance(args[0], Task) else 0 :], **kwargs
+    )
 
 
 def _made_key(make_key: MakeKey, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     try:
         key: object = make_key(args, kwargs)
     except Exception as error:
-        raise InvalidInputError(f"The key of {name} cannot be made of its arguments: {type(error).__name__}: {error}.") from error
+        raise InvalidInputError(
+            f"The key of {name} cannot be made of its arguments: {type(error).__name__}: {error}."
+        ) from error
     if not isinstance(key, str) or not 0 < len(key) <= LONGEST_KEY:
         told = f"one of {len(key)}" if isinstance(key, str) else repr(key)
-        raise InvalidInputError(f"The key of {name} has to be a text of 1 to {LONGEST_KEY} characters, not {told}.")
+        raise InvalidInputError(
+            f"The key of {name} has to be a text of 1 to {LONGEST_KEY} characters, not {told}."
+        )
     return key

@@ -1,7 +1,8 @@
 """What one worker process holds of the broker's messages.
 
-Reservations and the map of held messages belong to the process, not to a channel: Celery closes its connection on any error,
-while the tasks it was running go on. Each new consuming channel attaches, under a new epoch.
+Reservations and the map of held messages belong to the process, not to a channel: Celery closes its
+connection on any error, while the tasks it was running go on. Each new consuming channel attaches,
+under a new epoch.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Return(NamedTuple):
 
 
 UNREAD = "?"
-"""In a heartbeat's line: a reserve was sent whose answer has not been read, so that what it took is not lost, only not known yet."""
+"""In a heartbeat's line: a reserve was sent whose answer has not been read, so that what it took is
+not lost, only not known yet.
+"""
 
 
 class Acknowledgement(NamedTuple):
@@ -59,7 +62,8 @@ class Acknowledgement(NamedTuple):
 
 
 class Incarnation:
-    """One start of a node's worker process; `id` changes when the cluster declared it dead and it starts over.
+    """One start of a node's worker process; `id` changes when the cluster declared it dead and it
+    starts over.
 
     Thread-safe: acknowledgements come from pool threads, heartbeats from a thread of their own.
     """
@@ -73,7 +77,8 @@ class Incarnation:
         self.draining = False
         self.polling = False
         self.asked_at: float | None = None
-        self.answered_at = self.turned_at = boottime()  # of its questions for work; of the event loop
+        # Of its questions for work; of the event loop.
+        self.answered_at = self.turned_at = boottime()
         self.requirement_queues: tuple[str, ...] = ()
         self.confirmed_beat = 0.0
         self.nudge: Callable[[], None] = lambda: None
@@ -94,7 +99,9 @@ class Incarnation:
 
     @property
     def free_slots(self) -> int:
-        """Slots that reserve may fill: all but those of runs that were taken away and still go on here."""
+        """Slots that reserve may fill: all but those of runs that were taken away and still go on
+        here.
+        """
         return 0 if self.draining or self.stopping else self.slots - len(self._taken_away)
 
     @property
@@ -110,18 +117,25 @@ class Incarnation:
         return tag in self._held or tag in self._taken_away
 
     def held_line(self) -> str:
-        """What the heartbeat tells: publish ids, each with `:<hard limit>` where only the worker knows it.
+        """What the heartbeat tells: publish ids, each with `:<hard limit>` where only the worker
+        knows it.
 
-        Also of what is finished and waits to be acknowledged, or to be given back: the watchdog must not take it for lost and have it
-        run again. UNREAD is among them while an answer is outstanding.
+        Also of what is finished and waits to be acknowledged, or to be given back: the watchdog
+        must not take it for lost and have it run again. UNREAD is among them while an answer is
+        outstanding.
         """
         with self._lock:
-            held = [tag if held.limit is None else f"{tag}:{held.limit:g}" for tag, held in self._held.items()]
+            held = [
+                tag if held.limit is None else f"{tag}:{held.limit:g}"
+                for tag, held in self._held.items()
+            ]
             unread = [UNREAD] if self.asked_at is not None else []
             return " ".join([*held, *self._done, *self._returns, *unread])
 
     def asks(self) -> None:
-        """A reserve is about to be sent: until its answer is read, or a new connection has attached, more may be ours than is held."""
+        """A reserve is about to be sent: until its answer is read, or a new connection has
+        attached, more may be ours than is held.
+        """
         if self.asked_at is None:
             self.asked_at = boottime()
 
@@ -135,7 +149,9 @@ class Incarnation:
         self.turned_at = boottime()
 
     def fresh_until(self) -> float:
-        """When the cluster was last certain to count this incarnation's newest messages as its own (boottime)."""
+        """When the cluster was last certain to count this incarnation's newest messages as its own
+        (boottime).
+        """
         asked = self.asked_at
         return self.confirmed_beat if asked is None else min(self.confirmed_beat, asked)
 
@@ -155,20 +171,32 @@ class Incarnation:
             with self._lock:
                 self._epoch += 1
                 identity, epoch, first = self.id, self._epoch, "0" if self.attached else "1"
-                told: list[tuple[str, Acknowledgement | Return]] = [*self._done.items(), *self._returns.items()]
+                told: list[tuple[str, Acknowledgement | Return]] = [
+                    *self._done.items(),
+                    *self._returns.items(),
+                ]
                 held = [*self._held, *(tag for tag, note in told if note.incarnation == identity)]
             # Without the lock: a broker that is slow to answer must not hold up the heartbeats.
-            reply = self.client.run(steps.ATTACH, (), (self.client.prefix, self.node_id, identity, epoch, first, *held))
+            reply = self.client.run(
+                steps.ATTACH, (), (self.client.prefix, self.node_id, identity, epoch, first, *held)
+            )
             if reply[0] != b"ok":
                 self.fence(identity)
             elif self._attached_as(identity, asked_at):
                 break
         if len(reply) > 1:
-            log.warning("reservations_given_back", incarnation=identity, count=len(reply) - 1, reason="unknown to this process")
+            log.warning(
+                "reservations_given_back",
+                incarnation=identity,
+                count=len(reply) - 1,
+                reason="unknown to this process",
+            )
         return identity, epoch
 
     def _attached_as(self, identity: str, asked_at: float) -> bool:
-        """Note an attach that the broker has confirmed; False when it was for who has been declared dead meanwhile."""
+        """Note an attach that the broker has confirmed; False when it was for who has been declared
+        dead meanwhile.
+        """
         with self._lock:
             if identity != self.id:
                 return False
@@ -178,7 +206,9 @@ class Incarnation:
             return True
 
     def hold(self, reserver: str, taken: Iterable[tuple[str, str, int]]) -> bool:
-        """Note what was reserved (publish id, task id, when in ms); False when `reserver` was declared dead meanwhile: not ours then."""
+        """Note what was reserved (publish id, task id, when in ms); False when `reserver` was
+        declared dead meanwhile: not ours then.
+        """
         with self._lock:
             if reserver != self.id:
                 return False
@@ -188,7 +218,10 @@ class Incarnation:
             return True
 
     def fence(self, seen: str) -> None:
-        """The cluster declared `seen` dead: its messages are no longer ours. Start over as a new incarnation."""
+        """The cluster declared `seen` dead: its messages are no longer ours.
+
+        Start over as a new incarnation.
+        """
         with self._lock:
             if seen != self.id:
                 return
@@ -209,7 +242,9 @@ class Incarnation:
             self._outcomes[tag] = outcome
 
     def acknowledge(self, tag: str, outcome: Outcome = "completed") -> None:
-        """Note a message as finished, as `note_outcome` said or with `outcome`; the next reserve or `flush` tells the broker."""
+        """Note a message as finished, as `note_outcome` said or with `outcome`; the next reserve or
+        `flush` tells the broker.
+        """
         with self._lock:
             outcome = self._outcomes.pop(tag, outcome)
             if tag in self._taken_away:
@@ -238,7 +273,11 @@ class Incarnation:
         self._send_returns()
         pending = self.unconfirmed()
         if pending:
-            self.client.run(steps.ACKNOWLEDGE, (), (self.client.prefix, self.node_id, self.id, *triples(pending)))
+            self.client.run(
+                steps.ACKNOWLEDGE,
+                (),
+                (self.client.prefix, self.node_id, self.id, *triples(pending)),
+            )
             self.confirm(tag for tag, _ in pending)
 
     def flush_quietly(self) -> None:
@@ -249,14 +288,21 @@ class Incarnation:
             log.warning("acknowledgements_wait", incarnation=self.id, error=str(error))
 
     def mark_early(self, tag: str) -> bool:
-        """A task with early acknowledgement starts: a death will drop it instead of running it again. False when it is not ours."""
+        """A task with early acknowledgement starts: a death will drop it instead of running it
+        again. False when it is not ours.
+        """
         held = self._held.get(tag)
-        return held is not None and bool(self.client.run(steps.MARK_EARLY, (), (self.client.prefix, self.node_id, held.incarnation, tag)))
+        return held is not None and bool(
+            self.client.run(
+                steps.MARK_EARLY, (), (self.client.prefix, self.node_id, held.incarnation, tag)
+            )
+        )
 
     # -- giving back
 
     def give_back(self, tags: Iterable[str], *, deaths: int, reason: str) -> None:
-        """Return messages to their queues; `deaths` is added to their delivery count (0: not started).
+        """Return messages to their queues; `deaths` is added to their delivery count (0: not
+        started).
 
         What the broker does not confirm stays noted, and goes with the next flush.
         """
@@ -270,13 +316,15 @@ class Incarnation:
         try:
             self._send_returns()
         except redis.exceptions.RedisError as error:
-            log.warning("returns_wait", incarnation=self.id, count=len(self._returns), error=str(error))
+            log.warning(
+                "returns_wait", incarnation=self.id, count=len(self._returns), error=str(error)
+            )
 
     def _send_returns(self) -> None:
         """Send what is on its way back, a call for each fate. Raises redis errors.
 
-        Each message goes with the moment of its reservation, so that a call which is repeated, or comes late, leaves alone what has been
-        reserved again.
+        Each message goes with the moment of its reservation, so that a call which is repeated, or
+        comes late, leaves alone what has been reserved again.
         """
         with self._lock:
             pending = dict(self._returns)
@@ -286,7 +334,15 @@ class Incarnation:
         retries = self.client.settings.hive_max_retries
         for (incarnation, deaths, reason), tags in fates.items():
             stamped = [f"{tag}\x1f{pending[tag].reserved}" for tag in tags]
-            arguments = (self.client.prefix, self.node_id, incarnation, deaths, retries, reason, *stamped)
+            arguments = (
+                self.client.prefix,
+                self.node_id,
+                incarnation,
+                deaths,
+                retries,
+                reason,
+                *stamped,
+            )
             self.client.run(steps.GIVE_BACK, (), arguments)
             with self._lock:
                 for tag in tags:
@@ -294,7 +350,10 @@ class Incarnation:
                         del self._returns[tag]
 
     def stop(self) -> None:
-        """Take nothing more. What a reserve under way has taken goes back now, since what runs here may go on for long."""
+        """Take nothing more.
+
+        What a reserve under way has taken goes back now, since what runs here may go on for long.
+        """
         self.stopping = True
         if self.attached:
             try:
@@ -303,13 +362,21 @@ class Incarnation:
                 log.warning("reservations_wait", incarnation=self.id, error=str(error))
 
     def leave(self) -> None:
-        """Say goodbye: acknowledge the finished, give back the rest uncounted. Raises redis errors."""
+        """Say goodbye: acknowledge the finished, give back the rest uncounted.
+
+        Raises redis errors.
+        """
         if self.attached:
             self.flush()
             arguments = (self.client.prefix, self.node_id, self.id, 0, 0, 0, "left")
             reservations, placed = self.client.run(steps.RESTORE, (), arguments)[:2]
             self.attached = False
-            log.info("incarnation_left", incarnation=self.id, given_back=int(reservations), unplaced=int(placed))
+            log.info(
+                "incarnation_left",
+                incarnation=self.id,
+                given_back=int(reservations),
+                unplaced=int(placed),
+            )
 
 
 def triples(pending: Iterable[tuple[str, Acknowledgement]]) -> list[str]:
@@ -318,8 +385,14 @@ def triples(pending: Iterable[tuple[str, Acknowledgement]]) -> list[str]:
 
 
 def boottime() -> float:
-    """Seconds since boot, sleep included: a suspended machine's heartbeats are old when it wakes."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    """Seconds since boot, sleep included:
+    a suspended machine's heartbeats are old when it wakes.
+    """
+    return (
+        time.clock_gettime(time.CLOCK_BOOTTIME)
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else time.monotonic()
+    )
 
 
 _current: Incarnation | None = None
@@ -327,7 +400,8 @@ _current: Incarnation | None = None
 
 def begin(client: BrokerClient, node_id: str, slots: int) -> Incarnation:
     """Make this process a spore; its channels then consume through the returned incarnation."""
-    global _current  # noqa: PLW0603 - one worker a process; Celery builds the channels that need it by name
+    # One worker a process; Celery builds the channels that need it by name.
+    global _current  # noqa: PLW0603
     _current = Incarnation(client, node_id, slots)
     return _current
 

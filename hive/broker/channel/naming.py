@@ -1,8 +1,9 @@
 """Ids for the tasks of a canvas that are the same whenever a run is repeated.
 
-Celery names what it sends around a task (its callbacks, what replaces it, what it adds to its chord) with random ids, at the moment of
-sending: a run repeated after a kill would send all of it once more, as other tasks. Names that follow from the publication that runs
-let the broker recognize the copy.
+Celery names what it sends around a task (its callbacks, what replaces it, what it adds to its
+chord) with random ids, at the moment of sending: a run repeated after a kill would send all of it
+once more, as other tasks. Names that follow from the publication that runs let the broker recognize
+the copy.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ LINKS = {"callbacks": "link", "errbacks": "error"}
 def named(signature: Any, *seed: object, result: bool = True) -> dict[str, Any]:
     """A copy of a signature, as a dict, in which every task has an id; those it has already stay.
 
-    seed: what the ids follow from. result: false leaves the task whose result is the canvas' own without one.
+    seed: what the ids follow from. result: false leaves the task whose result is the canvas' own
+        without one.
     """
     copy: dict[str, Any] = loads(dumps(signature))
-    ids = (str(uuid.uuid5(uuid.NAMESPACE_OID, "|".join(map(str, (*seed, nth))))) for nth in itertools.count())
+    ids = (
+        str(uuid.uuid5(uuid.NAMESPACE_OID, "|".join(map(str, (*seed, nth)))))
+        for nth in itertools.count()
+    )
     _name(copy, ids, result)
     return copy
 
@@ -36,28 +41,42 @@ def regroup(embed: dict[str, Any], groups: Mapping[str, str]) -> dict[str, Any]:
             return [renamed(element) for element in part]
         if not isinstance(part, dict):
             return part
-        return {key: groups.get(value, value) if key == "group_id" else renamed(value) for key, value in part.items()}
+        return {
+            key: groups.get(value, value) if key == "group_id" else renamed(value)
+            for key, value in part.items()
+        }
 
     copy: dict[str, Any] = {name: renamed(part) for name, part in embed.items()}
     return copy
 
 
 def name_links(embed: dict[str, Any], publish_id: str) -> None:
-    """Name the callbacks in a task message's embedded canvas, and those of an error in the chord that it is a member of."""
+    """Name the callbacks in a task message's embedded canvas, and those of an error in the chord
+    that it is a member of.
+    """
     for links, kind in LINKS.items():
         if embed.get(links):
-            embed[links] = [named(link, publish_id, kind, nth) for nth, link in enumerate(embed[links])]
+            embed[links] = [
+                named(link, publish_id, kind, nth) for nth, link in enumerate(embed[links])
+            ]
     chord: dict[str, Any] = embed.get("chord") or {}
     options = chord.get("options") or {}
     if options.get("link_error"):
         # From what every member's message has alike: whichever fails calls the same tasks.
         own = options.get("task_id") or publish_id
-        errors = [named(link, own, "error", nth) for nth, link in enumerate(_listed(options["link_error"]))]
+        errors = [
+            named(link, own, "error", nth)
+            for nth, link in enumerate(_listed(options["link_error"]))
+        ]
         embed["chord"] = {**chord, "options": {**options, "link_error": errors}}
 
 
 def _name(signature: dict[str, Any], ids: Iterator[str], result: bool) -> None:
-    kind, options, parts = signature.get("subtask_type"), signature.setdefault("options", {}), signature.get("kwargs") or {}
+    kind, options, parts = (
+        signature.get("subtask_type"),
+        signature.setdefault("options", {}),
+        signature.get("kwargs") or {},
+    )
     if kind == "chain":
         for nth, task in enumerate(parts["tasks"], 1):
             _name(task, ids, result or nth < len(parts["tasks"]))

@@ -21,26 +21,56 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 _PAUSE = 0.5
-_REFUSALS = ("LOADING", "BUSY ", "READONLY", "MASTERDOWN", "NOREPLICAS", "MISCONF", "TRYAGAIN", "CLUSTERDOWN", "UNBLOCKED", "NOAUTH")
+_REFUSALS = (
+    "LOADING",
+    "BUSY ",
+    "READONLY",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "MISCONF",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "UNBLOCKED",
+    "NOAUTH",
+)
 
 
 def passes(error: BaseException) -> bool:
-    """Whether an error says that the broker is away or refuses for now: it loads its data, has just become or ceased to be a replica."""
-    if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | redis.exceptions.InvalidResponse | OSError):
+    """Whether an error says that the broker is away or refuses for now: it loads its data, has just
+    become or ceased to be a replica.
+    """
+    if isinstance(
+        error,
+        redis.exceptions.ConnectionError
+        | redis.exceptions.TimeoutError
+        | redis.exceptions.InvalidResponse
+        | OSError,
+    ):
         return True
-    now = (redis.exceptions.ReadOnlyError, redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError)
-    return isinstance(error, now) or (isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_REFUSALS))
+    now = (
+        redis.exceptions.ReadOnlyError,
+        redis.exceptions.TryAgainError,
+        redis.exceptions.ClusterDownError,
+    )
+    return isinstance(error, now) or (
+        isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_REFUSALS)
+    )
 
 
 def endures() -> bool:
-    """Whether what is being done here belongs to accepted work, which must not fail for want of a broker: it waits, however long."""
+    """Whether what is being done here belongs to accepted work, which must not fail for want of a
+    broker: it waits, however long.
+    """
     state = sys.modules.get("celery.worker.state")
     told = [getattr(state, name, None) for name in ("should_stop", "should_terminate")]
     return follows_up() and all(order is None or order is False for order in told)
 
 
 def pause(error: BaseException, waited_since: float | None) -> float:
-    """Wait a little before the next try. Returns: since when it is being waited for (monotonic seconds)."""
+    """Wait a little before the next try.
+
+    Returns: since when it is being waited for (monotonic seconds).
+    """
     if waited_since is None:
         log.warning("waits_for_broker", error=str(error))
         waited_since = time.monotonic()
@@ -52,10 +82,11 @@ def pause(error: BaseException, waited_since: float | None) -> float:
 
 
 class Patience(Retry):
-    """redis-py's retries for the results of tasks: one for a caller, without end within a spore's work, which its time limit bounds.
+    """redis-py's retries for the results of tasks: one for a caller, without end within a spore's
+    work, which its time limit bounds.
 
-    A caller's connection may have died while it was idle. Every command of the result backend may be repeated: a state is stored once, a
-    chord's member counted once.
+    A caller's connection may have died while it was idle. Every command of the result backend may
+    be repeated: a state is stored once, a chord's member counted once.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,9 @@
-"""What happens to a task message before kombu sees it: its publish id, and its due time in place of Celery's eta.
+"""What happens to a task message before kombu sees it: its publish id, and its due time in place of
+Celery's eta.
 
-A publish id is made once a publication, outside kombu's retry loop, so that a retried command cannot make a second task.
-Inside a task it is derived from the parent's, so that a run repeated after a kill does not publish its children twice.
+A publish id is made once a publication, outside kombu's retry loop, so that a retried command
+cannot make a second task. Inside a task it is derived from the parent's, so that a run repeated
+after a kill does not publish its children twice.
 """
 
 from __future__ import annotations
@@ -28,11 +30,19 @@ _GROUPS = "_hive_groups"
 
 
 def connect() -> None:
-    """Prepare every marked task message that this process publishes. Calling it again changes nothing."""
+    """Prepare every marked task message that this process publishes.
+
+    Calling it again changes nothing.
+    """
     signals.before_task_publish.connect(_prepare, weak=False, dispatch_uid="hive.publishing")
 
 
-def _prepare(headers: dict[str, Any] | None = None, properties: dict[str, Any] | None = None, body: Any = None, **_: Any) -> None:
+def _prepare(
+    headers: dict[str, Any] | None = None,
+    properties: dict[str, Any] | None = None,
+    body: Any = None,
+    **_: Any,
+) -> None:
     if headers is None or not {"hive", "id", "task"} <= headers.keys():
         return
     if properties is not None and properties.get("priority") is None:
@@ -54,7 +64,9 @@ def _prepare(headers: dict[str, Any] | None = None, properties: dict[str, Any] |
 
 
 def _publish_ids(headers: dict[str, Any]) -> dict[str, str]:
-    """The publish id of a message, and `of`, the one of the message for whose run it is sent, if it is."""
+    """The publish id of a message, and `of`, the one of the message for whose run it is sent, if it
+    is.
+    """
     request = _running()
     if request is None:
         return {"id": uuid.uuid4().hex[:24]}
@@ -70,10 +82,12 @@ def _publish_ids(headers: dict[str, Any]) -> dict[str, str]:
 def chord_group(group_id: str, first: str | None = None) -> str:
     """The group id of a chord that the running task sends, or of one that Celery sends around it.
 
-    Celery makes a random one, while the members' ids are those that the chord had in its signature: a run repeated after a kill would
-    send the rest of them as members of another chord, and neither would end.
+    Celery makes a random one, while the members' ids are those that the chord had in its signature:
+    a run repeated after a kill would send the rest of them as members of another chord, and neither
+    would end.
 
-    first: the first member's id, from which the group's follows, when the chord is about to be sent.
+    first: the first member's id, from which the group's follows, when the chord is about to be
+        sent.
     """
     request = _running()
     if request is None:
@@ -95,7 +109,11 @@ def _regroup(headers: dict[str, Any], embed: dict[str, Any]) -> None:
 def _running() -> Any:
     """The request of the run for which this process publishes just now, None for none."""
     request = _behalf.get() or getattr(current_task, "request", None)
-    return request if request is not None and not request.called_directly and getattr(request, "hive", None) else None
+    return (
+        request
+        if request is not None and not request.called_directly and getattr(request, "hive", None)
+        else None
+    )
 
 
 _behalf: ContextVar[Any] = ContextVar("hive_behalf", default=None)
@@ -103,7 +121,9 @@ _behalf: ContextVar[Any] = ContextVar("hive_behalf", default=None)
 
 @contextmanager
 def on_behalf_of(request: Any) -> Iterator[None]:
-    """What is published within belongs to the run of that request, though another process publishes it: its end, by who saw it die."""
+    """What is published within belongs to the run of that request, though another process publishes
+    it: its end, by who saw it die.
+    """
     token = _behalf.set(request if getattr(request, "hive", None) else None)
     try:
         yield
@@ -127,11 +147,15 @@ def following_up() -> Iterator[None]:
 def follows_up() -> bool:
     """Whether a publication belongs to accepted work, and would be lost with it if it were refused.
 
-    So do those of a running task (its retry, its callbacks, and what else it sends) and those of a worker's own process, which calls
-    back for tasks whose process it lost.
+    So do those of a running task (its retry, its callbacks, and what else it sends) and those of a
+    worker's own process, which calls back for tasks whose process it lost.
     """
     task = get_current_worker_task()
-    return bool(task and getattr(task.request, "hive", None)) or incarnation.current() is not None or _following_up.get()
+    return (
+        bool(task and getattr(task.request, "hive", None))
+        or incarnation.current() is not None
+        or _following_up.get()
+    )
 
 
 def vouched_for() -> bool:
@@ -151,7 +175,10 @@ def note_unknown(publish_id: str) -> None:
 
 
 def outcome_unknown(publish_id: str) -> bool:
-    """Whether a publication that failed may have been accepted. Asked once: the answer is forgotten."""
+    """Whether a publication that failed may have been accepted.
+
+    Asked once: the answer is forgotten.
+    """
     return _unknown.pop(publish_id, False) is None
 
 
@@ -161,7 +188,9 @@ def derived_id(*parts: object) -> str:
 
 
 def _due(headers: dict[str, Any]) -> float | None:
-    """Take the eta out of the headers: Celery would hold the task in the worker's memory and raise its prefetch."""
+    """Take the eta out of the headers: Celery would hold the task in the worker's memory and raise
+    its prefetch.
+    """
     eta = headers.get("eta")
     if not eta:
         return None

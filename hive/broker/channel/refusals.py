@@ -1,4 +1,6 @@
-"""What the broker does not take, in Hive's words: a message for a full queue, anything new without memory, what no replica confirms."""
+"""What the broker does not take, in Hive's words: a message for a full queue, anything new without
+memory, what no replica confirms.
+"""
 
 # celery-types leaves most of kombu's Redis transport out.
 # mypy: disable-error-code="attr-defined,misc,name-defined"
@@ -19,17 +21,22 @@ _QUEUE_FULL = re.compile(r"QUEUEFULL (\d+) (.+)")
 
 
 def raise_refusal(error: BaseException | None) -> None:
-    """Raise what a reply of the broker means to a sender: QueueFullError or BrokerMemoryError; return when it is neither.
+    """Raise what a reply of the broker means to a sender: QueueFullError or BrokerMemoryError;
+    return when it is neither.
 
-    Both mean that nothing was written: the message is not sent, whatever was tried before under its publish id.
+    Both mean that nothing was written: the message is not sent, whatever was tried before under its
+        publish id.
     """
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         raise BrokerMemoryError from error
-    full = _QUEUE_FULL.findall(str(error)) if isinstance(error, redis.exceptions.ResponseError) else ()
+    full = (
+        _QUEUE_FULL.findall(str(error)) if isinstance(error, redis.exceptions.ResponseError) else ()
+    )
     if full:
         limit, queue = int(full[-1][0]), full[-1][1]
         raise QueueFullError(
-            f"The queue {queue} is full ({limit} messages may wait there); nothing was sent. Send it later, start more spores, or raise"
+            f"The queue {queue} is full ({limit} messages may wait there); nothing was sent. Send "
+            "it later, start more spores, or raise"
             " HIVE_QUEUE_LIMIT or the queue's own max_length.",
             queue=queue,
             limit=limit,
@@ -37,17 +44,23 @@ def raise_refusal(error: BaseException | None) -> None:
 
 
 def raise_unconfirmed(copies: int, wanted: int, publish_id: str | None = None) -> NoReturn:
-    """Raise BrokerUnreachableError: the broker has the message, fewer replicas than HIVE_WAIT_REPLICAS said that they have it, too."""
+    """Raise BrokerUnreachableError: the broker has the message, fewer replicas than
+    HIVE_WAIT_REPLICAS said that they have it, too.
+    """
     raise BrokerUnreachableError(
-        f"The broker took a message, but {copies} of the {wanted} replicas that HIVE_WAIT_REPLICAS asks for confirmed it in time; check"
-        " them (INFO replication). It is lost only if the broker is; sending it again under its publish id is safe.",
+        f"The broker took a message, but {copies} of the {wanted} replicas that HIVE_WAIT_REPLICAS "
+        "asks for confirmed it in time; check"
+        " them (INFO replication). It is lost only if the broker is; sending it again under its "
+        "publish id is safe.",
         outcome="unknown",
         publish_id=publish_id,
     )
 
 
 class PublishBatch(kombu_redis.PublishBatch):
-    """kombu's batch of publications, of which each is accepted or refused by itself; the first refusal is raised."""
+    """kombu's batch of publications, of which each is accepted or refused by itself; the first
+    refusal is raised.
+    """
 
     def flush(self) -> None:
         wanted, copies = self.channel.wait_replicas, list[Any]()

@@ -9,7 +9,8 @@ from hive.broker.link.priorities import queue_lists
 
 
 class ServingOrder:
-    """Pinned and requirement queues first, then high, the application's own queues in turn, background.
+    """Pinned and requirement queues first, then high, the application's own queues in turn,
+    background.
 
     Worked out anew only when the queues change: it is asked for at every reserve.
     """
@@ -33,15 +34,26 @@ class ServingOrder:
             self._work_out(*queues)
 
     def next_lists(self) -> list[str]:
-        """The queues' lists, most urgent first; equal queues take turns from one call to the next."""
+        """The queues' lists, most urgent first;
+        equal queues take turns from one call to the next.
+        """
         self._turn = (self._turn + 1) % len(self._rotations)
         return self._rotations[self._turn]
 
     def _work_out(self, active: tuple[str, ...], requirement_queues: tuple[str, ...]) -> None:
-        first = [f"{SPACE}pin:{self._node_id}", *requirement_queues, *(queue for queue in active if queue == self._high)]
+        first = [
+            f"{SPACE}pin:{self._node_id}",
+            *requirement_queues,
+            *(queue for queue in active if queue == self._high),
+        ]
         last = [queue for queue in active if queue == self._background]
         equal = [queue for queue in active if queue not in (self._high, self._background)]
-        orders = [[*first, *equal[turn:], *equal[:turn], *last] for turn in range(max(1, len(equal)))]
-        self._rotations = [[self._prefix + name for queue in order for name in queue_lists(queue)] for order in orders]
+        orders = [
+            [*first, *equal[turn:], *equal[:turn], *last] for turn in range(max(1, len(equal)))
+        ]
+        self._rotations = [
+            [self._prefix + name for queue in order for name in queue_lists(queue)]
+            for order in orders
+        ]
         wake = f"{self._prefix}{SPACE}wake:"
         self.wake_lists = [f"{wake}node:{self._node_id}", *(wake + queue for queue in orders[0])]

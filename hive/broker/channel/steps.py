@@ -1,4 +1,6 @@
-"""The channel's scripts: each a step that happens wholly or not at all (transport.md; the files in lua/ say what each keeps)."""
+"""The channel's scripts: each a step that happens wholly or not at all (transport.md; the files in
+lua/ say what each keeps).
+"""
 
 from __future__ import annotations
 

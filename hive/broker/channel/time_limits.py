@@ -1,4 +1,6 @@
-"""The soft and the hard time limit of a task: one that is declared must not be contradicted by the other's default."""
+"""The soft and the hard time limit of a task: one that is declared must not be contradicted by the
+other's default.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,20 @@ LIFTED = 31_536_000.0
 
 
 def hard_limit(soft: float) -> float:
-    """Seconds after which a task is ended that did not end at its soft limit: that one lets it tidy up."""
+    """Seconds after which a task is ended that did not end at its soft limit: that one lets it tidy
+    up.
+    """
     return soft + max(1.0, min(30.0, soft / 10))
 
 
 def fitting(hard: Limit, soft: Limit, conf: Any) -> tuple[Limit, Limit]:
     """The two limits in seconds, None where the configuration's holds.
 
-    hard, soft: as declared, or already filled from `conf`, the application's configuration; 0 lifts a limit that `conf` sets.
+    hard, soft: as declared, or already filled from `conf`, the application's configuration; 0 lifts
+        a limit that `conf` sets.
 
-    Celery refuses to send a task whose soft limit is above its hard one, and its pool then looks at the hard one only when the
-    soft one has passed. So the one that was declared moves the other.
+    Celery refuses to send a task whose soft limit is above its hard one, and its pool then looks at
+    the hard one only when the soft one has passed. So the one that was declared moves the other.
     """
     default_hard, default_soft = conf.task_time_limit, conf.task_soft_time_limit
     hard = LIFTED if hard == 0 and default_hard else hard

@@ -1,7 +1,8 @@
 """Hive's kombu transport: Celery's messages over Redis or Valkey, none of them lost.
 
-The rules are transport.md's: ids in lists, bodies in a hash, every move one script (lua/), reservations that belong to the process
-(incarnation.py). Fanout, reply queues, `no_ack` consumers, expiring queues and messages without a hive header are kombu's own.
+The rules are transport.md's: ids in lists, bodies in a hash, every move one script (lua/),
+reservations that belong to the process (incarnation.py). Fanout, reply queues, `no_ack` consumers,
+expiring queues and messages without a hive header are kombu's own.
 """
 
 # celery-types leaves most of kombu's Redis transport out.
@@ -36,15 +37,21 @@ log = get_logger(__name__)
 
 REPLY_FIELDS = 7  # of one message in reserve's reply
 PURGE_BATCH = 1000
-FOR_THE_CHANNEL = frozenset({"hive_candidates", "hive_tasks_weight", "hive_limit", "hive_follow_up"})
+FOR_THE_CHANNEL = frozenset(
+    {"hive_candidates", "hive_tasks_weight", "hive_limit", "hive_follow_up"}
+)
 """Properties that are not sent: the router's and the sender's words to the channel."""
 
 
 class QoS(kombu_redis.QoS):
-    """Messages of task queues belong to the incarnation; all others stay kombu's own, with its `unacked` keys and visibility timeout."""
+    """Messages of task queues belong to the incarnation; all others stay kombu's own, with its
+    `unacked` keys and visibility timeout.
+    """
 
     acknowledges = False
-    """Whether the channel takes such messages and has to acknowledge them; nobody else needs to look after those keys."""
+    """Whether the channel takes such messages and has to acknowledge them; nobody else needs to
+    look after those keys.
+    """
 
     def can_consume(self) -> bool:
         incarnation = current() if self.channel.consumes_tasks else None
@@ -58,7 +65,8 @@ class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         incarnation = _holder(delivery_tag)
         if incarnation is None:
-            if delivery_tag in self._delivered:  # else a task's, which is finished or was given back
+            # Else a task's, which is finished or was given back.
+            if delivery_tag in self._delivered:
                 super().ack(delivery_tag)
             return
         incarnation.acknowledge(delivery_tag)
@@ -72,7 +80,9 @@ class QoS(kombu_redis.QoS):
             if delivery_tag in self._delivered:
                 super().reject(delivery_tag, requeue=requeue)
         elif requeue:
-            incarnation.give_back([delivery_tag], deaths=1, reason="its process died, or it was rejected")
+            incarnation.give_back(
+                [delivery_tag], deaths=1, reason="its process died, or it was rejected"
+            )
         else:
             incarnation.acknowledge(delivery_tag, "failed")
 
@@ -97,7 +107,11 @@ class Channel(kombu_redis.Channel):
     consumes_tasks = False
     wait_replicas = 0
     wait_timeout = 5.0
-    from_transport_options = (*kombu_redis.Channel.from_transport_options, "wait_replicas", "wait_timeout")
+    from_transport_options = (
+        *kombu_redis.Channel.from_transport_options,
+        "wait_replicas",
+        "wait_timeout",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._expected: deque[tuple[str, list[str]]] = deque()
@@ -130,10 +144,12 @@ class Channel(kombu_redis.Channel):
     @property
     def wait_command(self) -> tuple[str | int, ...]:
         """What waits for the replicas to have all that its connection has written."""
-        return "WAIT", self.wait_replicas, max(1, int(self.wait_timeout * 1000))  # 0 ms would be for ever
+        # 0 ms would be for ever.
+        return "WAIT", self.wait_replicas, max(1, int(self.wait_timeout * 1000))
 
     def _publish(self, script: Script, arguments: list[Any], publish_id: str) -> int:
-        """Run the script so that a failure before sending is told from a missing reply. kombu tries again under the same id.
+        """Run the script so that a failure before sending is told from a missing reply. kombu tries
+        again under the same id.
 
         Returns: how many replicas have it, 0 where that is not asked for.
         """
@@ -152,14 +168,22 @@ class Channel(kombu_redis.Channel):
         finally:
             pool.release(connection)
 
-    def _publish_arguments(self, queue: str, message: dict[str, Any], hive: dict[str, Any]) -> list[Any]:
-        """The arguments of lua/publish.lua. The message is copied where it changes: kombu shares it between attempts."""
-        properties = {key: value for key, value in message["properties"].items() if key not in FOR_THE_CHANNEL}
+    def _publish_arguments(
+        self, queue: str, message: dict[str, Any], hive: dict[str, Any]
+    ) -> list[Any]:
+        """The arguments of lua/publish.lua.
+
+        The message is copied where it changes: kombu shares it between attempts.
+        """
+        properties = {
+            key: value for key, value in message["properties"].items() if key not in FOR_THE_CHANNEL
+        }
         properties["delivery_tag"] = hive["id"]
         candidates = message["properties"].get("hive_candidates") or ()
         home, requirements = hive.get("home", queue), ""
         if home.startswith(f"{SPACE}req:"):
-            # Nodes that satisfy the requirements but do not consume the task's queue must not take it.
+            # Nodes that satisfy the requirements but do not consume the task's queue must not take
+            # it.
             home, requirements = f"{home}:{queue}", dumps(hive["req"])
         delay = max(0.0, hive["due"] - time.time()) if hive.get("due") else 0.0
         arguments = [
@@ -185,7 +209,9 @@ class Channel(kombu_redis.Channel):
         return PublishBatch(self, max_size)
 
     def _scripts_on(self) -> redis.Redis:
-        """The client for scripts: one a channel and process (a new one for each call costs more than the call)."""
+        """The client for scripts: one a channel and process (a new one for each call costs more
+        than the call).
+        """
         pid = os.getpid()
         if self._script_client is None or self._script_client[0] != pid:
             # Not kombu's prefixing client: the scripts prefix their keys themselves.
@@ -195,14 +221,23 @@ class Channel(kombu_redis.Channel):
     # -- queues
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        """As kombu's, in a step that a server without memory takes: workers that connect must be able to, to work off what waits."""
+        """As kombu's, in a step that a server without memory takes: workers that connect must be
+        able to, to work off what waits.
+        """
         if queue in self._expires:
             super()._queue_bind(exchange, routing_key, pattern, queue)
             return
         if self.typeof(exchange).type == "fanout":
             self._fanout_queues[queue] = exchange, routing_key.replace("#", "*")
-        keys = [self.global_keyprefix + name % (exchange,) for name in (self.keyprefix_queue, self.keyprefix_binding_permanent)]
-        steps.BIND(self._scripts_on(), keys, [self.sep.join((routing_key or "", pattern or "", queue or ""))])
+        keys = [
+            self.global_keyprefix + name % (exchange,)
+            for name in (self.keyprefix_queue, self.keyprefix_binding_permanent)
+        ]
+        steps.BIND(
+            self._scripts_on(),
+            keys,
+            [self.sep.join((routing_key or "", pattern or "", queue or ""))],
+        )
 
     @cached_property
     def _refresh_binding(self) -> Any:
@@ -221,7 +256,11 @@ class Channel(kombu_redis.Channel):
         purged = 0
         for name in queue_lists(queue):
             while True:
-                count = steps.PURGE(self._scripts_on(), [self.global_keyprefix + name], (self.global_keyprefix, PURGE_BATCH))
+                count = steps.PURGE(
+                    self._scripts_on(),
+                    [self.global_keyprefix + name],
+                    (self.global_keyprefix, PURGE_BATCH),
+                )
                 purged += count
                 if count < PURGE_BATCH:
                     break
@@ -236,7 +275,12 @@ class Channel(kombu_redis.Channel):
 
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
         answer = super().basic_consume(queue, no_ack, *args, **kwargs)
-        kombus_own = no_ack or queue in self._fanout_queues or queue in self._expires or queue in self.auto_delete_queues
+        kombus_own = (
+            no_ack
+            or queue in self._fanout_queues
+            or queue in self._expires
+            or queue in self.auto_delete_queues
+        )
         if not kombus_own and current() is not None:
             self.consumes_tasks = True
         elif not no_ack:
@@ -252,14 +296,17 @@ class Channel(kombu_redis.Channel):
 
     def _brpop_read(self, **options: Any) -> Any:
         incarnation = current() if self._expected else None
-        if incarnation is None:  # kombu's own BRPOP, perhaps of before this channel began to consume tasks
+        # Kombu's own BRPOP, perhaps of before this channel began to consume tasks.
+        if incarnation is None:
             return super()._brpop_read(**options)
         if self._read_replies(incarnation):
             return True
         raise Empty
 
     def _send_reserve(self, incarnation: Incarnation) -> None:
-        """Ask for messages without waiting for the answer; kombu calls `_brpop_read` when the socket is readable."""
+        """Ask for messages without waiting for the answer; kombu calls `_brpop_read` when the
+        socket is readable.
+        """
         if self._attached is None or self._attached[0] != incarnation.id:
             self._attached = incarnation.attach()
         incarnation.asks()
@@ -267,13 +314,23 @@ class Channel(kombu_redis.Channel):
         order = self._order_for(incarnation)
         lists = order.next_lists()
         pending = incarnation.unconfirmed()
-        command = ["EVALSHA", steps.RESERVE.sha, len(lists), *lists, self.global_keyprefix, incarnation.node_id, identity, epoch]
+        command = [
+            "EVALSHA",
+            steps.RESERVE.sha,
+            len(lists),
+            *lists,
+            self.global_keyprefix,
+            incarnation.node_id,
+            identity,
+            epoch,
+        ]
         command += [incarnation.free_slots, "\n".join(order.wake_lists), *triples(pending)]
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         self._expected.append(("reserve", [tag for tag, _ in pending]))
         try:
-            # A silent connection is noticed by its missing answer (kombu's maybe_check_brpop_health), not by a PING before each question.
+            # A silent connection is noticed by its missing answer (kombu's
+            # maybe_check_brpop_health), not by a PING before each question.
             connection.send_command(*command, check_health=False)
         except BaseException:
             self._lose_exchange(incarnation)
@@ -300,7 +357,8 @@ class Channel(kombu_redis.Channel):
                 connection.read_response()
                 break
             except BaseException:
-                # Also a timed-out or interrupted read: what follows on this socket would answer another question.
+                # Also a timed-out or interrupted read: what follows on this socket would answer
+                # another question.
                 self._lose_exchange(incarnation)
                 connection.disconnect()
                 raise
@@ -309,7 +367,9 @@ class Channel(kombu_redis.Channel):
             if not isinstance(reply, list):
                 self._lose_exchange(incarnation)
                 connection.disconnect()
-                raise redis.exceptions.InvalidResponse(f"The broker answered a reserve with {reply!r:.100}.")
+                raise redis.exceptions.InvalidResponse(
+                    f"The broker answered a reserve with {reply!r:.100}."
+                )
             incarnation.confirm(acknowledged)
             if reply[0] != b"ok":
                 incarnation.answered()
@@ -326,15 +386,21 @@ class Channel(kombu_redis.Channel):
         self._forget_exchange(incarnation)
         return False
 
-    def _block(self, incarnation: Incarnation, connection: Any, *, free: int, next_due: int) -> None:
-        """Wait on wake lists, never on queues: a blocking pop of a task is where a dying client loses one."""
+    def _block(
+        self, incarnation: Incarnation, connection: Any, *, free: int, next_due: int
+    ) -> None:
+        """Wait on wake lists, never on queues: a blocking pop of a task is where a dying client
+        loses one.
+        """
         timeout = min(self.brpop_timeout, next_due / 1000) if next_due else self.brpop_timeout
         lists = self._order_for(incarnation).wake_lists
         self._expected.append(("wake", []))
         self._brpop_sent_at = time.monotonic()
         incarnation.polling = True
         try:
-            connection.send_command("BLPOP", *(lists if free > 0 else lists[:1]), max(0.01, timeout), check_health=False)
+            connection.send_command(
+                "BLPOP", *(lists if free > 0 else lists[:1]), max(0.01, timeout), check_health=False
+            )
         except BaseException:
             self._forget_exchange(incarnation)
             raise
@@ -351,7 +417,9 @@ class Channel(kombu_redis.Channel):
         super()._on_connection_disconnect(connection)
 
     def _lose_exchange(self, incarnation: Incarnation) -> None:
-        """The answer under way will never be read: attach before the next reserve, which gives back what it would have brought."""
+        """The answer under way will never be read: attach before the next reserve, which gives back
+        what it would have brought.
+        """
         self._forget_exchange(incarnation)
         self._attached = None
 
@@ -361,51 +429,83 @@ class Channel(kombu_redis.Channel):
         incarnation.polling = False
 
     def _hand_over(self, incarnation: Incarnation, fields: list[Any]) -> bool:
-        """Give reserved messages to their consumers; what cannot be delivered goes back. False when they are no longer ours."""
-        waiting = deque(fields[at : at + REPLY_FIELDS] for at in range(0, len(fields), REPLY_FIELDS))
+        """Give reserved messages to their consumers; what cannot be delivered goes back.
+
+        False when they are no longer ours.
+        """
+        waiting = deque(
+            fields[at : at + REPLY_FIELDS] for at in range(0, len(fields), REPLY_FIELDS)
+        )
         reserver = self._attached[0] if self._attached else ""
         fresh_until = incarnation.fresh_until()
-        taken = [(bytes_to_str(tag), bytes_to_str(task_id), int(reserved)) for tag, _, _, _, reserved, task_id, _ in waiting]
+        taken = [
+            (bytes_to_str(tag), bytes_to_str(task_id), int(reserved))
+            for tag, _, _, _, reserved, task_id, _ in waiting
+        ]
         ours = incarnation.hold(reserver, taken)
         incarnation.answered()
         if not ours:
-            return False  # declared dead between the reserve and its answer: they have gone home
+            # Declared dead between the reserve and its answer: they have gone home.
+            return False
         for _, _, _, revoked, _, task_id, _ in waiting:
             if revoked == b"1":
                 _remember_revoked(bytes_to_str(task_id))
         if incarnation.draining:  # asked for before it was told to drain
-            incarnation.give_back([bytes_to_str(tag) for tag, *_ in waiting], deaths=0, reason="its node drains")
+            incarnation.give_back(
+                [bytes_to_str(tag) for tag, *_ in waiting], deaths=0, reason="its node drains"
+            )
             return True
         callbacks = self.connection._callbacks
         fallback = next(iter(self.active_queues), None)
         while waiting:
             tag, home, deaths, _, reserved, _, envelope = waiting[0]
             try:
-                stamp = {"id": bytes_to_str(tag), "at": fresh_until, "deaths": int(deaths), "reserved": int(reserved) / 1000}
+                stamp = {
+                    "id": bytes_to_str(tag),
+                    "at": fresh_until,
+                    "deaths": int(deaths),
+                    "reserved": int(reserved) / 1000,
+                }
                 message = self._received(incarnation, stamp, bytes_to_str(envelope))
                 queue = bytes_to_str(home)
                 self.connection._deliver(message, queue if queue in callbacks else fallback)
             except BaseException as error:
-                self._return_undelivered(incarnation, [bytes_to_str(tag) for tag, *_ in waiting], error)
+                self._return_undelivered(
+                    incarnation, [bytes_to_str(tag) for tag, *_ in waiting], error
+                )
                 raise
             waiting.popleft()
         return True
 
-    def _return_undelivered(self, incarnation: Incarnation, tags: list[str], error: BaseException) -> None:
-        """Nothing of it was started, but a message that makes its delivery fail must not end one worker after the other."""
-        away = isinstance(error, self.connection_errors) and not isinstance(error, KeyError)  # which kombu counts among them
+    def _return_undelivered(
+        self, incarnation: Incarnation, tags: list[str], error: BaseException
+    ) -> None:
+        """Nothing of it was started, but a message that makes its delivery fail must not end one
+        worker after the other.
+        """
+        # Which kombu counts among them.
+        away = isinstance(error, self.connection_errors) and not isinstance(error, KeyError)
         guilty = isinstance(error, Exception) and not away
         incarnation.give_back(tags[1:] if guilty else tags, deaths=0, reason="not delivered")
         if guilty:
             incarnation.give_back(tags[:1], deaths=1, reason=f"it cannot be delivered: {error!r}")
 
-    def _received(self, incarnation: Incarnation, stamp: dict[str, Any], envelope: str) -> dict[str, Any]:
-        """The kombu message of an entry, stamped with who holds it, and until when that was certain (`at`)."""
+    def _received(
+        self, incarnation: Incarnation, stamp: dict[str, Any], envelope: str
+    ) -> dict[str, Any]:
+        """The kombu message of an entry, stamped with who holds it, and until when that was certain
+        (`at`).
+        """
         message: dict[str, Any] = loads(envelope)
         message["properties"]["delivery_tag"] = stamp["id"]
         message["properties"].setdefault("delivery_info", {})["redelivered"] = stamp["deaths"] > 0
         headers = message["headers"] = message.get("headers") or {}
-        headers["hive"] = {**(headers.get("hive") or {}), "node": incarnation.node_id, "inc": incarnation.id, **stamp}
+        headers["hive"] = {
+            **(headers.get("hive") or {}),
+            "node": incarnation.node_id,
+            "inc": incarnation.id,
+            **stamp,
+        }
         return message
 
     def _get(self, queue: str) -> Any:
@@ -416,7 +516,8 @@ class Channel(kombu_redis.Channel):
     def close(self) -> None:
         incarnation = current() if self.consumes_tasks else None
         if incarnation is not None and not self.closed:
-            # The answer under way is not waited for: what it reserves is given back by the next attach, or by leaving.
+            # The answer under way is not waited for: what it reserves is given back by the next
+            # attach, or by leaving.
             self._forget_exchange(incarnation)
             client = self.__dict__.get("client")
             if client is not None and client.connection is not None:
@@ -431,7 +532,9 @@ class Transport(kombu_redis.Transport):
 
 
 def _remember_revoked(task_id: str) -> None:
-    """Celery then stores REVOKED and acknowledges; a silent drop would leave its callers waiting."""
+    """Celery then stores REVOKED and acknowledges;
+    a silent drop would leave its callers waiting.
+    """
     from celery.worker import state  # only a worker needs it
 
     state.revoked.add(task_id)

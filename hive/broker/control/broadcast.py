@@ -1,9 +1,9 @@
 """Control commands to all nodes at once, with their replies, over Celery's remote-control mailbox.
 
-Celery's own way costs a reply queue a call, and loses replies that way (the queue's name holds the id of a mailbox copied for
-each call, while the blocking pop in flight still waits on the previous name). Here a process has one reply queue and one
-consumer for its life; calls are told apart by their ticket, and a call is over as soon as all the nodes it waits for have
-answered.
+Celery's own way costs a reply queue a call, and loses replies that way (the queue's name holds the
+id of a mailbox copied for each call, while the blocking pop in flight still waits on the previous
+name). Here a process has one reply queue and one consumer for its life; calls are told apart by
+their ticket, and a call is over as soon as all the nodes it waits for have answered.
 """
 
 from __future__ import annotations
@@ -74,10 +74,12 @@ class BroadcastCaller:
         timeout: float,
         destination: Collection[str] | None = None,
     ) -> dict[str, Any]:
-        """Send a control command and wait until all of `nodes` have answered or `timeout` seconds are over.
+        """Send a control command and wait until all of `nodes` have answered or `timeout` seconds
+        are over.
 
         method, arguments: a Celery control command and its keyword arguments.
-        destination: nodes that shall obey it; None for all workers, also those not in `nodes`. What they answer in time is kept.
+        destination: nodes that shall obey it; None for all workers, also those not in `nodes`. What
+            they answer in time is kept.
 
         Returns: the replies by node id; a node that did not answer in time is not in it.
         Raises: BrokerUnreachableError or BrokerAuthError.
@@ -89,7 +91,15 @@ class BroadcastCaller:
             self._calls[ticket] = call
         try:
             self._ready(end)
-            publish_command(self._app, method, arguments, destination=destination, reply_to=self._key, ticket=ticket, expires=timeout)
+            publish_command(
+                self._app,
+                method,
+                arguments,
+                destination=destination,
+                reply_to=self._key,
+                ticket=ticket,
+                expires=timeout,
+            )
             self._wait(call, end)
             with self._changed:
                 return dict(call.replies)
@@ -100,7 +110,8 @@ class BroadcastCaller:
     def close(self) -> None:
         """Give the connection and the reply queue back; a later call opens them again."""
         with self._changed:
-            while self._reading:  # the reading thread leaves when its call is over, its timeout at the latest
+            # The reading thread leaves when its call is over, its timeout at the latest.
+            while self._reading:
                 self._changed.wait()
             self._reading = True
         try:
@@ -109,7 +120,9 @@ class BroadcastCaller:
             self._leave()
 
     def _ready(self, end: float) -> None:
-        """The reply queue is declared and bound before anything is sent; else early replies had nowhere to go."""
+        """The reply queue is declared and bound before anything is sent; else early replies had
+        nowhere to go.
+        """
         if self._lead(end):
             try:
                 while not self._attempt(self._reader.open, end):
@@ -123,12 +136,16 @@ class BroadcastCaller:
                 continue
             try:
                 while call.waiting and time.monotonic() < end:
-                    self._attempt(lambda: self._reader.drain(max(0.001, end - time.monotonic())), end)
+                    self._attempt(
+                        lambda: self._reader.drain(max(0.001, end - time.monotonic())), end
+                    )
             finally:
                 self._leave()
 
     def _lead(self, end: float, call: _Call | None = None) -> bool:
-        """Become the reading thread; False when `call` was completed by another's reading, or the time is over."""
+        """Become the reading thread; False when `call` was completed by another's reading, or the
+        time is over.
+        """
         with self._changed:
             while self._reading:
                 left = end - time.monotonic()
@@ -144,7 +161,9 @@ class BroadcastCaller:
             self._changed.notify_all()
 
     def _attempt(self, step: Callable[[], object], end: float) -> bool:
-        """Run a step of the reader. False: the connection was lost and the next step begins a new one.
+        """Run a step of the reader.
+
+        False: the connection was lost and the next step begins a new one.
 
         Raises: BrokerUnreachableError when there is no time left for that, BrokerAuthError.
         """
@@ -158,7 +177,9 @@ class BroadcastCaller:
             self._reader.drop()
             log.warning("broadcast_connection_lost", broker=self._where, error=str(error))
             if time.monotonic() + _RECONNECT_PAUSE >= end:
-                raise BrokerUnreachableError(f"The broker at {self._where} does not answer ({error}).") from error
+                raise BrokerUnreachableError(
+                    f"The broker at {self._where} does not answer ({error})."
+                ) from error
             time.sleep(_RECONNECT_PAUSE)
             return False
         return True

@@ -17,7 +17,8 @@ DRAIN, RESUME = "DRAIN", "RESUME"
 
 
 def named_nodes(nodes: Mapping[str, Node], names: Iterable[str]) -> list[str]:
-    """The ids of online nodes, each named by its id (`spore-1@host`) or, where that is enough, by what is before the @.
+    """The ids of online nodes, each named by its id (`spore-1@host`) or, where that is enough, by
+    what is before the @.
 
     Raises: UnknownNodeError for a name that no online node has, or several have.
     """
@@ -30,7 +31,9 @@ def _named_node(nodes: Mapping[str, Node], name: str) -> str:
     if len(online) == 1:
         return online[0]
     if online:
-        raise UnknownNodeError(f"Several nodes are called {name!r}; say which: {', '.join(sorted(online))}.")
+        raise UnknownNodeError(
+            f"Several nodes are called {name!r}; say which: {', '.join(sorted(online))}."
+        )
     if found:
         raise UnknownNodeError(f"The node {found[0]} is offline.")
     known = ", ".join(sorted(nodes)) or "none"
@@ -38,16 +41,20 @@ def _named_node(nodes: Mapping[str, Node], name: str) -> str:
 
 
 def tell(app: Celery, command: str, node_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Send DRAIN or RESUME to these nodes alone, and wait for their answers, three heartbeat intervals at most.
+    """Send DRAIN or RESUME to these nodes alone, and wait for their answers, three heartbeat
+    intervals at most.
 
-    Returns: the answers by node id, `{"ok": …}` or `{"error": …}`; of a node that did not answer, an error.
+    Returns: the answers by node id, `{"ok": …}` or `{"error": …}`; of a node that did not answer,
+        an error.
     Raises: BrokerUnreachableError, BrokerAuthError.
     """
     timeout = client_of(app).settings.dead_after
     caller = BroadcastCaller(app)
     try:
         arguments = {"command": command, "arguments": {}}
-        replies = caller.call(HIVE_COMMAND, arguments, node_ids, timeout=timeout, destination=node_ids)
+        replies = caller.call(
+            HIVE_COMMAND, arguments, node_ids, timeout=timeout, destination=node_ids
+        )
     finally:
         caller.close()
     silent = {"error": f"It did not answer within {timeout:g} s."}
@@ -55,9 +62,13 @@ def tell(app: Celery, command: str, node_ids: Collection[str]) -> dict[str, dict
 
 
 def unfinished(app: Celery, node_id: str) -> int:
-    """How many tasks a node still holds: those that run there, and those bound to it. Raises redis-py's errors."""
+    """How many tasks a node still holds: those that run there, and those bound to it.
+
+    Raises redis-py's errors.
+    """
     client = client_of(app)
-    # No transaction, which a server without memory refuses; what is started between the two is counted twice, never not at all.
+    # No transaction, which a server without memory refuses; what is started between the two is
+    # counted twice, never not at all.
     with client.redis.pipeline(transaction=False) as pipe:
         pipe.zcard(client.key("placed", node_id)).hlen(client.key("reserved", node_id))
         return sum(pipe.execute())

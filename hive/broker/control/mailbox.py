@@ -1,4 +1,6 @@
-"""Celery's remote-control mailbox, as Hive uses it: commands on one fanout, replies in a queue of one's own."""
+"""Celery's remote-control mailbox, as Hive uses it: commands on one fanout, replies in a queue of
+one's own.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,12 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 HIVE_COMMAND = "hive"
-"""The Celery control command that carries Hive's commands; its arguments are `command` and `arguments`."""
+"""The Celery control command that carries Hive's commands; its arguments are `command` and
+`arguments`.
+"""
 
-# A reply queue's binding ends an hour after its consumer last read; declared again well before that, it survives idle times.
+# A reply queue's binding ends an hour after its consumer last read; declared again well before
+# that, it survives idle times.
 _DECLARE_EVERY = 600.0
 
 
@@ -29,7 +34,9 @@ def mailbox_of(app: Celery) -> Any:
 
 
 def clock_of(app: Celery) -> Any:
-    """The application's Lamport clock, by which Celery orders what its processes tell each other."""
+    """The application's Lamport clock,
+    by which Celery orders what its processes tell each other.
+    """
     return app.clock  # type: ignore[attr-defined]
 
 
@@ -43,20 +50,33 @@ def publish_command(
     ticket: str | None = None,
     expires: float = 60.0,
 ) -> None:
-    """Send one control command on the application's fanout, over Celery's producer pool (safe between threads, and after a fork).
+    """Send one control command on the application's fanout, over Celery's producer pool (safe
+    between threads, and after a fork).
 
     method, arguments: a Celery control command and its keyword arguments.
-    destination: nodes that shall obey it; None for all. reply_to: routing key of the reply queue. expires: seconds.
+    destination: nodes that shall obey it; None for all. reply_to: routing key of the reply queue.
+        expires: seconds.
 
     Raises: BrokerUnreachableError or BrokerAuthError.
     """
     mailbox = mailbox_of(app)
-    message: dict[str, Any] = {"method": method, "arguments": dict(arguments), "pattern": None, "matcher": None}
+    message: dict[str, Any] = {
+        "method": method,
+        "arguments": dict(arguments),
+        "pattern": None,
+        "matcher": None,
+    }
     message["destination"] = list(destination) if destination is not None else None
     if reply_to is not None:
-        message |= {"ticket": ticket, "reply_to": {"exchange": mailbox.reply_exchange.name, "routing_key": reply_to}}
+        message |= {
+            "ticket": ticket,
+            "reply_to": {"exchange": mailbox.reply_exchange.name, "routing_key": reply_to},
+        }
     headers = {"clock": clock_of(app).forward(), "expires": time.time() + expires}
-    with broker_errors(client_of(app).address), app.amqp.producer_pool.acquire(block=True) as producer:
+    with (
+        broker_errors(client_of(app).address),
+        app.amqp.producer_pool.acquire(block=True) as producer,
+    ):
         # kombu drops a fanout silently whose exchange this connection has not declared.
         producer.publish(
             message,
@@ -65,12 +85,19 @@ def publish_command(
             headers=headers,
             serializer="json",
             retry=True,
-            retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_step": 0.1, "interval_max": 0.2},
+            retry_policy={
+                "max_retries": 2,
+                "interval_start": 0.05,
+                "interval_step": 0.1,
+                "interval_max": 0.2,
+            },
         )
 
 
 class MailboxReader:
-    """One connection with one consumer on one queue, for one thread at a time; opened and opened again under the same queue name."""
+    """One connection with one consumer on one queue, for one thread at a time; opened and opened
+    again under the same queue name.
+    """
 
     def __init__(self, app: Celery, queue: Queue, on_message: Callable[[Any, Any], None]) -> None:
         self._app = app
@@ -88,29 +115,50 @@ class MailboxReader:
                 # One try: the caller knows how long it may go on trying.
                 connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
                 channel = connection.channel()
-                Consumer(channel, [self._queue], no_ack=True, accept=["json"], callbacks=[self._on_message]).consume()
+                Consumer(
+                    channel,
+                    [self._queue],
+                    no_ack=True,
+                    accept=["json"],
+                    callbacks=[self._on_message],
+                ).consume()
             except BaseException:
                 connection.release()
                 raise
-            self._connection, self._channel, self._declared_at = connection, channel, time.monotonic()
+            self._connection, self._channel, self._declared_at = (
+                connection,
+                channel,
+                time.monotonic(),
+            )
         if time.monotonic() - self._declared_at > _DECLARE_EVERY:
             self._queue(self._channel).declare()
             self._declared_at = time.monotonic()
         return self._connection
 
     def drain(self, seconds: float) -> None:
-        """Hand over what has come; wait at most `seconds` for the first of it. Raises: what kombu and redis-py raise."""
+        """Hand over what has come; wait at most `seconds` for the first of it.
+
+        Raises: what kombu and redis-py raise.
+        """
         try:
             self.open().drain_events(timeout=seconds)
         except TimeoutError:
             return
 
     def drop(self) -> None:
-        """Forget the connection, broken or not; the queue stays, so that what comes meanwhile is found by the next."""
-        connection, channel, self._connection, self._channel = self._connection, self._channel, None, None
+        """Forget the connection, broken or not; the queue stays, so that what comes meanwhile is
+        found by the next.
+        """
+        connection, channel, self._connection, self._channel = (
+            self._connection,
+            self._channel,
+            None,
+            None,
+        )
         if connection is None:
             return
-        # Closing a channel waits for the blocking pop in flight, a second; without its socket there is nothing to wait for.
+        # Closing a channel waits for the blocking pop in flight, a second; without its socket there
+        # is nothing to wait for.
         polling = getattr(channel.client, "connection", None)
         if polling is not None:
             polling.disconnect()
@@ -128,4 +176,8 @@ class MailboxReader:
     @property
     def errors(self) -> tuple[type[BaseException], ...]:
         """What means that the connection is lost."""
-        return (BrokerUnreachableError, kombu.exceptions.OperationalError, *self._app.connection_for_read().connection_errors)
+        return (
+            BrokerUnreachableError,
+            kombu.exceptions.OperationalError,
+            *self._app.connection_for_read().connection_errors,
+        )

@@ -29,17 +29,23 @@ _LONGEST_PAUSE = 2.0
 class BroadcastSubscription:
     """A reader of Hive's broadcast commands; `MessageBroker.subscribe_broadcast` makes one.
 
-    A thread of its own reads the fanout. After a lost connection it subscribes again; what was sent meanwhile is missed, as with
-    any fanout. The oldest command is dropped when 1,000 wait to be listened to.
+    A thread of its own reads the fanout. After a lost connection it subscribes again; what was sent
+    meanwhile is missed, as with any fanout. The oldest command is dropped when 1,000 wait to be
+    listened to.
     """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._where = client_of(app).address
         self._id = f"subscriber-{uuid.uuid4().hex}"
-        # The queue's name is only a mark in kombu: a fanout is published to its subscribers, nothing is stored.
+        # The queue's name is only a mark in kombu: a fanout is published to its subscribers,
+        # nothing is stored.
         queue = Queue(
-            f"{self._id}.{mailbox_of(app).exchange.name}", exchange=mailbox_of(app).exchange, durable=False, auto_delete=True, expires=60.0
+            f"{self._id}.{mailbox_of(app).exchange.name}",
+            exchange=mailbox_of(app).exchange,
+            durable=False,
+            auto_delete=True,
+            expires=60.0,
         )
         self._reader = MailboxReader(app, queue, self._on_message)
         self._stop = threading.Event()
@@ -58,16 +64,19 @@ class BroadcastSubscription:
         self._thread.start()
         end = time.monotonic() + _START_SECONDS
         while not self._heard.wait(0.05):
-            # The server confirms a subscription on another connection than ours: a message to ourselves is the sure sign. It has
-            # a destination, so the nodes leave it alone.
+            # The server confirms a subscription on another connection than ours: a message to
+            # ourselves is the sure sign. It has a destination, so the nodes leave it alone.
             publish_command(self._app, HIVE_COMMAND, {}, destination=[self._id])
             if time.monotonic() > end:
                 raise BrokerUnreachableError(
-                    f"The broker at {self._where} does not pass on broadcasts; check its access rules for channels."
+                    f"The broker at {self._where} does not pass on broadcasts; check its access "
+                    "rules for channels."
                 )
 
     async def listen(self) -> AsyncIterator[dict[str, Any]]:
-        """The commands as they come: {"command", "arguments", "destination", "ticket"}; ends when the subscription is closed."""
+        """The commands as they come: {"command", "arguments", "destination", "ticket"}; ends when
+        the subscription is closed.
+        """
         while (command := await self._commands.get()) is not None:
             yield command
 
@@ -81,7 +90,12 @@ class BroadcastSubscription:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.close()
 
     def _run(self) -> None:

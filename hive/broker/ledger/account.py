@@ -1,7 +1,7 @@
 """The account of all messages, read at one instant, and the alarm when it fails.
 
-accepted = queued + placed + reserved + delayed + dead + done. Revoked, expired and purged messages are done; what people wrote off
-(`settle`) counts like done.
+accepted = queued + placed + reserved + delayed + dead + done. Revoked, expired and purged messages
+are done; what people wrote off (`settle`) counts like done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ SETTLE = Script("hive.broker.ledger", "settle", include=(LIBRARY,))
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """How many messages are where. `entries` are those that are accepted and not done, wherever they are."""
+    """How many messages are where.
+
+    `entries` are those that are accepted and not done, wherever they are.
+    """
 
     accepted: int
     done: int
@@ -38,7 +41,9 @@ class Account:
 
     @property
     def missing(self) -> int:
-        """Accepted, not done, and there is no trace of them; below zero, there are more than were ever accepted."""
+        """Accepted, not done, and there is no trace of them; below zero, there are more than were
+        ever accepted.
+        """
         return self.accepted - self.done - self.written_off - self.entries
 
     @property
@@ -50,8 +55,8 @@ class Account:
 class WentBack(BaseModel):
     """The broker lost writes that it had confirmed.
 
-    lost_since, seen: unix seconds of the last mark that it kept, and of the last that somebody saw. fewer: at least so many messages
-        that were accepted by then no longer are.
+    lost_since, seen: unix seconds of the last mark that it kept, and of the last that somebody saw.
+        fewer: at least so many messages that were accepted by then no longer are.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,7 +84,10 @@ class Alarm(BaseModel):
             back = self.went_back
             when = f"between {_clock(back.lost_since)} and" if back.lost_since else "before"
             more = f", at least {_messages(back.fewer)}" if back.fewer else ""
-            said.append(f"the broker has lost what it confirmed {when} {_clock(back.seen)}: what was sent then is gone{more}")
+            said.append(
+                f"the broker has lost what it confirmed {when} {_clock(back.seen)}: what was sent "
+                f"then is gone{more}"
+            )
         if self.missing > 0:
             said.append(f"{_messages(self.missing)} accepted and gone without a trace")
         if self.missing < 0:
@@ -91,7 +99,9 @@ class Alarm(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """One look: the account, the alarm that stands, and the marks (number, unix seconds): that which was found, and the one left now."""
+    """One look: the account, the alarm that stands, and the marks (number, unix seconds): that
+    which was found, and the one left now.
+    """
 
     account: Account
     alarm: Alarm | None
@@ -108,14 +118,17 @@ class Conservation:
     def look(self, seen: int | None = None) -> Audit:
         """Count everything.
 
-        seen: the highest mark that the caller has seen; a higher one is left then. None leaves none.
+        seen: the highest mark that the caller has seen; a higher one is left then. None leaves
+            none.
         """
         settings = self._client.settings
         queues = (settings.hive_high_priority_queue, settings.hive_background_queue)
         reply = self._run(AUDIT, "" if seen is None else seen, *queues)
         found, found_at, left, now = map(int, reply[:4])
         alarm = Alarm.model_validate_json(reply[4]) if reply[4] else None
-        return Audit(Account(*map(int, reply[5:])), alarm, (found, found_at / 1000), (left, now / 1000))
+        return Audit(
+            Account(*map(int, reply[5:])), alarm, (found, found_at / 1000), (left, now / 1000)
+        )
 
     def alarm(self) -> Alarm | None:
         """The alarm that stands: one round trip, nothing counted."""
@@ -139,7 +152,10 @@ class Conservation:
         return str(self._run(SURVEY, cursor, entries).decode())
 
     def settle(self) -> tuple[int, int]:
-        """Send home what is in no place, write off what is gone, end the alarm. Returns: how many of each."""
+        """Send home what is in no place, write off what is gone, end the alarm.
+
+        Returns: how many of each.
+        """
         home, gone = self._run(SETTLE)
         return int(home), int(gone)
 

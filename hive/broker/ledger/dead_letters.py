@@ -1,4 +1,7 @@
-"""Dead letters: messages whose process or node died under them too often. They stay until a person sends them again or purges them."""
+"""Dead letters: messages whose process or node died under them too often.
+
+They stay until a person sends them again or purges them.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,10 @@ class DeadLetter(BaseModel):
 
 
 class DeadLetters:
-    """The dead letters of one application's broker. Its calls block, and raise redis-py's errors."""
+    """The dead letters of one application's broker.
+
+    Its calls block, and raise redis-py's errors.
+    """
 
     def __init__(self, app: Celery, client: BrokerClient | None = None) -> None:
         """client: a connection of the caller's own, if not the application's."""
@@ -82,7 +88,10 @@ class DeadLetters:
         """The publish ids of all, the newest first."""
         # Not one HGETALL: a long answer would hold everybody else up.
         found = dict(self._client.redis.hscan_iter(self._client.key("dead"), count=BATCH))
-        return [raw.decode() for raw in sorted(found, key=lambda raw: _split(found[raw])[0], reverse=True)]
+        return [
+            raw.decode()
+            for raw in sorted(found, key=lambda raw: _split(found[raw])[0], reverse=True)
+        ]
 
     def count(self) -> int:
         """How many there are."""
@@ -91,7 +100,11 @@ class DeadLetters:
     def page(self, limit: int, offset: int = 0) -> list[DeadLetter]:
         """At most `limit` of them, after the `offset` newest, the newest first."""
         wanted = self.publish_ids()[offset : offset + limit]
-        return [letter for at in range(0, len(wanted), BATCH) for letter in self._read(wanted[at : at + BATCH])]
+        return [
+            letter
+            for at in range(0, len(wanted), BATCH)
+            for letter in self._read(wanted[at : at + BATCH])
+        ]
 
     def find(self, name: str) -> DeadLetter | None:
         """The dead letter of that task id, or publish id; None when there is none."""
@@ -99,7 +112,8 @@ class DeadLetters:
         return next(self._read([publish_id]), None) if publish_id else None
 
     def retry(self, name: str) -> bool:
-        """Send one again: back to its home queue, its deaths forgotten but for its history, and its stored failure forgotten.
+        """Send one again: back to its home queue, its deaths forgotten but for its history, and its
+        stored failure forgotten.
 
         Returns: False when no dead letter has that task id or publish id.
         """
@@ -115,14 +129,25 @@ class DeadLetters:
         return True
 
     def purge(self, names: Sequence[str]) -> int:
-        """Forget dead letters, by task id or publish id; unknown ones are left out. Who waits for their results is told first.
+        """Forget dead letters, by task id or publish id; unknown ones are left out.
+
+        Who waits for their results is told first.
 
         Returns: how many were forgotten.
         """
         publish_ids = [publish_id for name in names if (publish_id := self._publish_id(name))]
-        self.tell([publish_id for publish_id in publish_ids if self._client.redis.sismember(self._client.key("untold"), publish_id)])
+        self.tell(
+            [
+                publish_id
+                for publish_id in publish_ids
+                if self._client.redis.sismember(self._client.key("untold"), publish_id)
+            ]
+        )
         batches = (publish_ids[at : at + BATCH] for at in range(0, len(publish_ids), BATCH))
-        purged = sum(int(self._client.run(PURGE_DEAD, (), (self._client.prefix, *batch))) for batch in batches)
+        purged = sum(
+            int(self._client.run(PURGE_DEAD, (), (self._client.prefix, *batch)))
+            for batch in batches
+        )
         log.info("dead_letters_purged", count=purged)
         return purged
 
@@ -140,10 +165,19 @@ class DeadLetters:
     def _store_failure(self, publish_id: str, packed: bytes, reason: str) -> None:
         try:
             entry = Entry.unpack(publish_id, packed)
-            log.error("dead_letter", task_id=entry.task_id, task=entry.task_name, deaths=entry.deaths, reason=reason)
+            log.error(
+                "dead_letter",
+                task_id=entry.task_id,
+                task=entry.task_name,
+                deaths=entry.deaths,
+                reason=reason,
+            )
             if not entry.task_id or entry.headers.get("ignore_result"):
                 return
-            error = DeadLetterError(f"{entry.task_name}[{entry.task_id}] died {entry.deaths} times ({reason}); it is a dead letter now.")
+            error = DeadLetterError(
+                f"{entry.task_name}[{entry.task_id}] died {entry.deaths} times ({reason}); it is a "
+                "dead letter now."
+            )
             self._app.backend.mark_as_failure(entry.task_id, error, request=entry.context())
         except redis.exceptions.RedisError:
             raise
@@ -156,13 +190,19 @@ class DeadLetters:
         if self._client.redis.hexists(dead, name):
             return name
         newest = self._client.redis.hget(self._client.key("ids"), name)
-        return newest.decode() if newest is not None and self._client.redis.hexists(dead, newest) else None
+        return (
+            newest.decode()
+            if newest is not None and self._client.redis.hexists(dead, newest)
+            else None
+        )
 
     def _read(self, publish_ids: Sequence[str]) -> Iterator[DeadLetter]:
         """Those that are still there."""
         # No transaction: a server without memory refuses even to read in one.
         with self._client.redis.pipeline(transaction=False) as pipe:
-            pipe.hmget(self._client.key("entries"), list(publish_ids)).hmget(self._client.key("dead"), list(publish_ids))
+            pipe.hmget(self._client.key("entries"), list(publish_ids)).hmget(
+                self._client.key("dead"), list(publish_ids)
+            )
             entries, dead = pipe.execute()
         for publish_id, packed, buried in zip(publish_ids, entries, dead, strict=True):
             if packed is not None and buried is not None:
@@ -176,7 +216,8 @@ def stored_result(app: Celery, task_id: str) -> Any:
 
 
 def forget_failure(app: Celery, task_id: str, stored: Any) -> None:
-    """Forget a stored result that was read before: who waits for the task sent again would get the old failure.
+    """Forget a stored result that was read before: who waits for the task sent again would get the
+    old failure.
 
     A success is kept, and one that was stored meanwhile: the new run is on its way already.
     """
@@ -198,7 +239,8 @@ def _letter(publish_id: str, packed: bytes, ms: int, reason: str) -> DeadLetter:
         task = entry.task_name
         args, kwargs, _ = entry.body()
     except (ValueError, KeyError, TypeError, AttributeError):
-        # Whatever another producer sent: it may be here for that very reason. Its head is the channel's own.
+        # Whatever another producer sent: it may be here for that very reason. Its head is the
+        # channel's own.
         entry = Entry.unpack(publish_id, UNIT.join([*packed.split(UNIT, 6)[:6], b"{}"]))
         log.warning("dead_letter_not_readable", publish_id=publish_id)
     return DeadLetter(
@@ -214,5 +256,10 @@ def _letter(publish_id: str, packed: bytes, ms: int, reason: str) -> DeadLetter:
         priority=HIGHEST - entry.index,
         args=args,
         kwargs=kwargs,
-        history=[LoggedDeath(at=datetime.fromtimestamp(death.at, UTC), node=death.node, reason=death.reason) for death in entry.history],
+        history=[
+            LoggedDeath(
+                at=datetime.fromtimestamp(death.at, UTC), node=death.node, reason=death.reason
+            )
+            for death in entry.history
+        ],
     )

@@ -1,7 +1,8 @@
-"""Task records: what is known about a task, read from where it is in the channel and from its stored result.
+"""Task records: what is known about a task, read from where it is in the channel and from its
+stored result.
 
-Nothing is written for them while tasks run: the channel's entry tells of a task that waits or runs, the result's meta of one
-that has ended.
+Nothing is written for them while tasks run: the channel's entry tells of a task that waits or runs,
+the result's meta of one that has ended.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ from hive.skills import Skill, find_skill, import_skills, skill_of_task
 State = Literal["pending", "running", "completed", "failed", "dead"]
 
 _LOCATE = Script("hive.broker.ledger", "locate", include=(LIBRARY,))
-_CELERY_STATES = {"pending": states.PENDING, "running": states.STARTED, "completed": states.SUCCESS, "failed": states.FAILURE}
+_CELERY_STATES = {
+    "pending": states.PENDING,
+    "running": states.STARTED,
+    "completed": states.SUCCESS,
+    "failed": states.FAILURE,
+}
 
 
 class TaskStatus(BaseModel):
@@ -63,7 +69,9 @@ class TaskStatus(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an unfinished task is in the channel (lua/locate.lua); `since` is in unix seconds by the broker's clock."""
+    """Where an unfinished task is in the channel (lua/locate.lua); `since` is in unix seconds by
+    the broker's clock.
+    """
 
     name: str
     node: str
@@ -73,19 +81,24 @@ class Place:
 
 
 class TaskRecords:
-    """Reads task records of one application, and stores states for executors outside Celery. Its calls block."""
+    """Reads task records of one application, and stores states for executors outside Celery.
+
+    Its calls block.
+    """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._imported = False
 
     def read(self, task_id: str) -> TaskStatus | None:
-        """What is known of a task; None when no task has that id, or its result has expired or was never kept.
+        """What is known of a task; None when no task has that id, or its result has expired or was
+        never kept.
 
         Raises: redis-py's connection errors.
         """
-        # First the place, then the result: a task that ends between the two is found by its result. The second round is for a
-        # task that is sent again just now, whose old result went away after its place was looked up.
+        # First the place, then the result: a task that ends between the two is found by its result.
+        # The second round is for a task that is sent again just now, whose old result went away
+        # after its place was looked up.
         for _ in range(2):
             place, meta = self.locate(task_id), self.meta(task_id)
             if meta is not None and (place is None or _knows_better(meta, place)):
@@ -108,27 +121,58 @@ class TaskRecords:
         meta: dict[str, Any] = self._app.backend.get_task_meta(task_id, cache=False)
         return meta if "task_id" in meta else None
 
-    def store(self, task_id: str, status: str, *, assigned_node: str | None, result: Any, error: str | None) -> bool:
-        """Store a state in the result backend. Returns: False when the task is completed, which is final.
+    def store(
+        self,
+        task_id: str,
+        status: str,
+        *,
+        assigned_node: str | None,
+        result: Any,
+        error: str | None,
+    ) -> bool:
+        """Store a state in the result backend.
+
+        Returns: False when the task is completed, which is final.
 
         Raises: InvalidInputError for another status than pending, running, completed or failed.
         """
         if status not in _CELERY_STATES:
             known = ", ".join(_CELERY_STATES)
-            raise InvalidInputError(f"A task cannot be set to {status!r}; the states are {known} (dead is what the watchdog finds).")
+            raise InvalidInputError(
+                f"A task cannot be set to {status!r}; the states are {known} (dead is what the "
+                "watchdog finds)."
+            )
         now = self.read(task_id)
         if now is not None and now.status == "completed":
             return False
-        request = Context(id=task_id, task=None, args=[], kwargs={}, hostname=assigned_node, retries=0, children=[])
+        request = Context(
+            id=task_id,
+            task=None,
+            args=[],
+            kwargs={},
+            hostname=assigned_node,
+            retries=0,
+            children=[],
+        )
         # What a spore's delivery would carry, for the result's meta; `stated` tells it from one.
-        hive: dict[str, Any] = {"node": assigned_node, "deaths": 0, "reserved": time.time(), "stated": True}
+        hive: dict[str, Any] = {
+            "node": assigned_node,
+            "deaths": 0,
+            "reserved": time.time(),
+            "stated": True,
+        }
         if now is not None:
-            hive |= {"node": assigned_node or now.assigned_node, "created": now.created_at and now.created_at.timestamp()}
+            hive |= {
+                "node": assigned_node or now.assigned_node,
+                "created": now.created_at and now.created_at.timestamp(),
+            }
             if now.status != "pending" and now.started_at is not None:
                 hive["reserved"] = now.started_at.timestamp()
             request.update(task=_task_name(now.task_type), kwargs=now.payload)
         request.update(hive=hive, hostname=hive["node"])
-        value = HiveError(error or "It failed; no reason was given.") if status == "failed" else result
+        value = (
+            HiveError(error or "It failed; no reason was given.") if status == "failed" else result
+        )
         self._app.backend.store_result(task_id, value, _CELERY_STATES[status], request=request)
         return True
 
@@ -142,10 +186,13 @@ class TaskRecords:
             return False
         if now.status == "dead":
             return DeadLetters(self._app).retry(task_id)
-        # Read again: another caller may have sent it meanwhile, and what is stored now be that run's start or end.
+        # Read again: another caller may have sent it meanwhile, and what is stored now be that
+        # run's start or end.
         stored = stored_result(self._app, task_id)
         meta = {} if stored is None else self._app.backend.decode_result(stored)
-        if _state_of(meta.get("status", states.PENDING)) != "failed" or not self._publish_again(task_id, meta):
+        if _state_of(meta.get("status", states.PENDING)) != "failed" or not self._publish_again(
+            task_id, meta
+        ):
             return False
         forget_failure(self._app, task_id, stored)
         return True
@@ -154,8 +201,13 @@ class TaskRecords:
         if not meta.get("name"):
             return False
         hive = meta.get("hive") or {}
-        options = {"queue": hive.get("queue") or meta.get("queue"), "priority": hive.get("priority"), "requirements": hive.get("req")}
-        # Two callers at once derive the same publish id from the same failure, and the broker takes one.
+        options = {
+            "queue": hive.get("queue") or meta.get("queue"),
+            "priority": hive.get("priority"),
+            "requirements": hive.get("req"),
+        }
+        # Two callers at once derive the same publish id from the same failure, and the broker takes
+        # one.
         header = {"hive": {"id": derived_id(task_id, "again", meta.get("date_done")), "keep": True}}
         self._app.send_task(
             meta["name"],
@@ -172,7 +224,9 @@ class TaskRecords:
         entry, hive = place.entry, meta.get("hive") or {}
         runs = entry.deaths + (entry.headers.get("retries") or 0)
         args, kwargs, _ = entry.body()
-        status: State = "running" if place.name == "reserved" else "dead" if place.name == "dead" else "pending"
+        status: State = (
+            "running" if place.name == "reserved" else "dead" if place.name == "dead" else "pending"
+        )
         return TaskStatus(
             task_id=task_id,
             task_type=self._task_type(entry.task_name),
@@ -198,7 +252,9 @@ class TaskRecords:
         return TaskStatus(
             task_id=task_id,
             task_type=self._task_type(meta.get("name")),
-            payload=_payload(skill_of_task(meta.get("name")), meta.get("args") or [], meta.get("kwargs") or {}),
+            payload=_payload(
+                skill_of_task(meta.get("name")), meta.get("args") or [], meta.get("kwargs") or {}
+            ),
             priority=self._priority(queue, number),
             status=_state_of(state),
             assigned_node=hive.get("node") or meta.get("worker"),
@@ -213,7 +269,8 @@ class TaskRecords:
     def _task_type(self, task_name: str | None) -> str:
         """The name of the skill behind a task, or the task's own."""
         if skill_of_task(task_name) is None and not self._imported:
-            import_skills(self._app)  # a process that only looks has not imported what its workers run
+            # A process that only looks has not imported what its workers run.
+            import_skills(self._app)
             self._imported = True
         skill = skill_of_task(task_name)
         return skill.name if skill is not None else task_name or ""
@@ -222,7 +279,10 @@ class TaskRecords:
         settings = client_of(self._app).settings
         if number is not None and number != DEFAULT:
             return number
-        names = {settings.hive_high_priority_queue: "high_priority", settings.hive_background_queue: "background"}
+        names = {
+            settings.hive_high_priority_queue: "high_priority",
+            settings.hive_background_queue: "background",
+        }
         return names.get(queue or "", number)
 
 
@@ -231,8 +291,10 @@ def _knows_better(meta: dict[str, Any], place: Place) -> bool:
     if meta["status"] == states.SUCCESS:
         return True
     if place.name == "reserved":
-        return meta["status"] in states.READY_STATES  # a failure whose acknowledgement is on its way
-    # Else a failure's entry has come back since, and runs again. What an executor outside Celery stated, it stated later.
+        # A failure whose acknowledgement is on its way.
+        return meta["status"] in states.READY_STATES
+    # Else a failure's entry has come back since, and runs again. What an executor outside Celery
+    # stated, it stated later.
     return place.name != "dead" and bool((meta.get("hive") or {}).get("stated"))
 
 
@@ -249,7 +311,9 @@ def _error_text(state: str, result: Any) -> str | None:
         return None
     if isinstance(result, HiveError):
         return result.message
-    return f"{type(result).__name__}: {result}" if isinstance(result, BaseException) else str(result)
+    return (
+        f"{type(result).__name__}: {result}" if isinstance(result, BaseException) else str(result)
+    )
 
 
 def _moment(value: Any) -> datetime | None:

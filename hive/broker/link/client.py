@@ -1,4 +1,6 @@
-"""The process's own connection to the broker, shared by everything in Hive that is not kombu's channel."""
+"""The process's own connection to the broker, shared by everything in Hive that is not kombu's
+channel.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,17 @@ class BrokerClient:
     """
 
     def __init__(
-        self, url: str, settings: Settings, *, prefix: str = "", timeout: float = 15.0, tls: Mapping[str, Any] | None = None
+        self,
+        url: str,
+        settings: Settings,
+        *,
+        prefix: str = "",
+        timeout: float = 15.0,
+        tls: Mapping[str, Any] | None = None,
     ) -> None:
-        """tls: redis-py's parameters of the connection where they are not those of the settings. timeout: in seconds."""
+        """tls: redis-py's parameters of the connection where they are not those of the settings.
+        timeout: in seconds.
+        """
         self.url = url
         self.settings = settings
         self.prefix = prefix
@@ -46,7 +56,10 @@ class BrokerClient:
 
     @property
     def redis(self) -> Any:
-        """The `redis.Redis` of this process, whose replies are bytes. Typed loosely: redis-py types replies for all settings at once."""
+        """The `redis.Redis` of this process, whose replies are bytes.
+
+        Typed loosely: redis-py types replies for all settings at once.
+        """
         current = self._client
         if current is None or current[0] != os.getpid():
             with self._lock:
@@ -63,8 +76,12 @@ class BrokerClient:
         return f"{f'[{host}]' if ':' in host else host}:{parts.port or 6379}"
 
     def with_timeout(self, seconds: float) -> BrokerClient:
-        """A client of the same broker with connections of its own, for who must not wait as long as the others; close it."""
-        return BrokerClient(self.url, self.settings, prefix=self.prefix, timeout=seconds, tls=self.tls)
+        """A client of the same broker with connections of its own, for who must not wait as long as
+        the others; close it.
+        """
+        return BrokerClient(
+            self.url, self.settings, prefix=self.prefix, timeout=seconds, tls=self.tls
+        )
 
     def asyncio_redis(self) -> asyncio.Redis:
         """A client for asyncio with connections of its own; the caller closes it."""
@@ -93,7 +110,10 @@ class BrokerClient:
         return script(self.redis, keys, args)
 
     def close(self) -> None:
-        """Close the connections of this process. Explicit, since hiredis may fail while the interpreter is ending."""
+        """Close the connections of this process.
+
+        Explicit, since hiredis may fail while the interpreter is ending.
+        """
         current, self._client = self._client, None
         if current is not None and current[0] == os.getpid():
             current[1].close()
@@ -101,7 +121,8 @@ class BrokerClient:
 
 @contextmanager
 def broker_errors(where: str = "") -> Iterator[None]:
-    """Turn redis-py's and kombu's connection errors into Hive's: BrokerAuthError, BrokerMemoryError or BrokerUnreachableError.
+    """Turn redis-py's and kombu's connection errors into Hive's: BrokerAuthError, BrokerMemoryError
+    or BrokerUnreachableError.
 
     `where` (host:port, no password) is put into the message.
     """
@@ -110,21 +131,29 @@ def broker_errors(where: str = "") -> Iterator[None]:
         with _library_errors():
             yield
     except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise BrokerAuthError(f"The broker{at} refused the credentials ({error}); check REDIS_USERNAME and REDIS_PASSWORD.") from error
+        raise BrokerAuthError(
+            f"The broker{at} refused the credentials ({error}); check REDIS_USERNAME and "
+            "REDIS_PASSWORD."
+        ) from error
     except redis.exceptions.OutOfMemoryError as error:
         raise BrokerMemoryError from error
     except redis.exceptions.ResponseError as error:
         if str(error).startswith(("NOAUTH", "WRONGPASS")):
-            raise BrokerAuthError(f"The broker{at} refused the credentials ({error}); check REDIS_USERNAME and REDIS_PASSWORD.") from error
+            raise BrokerAuthError(
+                f"The broker{at} refused the credentials ({error}); check REDIS_USERNAME and "
+                "REDIS_PASSWORD."
+            ) from error
         raise
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         if is_about_tls(error):
             raise BrokerUnreachableError(
-                f"The broker{at} and this program do not agree on TLS ({error}); check REDIS_TLS, REDIS_TLS_CA, REDIS_TLS_CERT, and that"
+                f"The broker{at} and this program do not agree on TLS ({error}); check REDIS_TLS, "
+                "REDIS_TLS_CA, REDIS_TLS_CERT, and that"
                 " the broker's certificate is for REDIS_HOST."
             ) from error
         raise BrokerUnreachableError(
-            f"The broker{at} does not answer ({error}); check REDIS_HOST, REDIS_PORT and that the server runs."
+            f"The broker{at} does not answer ({error}); check REDIS_HOST, REDIS_PORT and that the "
+            "server runs."
         ) from error
 
 
@@ -133,7 +162,8 @@ def is_about_tls(error: BaseException | None) -> bool:
     seen: set[int] = set()  # an error may be in its own context
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        # A server without TLS takes the handshake for the beginning of a command and waits for the rest.
+        # A server without TLS takes the handshake for the beginning of a command and waits for the
+        # rest.
         if isinstance(error, ssl.SSLError) or "handshake" in str(error):
             return True
         error = error.__cause__ or error.__context__
@@ -159,6 +189,7 @@ def client_of(app: Celery) -> BrokerClient:
     client = getattr(app, "hive", None)
     if not isinstance(client, BrokerClient):
         raise HiveError(
-            f"Hive is not installed in the application {app.main!r}; call hive.install(app) first (ENABLE_HIVE=false installs nothing)."
+            f"Hive is not installed in the application {app.main!r}; call hive.install(app) first "
+            "(ENABLE_HIVE=false installs nothing)."
         )
     return client

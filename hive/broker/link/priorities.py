@@ -1,4 +1,5 @@
-"""Hive's priorities: the queue that a word or a number chooses, and the place in it, 0..10 with 10 the most urgent.
+"""Hive's priorities: the queue that a word or a number chooses, and the place in it, 0..10 with 10
+the most urgent.
 
 As kombu's list index the number is turned around: 0 is the bare list and the most urgent.
 """
@@ -17,7 +18,8 @@ SEPARATOR = "\x06\x16"
 def queue_of(priority: str | int, settings: Settings) -> tuple[str, int | None]:
     """The queue, and the priority within it (None: unset), that a caller means.
 
-    priority: high_priority or background, which choose the queue, or a number 0..10 in the background queue.
+    priority: high_priority or background, which choose the queue, or a number 0..10 in the
+        background queue.
 
     Raises: InvalidInputError for anything else.
     """
@@ -27,7 +29,10 @@ def queue_of(priority: str | int, settings: Settings) -> tuple[str, int | None]:
         return settings.hive_background_queue, None
     if isinstance(priority, int) and not isinstance(priority, bool) and 0 <= priority <= HIGHEST:
         return settings.hive_background_queue, priority
-    raise InvalidInputError(f'priority is "background", "high_priority" or a number 0..{HIGHEST}; it cannot be {priority!r}.')
+    raise InvalidInputError(
+        f'priority is "background", "high_priority" or a number 0..{HIGHEST}; it cannot be '
+        f"{priority!r}."
+    )
 
 
 def list_index(priority: int | None) -> int:

@@ -1,4 +1,6 @@
-"""Lua scripts kept in files of their own: read once, called by SHA, loaded again when the server has forgotten them."""
+"""Lua scripts kept in files of their own: read once, called by SHA, loaded again when the server
+has forgotten them.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +18,40 @@ ALLOW_OOM = "#!lua flags=allow-oom\n"
 class Script:
     """One Lua file of a package, after the files it builds on.
 
-    A file is `<package>/lua/<name>.lua`; `include` names files, as `package:name`, that are put in front of it, so that scripts share
-    functions. The server runs each call as one atomic step.
+    A file is `<package>/lua/<name>.lua`; `include` names files, as `package:name`, that are put in
+    front of it, so that scripts share functions. The server runs each call as one atomic step.
 
-    refusable: it brings new work, so a server without memory refuses it, before its first write. All others run on: they finish
-        what was accepted, which is what frees memory.
+    refusable: it brings new work, so a server without memory refuses it, before its first write.
+        All others run on: they finish what was accepted, which is what frees memory.
     """
 
-    def __init__(self, package: str, name: str, include: Sequence[str] = (), *, refusable: bool = False) -> None:
+    def __init__(
+        self, package: str, name: str, include: Sequence[str] = (), *, refusable: bool = False
+    ) -> None:
         self.name = name
         text = "\n".join(map(_read, (*include, f"{package}:{name}")))
         self.text = text if refusable else ALLOW_OOM + text
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: Any, keys: Sequence[Any] = (), args: Iterable[Any] = ()) -> Any:
-        """Run the script on `client` in one round trip (two when the server did not know it yet)."""
+        """Run the script on `client` in one round trip (two when the server did
+        not know it yet).
+        """
         arguments = (len(keys), *keys, *args)
         try:
             return client.execute_command("EVALSHA", self.sha, *arguments)
         except redis.exceptions.NoScriptError:
             return client.execute_command("EVAL", self.text, *arguments)
 
-    def on_connection(self, connection: Any, keys: Sequence[Any] = (), args: Iterable[Any] = ()) -> Any:
-        """Run the script on one connection of redis-py's: nothing is tried twice behind the caller's back."""
+    def on_connection(
+        self, connection: Any, keys: Sequence[Any] = (), args: Iterable[Any] = ()
+    ) -> Any:
+        """Run the script on one connection of redis-py's: nothing is tried twice behind the
+        caller's back.
+        """
         arguments = (len(keys), *keys, *args)
-        # No PING before it: that would be a round trip more, and a silent connection is noticed by the missing answer.
+        # No PING before it: that would be a round trip more, and a silent connection is noticed by
+        # the missing answer.
         connection.send_command("EVALSHA", self.sha, *arguments, check_health=False)
         try:
             return connection.read_response()

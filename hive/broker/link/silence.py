@@ -7,10 +7,19 @@ import socket
 SILENCE = 3.0
 """Seconds after which a connection that owes an answer counts as lost."""
 ATTENTION = 1.5
-"""The same for a worker's consuming connection, beyond the second for which the broker may hold its answer back."""
+"""The same for a worker's consuming connection, beyond the second for which the broker may hold its
+answer back.
+"""
 
 
 def keepalive() -> dict[int, int]:
-    """The options by which the system itself notices a peer that is gone, in about SILENCE seconds, where nobody waits for an answer."""
-    wanted = {"TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": int(SILENCE * 1000)}
+    """The options by which the system itself notices a peer that is gone, in about SILENCE seconds,
+    where nobody waits for an answer.
+    """
+    wanted = {
+        "TCP_KEEPIDLE": 2,
+        "TCP_KEEPINTVL": 1,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": int(SILENCE * 1000),
+    }
     return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}

@@ -19,8 +19,9 @@ NAMES_SHOWN = 10
 class Requirements(BaseModel):
     """The demands of one task; make it with `Requirements.parse`.
 
-    gpu: True, the node has a GPU. memory_mb: so much memory, which must also be free. cpus: at least so many processors.
-    labels: the node's labels have these values. capabilities: skills that the node offers. node: this node id and no other.
+    gpu: True, the node has a GPU. memory_mb: so much memory, which must also be free. cpus: at
+    least so many processors. labels: the node's labels have these values. capabilities: skills that
+    the node offers. node: this node id and no other.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,11 +44,15 @@ class Requirements(BaseModel):
         if given is None or isinstance(given, cls):
             return given or None
         if not isinstance(given, Mapping):
-            raise InvalidInputError(f"requirements is a dict such as {{'gpu': True}}, not {given!r}. {_known_keys()}")
+            raise InvalidInputError(
+                f"requirements is a dict such as {{'gpu': True}}, not {given!r}. {_known_keys()}"
+            )
         try:
             text = json.dumps(dict(given), sort_keys=True, default=_as_list)
         except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"requirements cannot be {dict(given)!r}: {error}. {_known_keys()}") from None
+            raise InvalidInputError(
+                f"requirements cannot be {dict(given)!r}: {error}. {_known_keys()}"
+            ) from None
         return _parsed(text)
 
     def __bool__(self) -> bool:
@@ -56,7 +61,9 @@ class Requirements(BaseModel):
     @cached_property
     def demands(self) -> dict[str, Any]:
         """The demands as a dict that JSON can hold, without those that demand nothing."""
-        sent = self.model_dump(exclude={"capabilities"}) | {"capabilities": sorted(self.capabilities)}
+        sent = self.model_dump(exclude={"capabilities"}) | {
+            "capabilities": sorted(self.capabilities)
+        }
         return {name: value for name, value in sent.items() if value}
 
     @cached_property
@@ -67,11 +74,15 @@ class Requirements(BaseModel):
 
     @property
     def home(self) -> str:
-        """The queue in which a task with these requirements waits: the node's own, or that of the digest."""
+        """The queue in which a task with these requirements waits: the node's own, or that of the
+        digest.
+        """
         return f"venom:pin:{self.node}" if self.node else f"venom:req:{self.digest}"
 
     def missing(self, facts: NodeFacts) -> list[str]:
-        """What the node lacks for ever, in words; empty when it can satisfy the requirements at some time."""
+        """What the node lacks for ever, in words; empty when it can satisfy the requirements at
+        some time.
+        """
         lacks = []
         if self.node and facts.node_id != self.node:
             lacks.append(f"to be the node {self.node}")
@@ -81,16 +92,27 @@ class Requirements(BaseModel):
             lacks.append(f"{self.memory_mb} MB of memory")
         if facts.cpus < self.cpus:
             lacks.append(f"{self.cpus:g} cpus")
-        lacks += [f"the label {name}={value}" for name, value in self.labels.items() if facts.labels.get(name) != value]
-        lacks += [f"the skill {name}" for name in sorted(self.capabilities.difference(facts.capabilities))]
+        lacks += [
+            f"the label {name}={value}"
+            for name, value in self.labels.items()
+            if facts.labels.get(name) != value
+        ]
+        lacks += [
+            f"the skill {name}" for name in sorted(self.capabilities.difference(facts.capabilities))
+        ]
         return lacks
 
     def fits(self, node: Node) -> bool:
-        """Whether the node satisfies them now: nothing is missing, and the memory is free. It may be offline or full."""
+        """Whether the node satisfies them now: nothing is missing, and the memory is free.
+
+        It may be offline or full.
+        """
         return node.load.memory_free_mb >= self.memory_mb and not self.missing(node.facts)
 
     def refusal(self, known: Iterable[NodeFacts]) -> str:
-        """Why none of the known nodes can ever satisfy them, in a sentence or two for the task's sender."""
+        """Why none of the known nodes can ever satisfy them, in a sentence or two for the task's
+        sender.
+        """
         lacks = {facts.node_id: self.missing(facts) for facts in known}
         nowhere = set.intersection(*map(set, lacks.values())) if lacks else set()
         counted = f"the {len(lacks)} known nodes" if len(lacks) != 1 else "the 1 known node"
@@ -98,22 +120,35 @@ class Requirements(BaseModel):
             return f"No known node is called {self.node}; known are {_names(lacks)}."
         if nowhere:
             wanted = " and ".join(wish for wish in next(iter(lacks.values())) if wish in nowhere)
-            return f"The task requires {wanted}, which none of {counted} has. Start a node that has it, or require less."
-        closest = min(lacks, key=lambda node_id: (node_id != self.node, len(lacks[node_id]), node_id))
+            return (
+                f"The task requires {wanted}, which none of {counted} has. "
+                "Start a node that has it, or require less."
+            )
+        closest = min(
+            lacks, key=lambda node_id: (node_id != self.node, len(lacks[node_id]), node_id)
+        )
         return (
-            f"The task's requirements {json.dumps(self.demands)} are not met together by any of {counted}; "
+            f"The task's requirements {json.dumps(self.demands)} are not met together by any of "
+            f"{counted}; "
             f"{closest} lacks {' and '.join(lacks[closest])}."
         )
 
 
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Requirements | None:
-    """Parse once what is sent with every task of a kind; the text is the key that a dict cannot be."""
+    """Parse once what is sent with every task of a kind;
+    the text is the key that a dict cannot be.
+    """
     try:
         requirements = Requirements.model_validate(json.loads(text))
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {_reason(fault['type'], fault['msg'])}" for fault in error.errors())
-        raise InvalidInputError(f"requirements cannot be {text}: {faults}. {_known_keys()}") from None
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {_reason(fault['type'], fault['msg'])}"
+            for fault in error.errors()
+        )
+        raise InvalidInputError(
+            f"requirements cannot be {text}: {faults}. {_known_keys()}"
+        ) from None
     return requirements or None
 
 

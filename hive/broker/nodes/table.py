@@ -1,4 +1,6 @@
-"""The node table: what every spore is and how busy it is, written by heartbeats, read by routers as small deltas."""
+"""The node table: what every spore is and how busy it is, written by heartbeats, read by routers as
+small deltas.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,9 @@ class Gpu(BaseModel):
 class NodeFacts(BaseModel):
     """What a node is: sent by its heartbeat when it starts and when something of it changed.
 
-    `node_id` is the Celery nodename, `incarnation` is `<node_id>/<tag>`, `cpus` the processors it may use (fractions come
-    from quotas), `memory_mb` what it may use of the machine's, `started_at` unix seconds by the node's own clock.
+    `node_id` is the Celery nodename, `incarnation` is `<node_id>/<tag>`, `cpus` the processors it
+    may use (fractions come from quotas), `memory_mb` what it may use of the machine's, `started_at`
+    unix seconds by the node's own clock.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -59,7 +62,10 @@ class NodeFacts(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NodeLoad:
-    """How busy a node is. `cpu` and `memory` are on 0..1, `gpu` too or -1 where there is none; `active` counts tasks."""
+    """How busy a node is.
+
+    `cpu` and `memory` are on 0..1, `gpu` too or -1 where there is none; `active` counts tasks.
+    """
 
     cpu: float
     memory: float
@@ -101,8 +107,9 @@ class Node:
 class BeatReply:
     """What the broker said to a heartbeat.
 
-    `fenced`: this incarnation was declared dead or left, and nothing was written. `need_facts`: the next beat must bring
-    the facts. `now_ms` is the broker's clock, `requirements` the number of registered requirements.
+    `fenced`: this incarnation was declared dead or left, and nothing was written. `need_facts`: the
+    next beat must bring the facts. `now_ms` is the broker's clock, `requirements` the number of
+    registered requirements.
     """
 
     status: Literal["ok", "fenced"]
@@ -112,36 +119,46 @@ class BeatReply:
 
 
 class NodeTable:
-    """Reads and writes the node table; safe to share between threads. redis-py's errors come through as they are."""
+    """Reads and writes the node table; safe to share between threads. redis-py's errors come
+    through as they are.
+    """
 
     def __init__(self, client: BrokerClient) -> None:
         self._client = client
         self._lock = threading.Lock()
         self._epoch = ""
         self._version = 0
-        self._facts: dict[str, tuple[str, NodeFacts | None]] = {}  # with the version that wrote them
+        # With the version that wrote them.
+        self._facts: dict[str, tuple[str, NodeFacts | None]] = {}
         self._nodes: dict[str, Node] = {}
 
-    def beat(self, incarnation: str, load: NodeLoad, facts: NodeFacts | None, held: str) -> BeatReply:
+    def beat(
+        self, incarnation: str, load: NodeLoad, facts: NodeFacts | None, held: str
+    ) -> BeatReply:
         """Write one heartbeat, in one script call.
 
-        facts: what the node is, at the first beat, after a change, and when the last reply asked for it.
+        facts: what the node is, at the first beat, after a change, and when the last reply asked
+            for it.
         held: the publish ids that the worker knows of, in whatever form the watchdog reads.
         """
         node_id = incarnation.rpartition("/")[0]
         described = (f"{facts.started_at:.3f}", facts.model_dump_json()) if facts else ("", "")
-        status, need, now_ms, known = self._run(BEAT, incarnation, node_id, load.packed(), held, *described)
+        status, need, now_ms, known = self._run(
+            BEAT, incarnation, node_id, load.packed(), held, *described
+        )
         return BeatReply("ok" if status == b"ok" else "fenced", bool(need), int(now_ms), int(known))
 
     def leave(self, node_id: str, incarnation: str) -> bool:
-        """Mark an incarnation as gone; its node is offline at once unless another incarnation of it runs.
+        """Mark an incarnation as gone; its node is offline at once unless another incarnation of it
+        runs.
 
         Returns: whether the table knew it.
         """
         return bool(self._run(LEAVE, incarnation, node_id))
 
     def read(self) -> dict[str, Node]:
-        """Every node seen within 24 hours, by id: the changes since this object's last read, in one round trip.
+        """Every node seen within 24 hours, by id: the changes since this object's last read, in one
+        round trip.
 
         A node whose beats did not change keeps its Node object from one read to the next.
         """
@@ -149,7 +166,9 @@ class NodeTable:
             try:
                 epoch, version, now_ms, whole, rows = self._run(DELTA, self._epoch, self._version)
             except redis.exceptions.RedisError:
-                self._epoch = ""  # the server may come back with fewer writes, and pass our version before we look again
+                # The server may come back with fewer writes, and pass our version before we look
+                # again.
+                self._epoch = ""
                 raise
             if whole:
                 self._facts, self._nodes = {}, {}
@@ -173,7 +192,8 @@ class NodeTable:
             self._facts[node_id] = written, _readable(node_id, facts)
         known_version, known = self._facts.get(node_id, ("", None))
         if written not in ("0", known_version):
-            # Facts that we should have had: the server lost its last writes and counted past our version again.
+            # Facts that we should have had: the server lost its last writes and counted past our
+            # version again.
             self._epoch = ""
         if known is None:
             self._nodes.pop(node_id, None)
@@ -200,7 +220,9 @@ def _readable(node_id: str, facts: bytes) -> NodeFacts | None:
 
 
 def _node(facts: NodeFacts, parts: list[list[str]], now: float, dead_after: float) -> Node:
-    """One node from the lines of its incarnations: the first that lives gives the load, task counts are added up."""
+    """One node from the lines of its incarnations: the first that lives gives the load, task counts
+    are added up.
+    """
     living = [part for part in parts if float(part[0]) / 1000 >= now - dead_after]
     shown = living or parts[:1]
     cpu, memory, free, load1, _, _, draining, gpu = shown[0][4:12]

@@ -1,4 +1,6 @@
-"""Celery's Redis result backend, whose stored results also tell which node ran the task, when, and at which attempt."""
+"""Celery's Redis result backend, whose stored results also tell which node ran the task, when, and
+at which attempt.
+"""
 
 # celery-types leaves most of Celery's Redis backend out.
 # mypy: disable-error-code="attr-defined,call-arg"
@@ -10,7 +12,12 @@ from functools import cached_property, partial
 from typing import Any
 
 import redis
-from celery.backends.redis import CHORD_CLAIM_EXTEND_LUA, CHORD_CLEANUP_LUA, CHORD_PART_RETURN_LUA, RedisBackend
+from celery.backends.redis import (
+    CHORD_CLAIM_EXTEND_LUA,
+    CHORD_CLEANUP_LUA,
+    CHORD_PART_RETURN_LUA,
+    RedisBackend,
+)
 from celery.backends.redis import ResultConsumer as CeleryResultConsumer
 from celery.exceptions import BackendStoreError
 from celery.states import FAILURE, STARTED
@@ -30,19 +37,20 @@ log = get_logger(__name__)
 
 STORE = Script("hive.broker.results", "store_result", include=(LIBRARY,))
 CHORD_ADD = Script("hive.broker.results", "chord_add")
-CHORD_CLAIM = (
-    f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{Script('hive.broker.results', 'chord_claim', refusable=True).text}"
-)
+_CLAIM = Script("hive.broker.results", "chord_claim", refusable=True)
+CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{_CLAIM.text}"
 
 LOOK_AFTER = 0.5
 """Seconds after a subscription."""
 
 
 class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
-    """Waits for results; a subscription that falls silent is made anew, and each new one is followed by a look at what is stored.
+    """Waits for results; a subscription that falls silent is made anew, and each new one is
+    followed by a look at what is stored.
 
-    Celery's waits on a silent one for as long as the caller allows, with the result long there; it looks before it subscribes anew, and
-    misses what comes in between; and redis-py may connect anew without telling it.
+    Celery's waits on a silent one for as long as the caller allows, with the result long there; it
+    looks before it subscribes anew, and misses what comes in between; and redis-py may connect anew
+    without telling it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -53,12 +61,18 @@ class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
 
     def drain_events(self, timeout: float | None = None) -> None:
         with self._locked():
-            if self._pubsub is not None and self._pubsub.subscribed and self._pubsub.connection is not None:
+            if (
+                self._pubsub is not None
+                and self._pubsub.subscribed
+                and self._pubsub.connection is not None
+            ):
                 self._look_after(self._pubsub)
         super().drain_events(timeout)
 
     def _look_after(self, pubsub: Any) -> None:
-        """Look at what is stored a moment after each connect; ask whether the server is there once nothing was heard for a while."""
+        """Look at what is stored a moment after each connect; ask whether the server is there once
+        nothing was heard for a while.
+        """
         now = time.monotonic()
         connection = pubsub.connection
         if connection is not self._watched:
@@ -91,13 +105,16 @@ class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
 class Backend(RedisBackend):
     """Named in `result_backend` as `hive.broker.results.backend:Backend+redis://…`.
 
-    A result's meta gains `hive`: node, attempt (deliveries that died under it + 1), created, started (unix seconds), priority and queue;
-    `req`, its requirements, where it had some; `stated` where the state came from an executor outside Celery (TaskRecords.store).
+    A result's meta gains `hive`: node, attempt (deliveries that died under it + 1), created,
+    started (unix seconds), priority and queue; `req`, its requirements, where it had some; `stated`
+    where the state came from an executor outside Celery (TaskRecords.store).
     """
 
     ResultConsumer = ResultConsumer
 
-    def _get_result_meta(self, result: Any, state: str, traceback: Any, request: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def _get_result_meta(
+        self, result: Any, state: str, traceback: Any, request: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
         meta: dict[str, Any] = super()._get_result_meta(  # type: ignore[misc]
             result, state, traceback, request, *args, **kwargs
         )
@@ -115,12 +132,28 @@ class Backend(RedisBackend):
             meta["hive"] |= {key: hive[key] for key in ("req", "stated") if hive.get(key)}
         return meta
 
-    def _store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **_: Any) -> Any:
-        """Store a state in one round trip, where Celery takes two; a success is never overwritten, nor anything by a fenced run."""
-        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **_: Any,
+    ) -> Any:
+        """Store a state in one round trip, where Celery takes two; a success is never overwritten,
+        nor anything by a fenced run.
+        """
+        meta = self._get_result_meta(
+            result=result, state=state, traceback=traceback, request=request
+        )
         value = self.encode({**meta, "task_id": task_id})
         if len(value) > self._MAX_STR_VALUE_SIZE:
-            raise BackendStoreError("The result is larger than 512 MB, the most that Redis stores.", state=state, task_id=task_id)
+            raise BackendStoreError(
+                "The result is larger than 512 MB, the most that Redis stores.",
+                state=state,
+                task_id=task_id,
+            )
         hive = getattr(request, "hive", None) or {}
         delivery = (hive["node"], hive["inc"], hive["id"]) if "inc" in hive else ("", "", "")
         expires = self.failure_expires if state == FAILURE else self.expires
@@ -132,28 +165,45 @@ class Backend(RedisBackend):
         if stored is None:
             stored = self.ensure(STORE, (self.client, (self.get_key_for_task(task_id),), arguments))
         if stored < 0:
-            log.warning("fenced_result_dropped", task_id=task_id, state=state, incarnation=hive["inc"])
+            log.warning(
+                "fenced_result_dropped", task_id=task_id, state=state, incarnation=hive["inc"]
+            )
         return result
 
-    def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None, **kwargs: Any) -> None:
-        """Count a member's run, unless it was given to another node: it could end the chord, and its body would not be sent from here."""
+    def on_chord_part_return(
+        self, request: Any, state: str, result: Any, propagate: Any = None, **kwargs: Any
+    ) -> None:
+        """Count a member's run, unless it was given to another node: it could end the chord, and
+        its body would not be sent from here.
+        """
         if request.group and is_taken_away(self.app, request):
             return
         with following_up():
             super().on_chord_part_return(request, state, result, propagate=propagate, **kwargs)
 
-    def mark_as_failure(self, task_id: str, exc: Any, traceback: Any = None, request: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def mark_as_failure(
+        self,
+        task_id: str,
+        exc: Any,
+        traceback: Any = None,
+        request: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         with on_behalf_of(request):
             return super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
-        """Count a task that a member adds, once: Celery's increment would be made again by a repeated run, and the chord never end."""
+        """Count a task that a member adds, once: Celery's increment would be made again by a
+        repeated run, and the chord never end.
+        """
         keys = [self.get_key_for_group(group_id, part) for part in (".t", ".d")]
         self.ensure(CHORD_ADD, (self.client, keys, (result.id, int(self.chord_expires or 0))))
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> Any:
         group_id, results = header_result_args
-        if isinstance(results, list):  # not of a generator, whose members nobody knows before they are sent
+        # Not of a generator, whose members nobody knows before they are sent.
+        if isinstance(results, list):
             group_id = chord_group(group_id, _first(results))
         return super().apply_chord((group_id, results), body, **kwargs)
 
@@ -177,11 +227,14 @@ class Backend(RedisBackend):
         return self.client.register_script(ALLOW_OOM + CHORD_CLEANUP_LUA)
 
     def _create_client(self, **params: Any) -> Any:
-        """A server without memory refuses everything within a transaction, also the reading of a chord's results. Celery needs none."""
+        """A server without memory refuses everything within a transaction, also the reading of a
+        chord's results. Celery needs none.
+        """
         if params.get("socket_keepalive"):
             params["socket_keepalive_options"] = keepalive()
         client: Any = super()._create_client(**params, retry=Patience())  # type: ignore[misc]
-        # A subscription that redis-py itself mends misses what was told meanwhile; when Celery does it, it looks at what is stored.
+        # A subscription that redis-py itself mends misses what was told meanwhile; when Celery does
+        # it, it looks at what is stored.
         client.pubsub = super()._create_client(**params).pubsub  # type: ignore[misc]
         client.pipeline = partial(client.pipeline, transaction=False)
         return client
@@ -193,9 +246,11 @@ class Backend(RedisBackend):
             raise BrokerMemoryError from error
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Subscribe to nothing when a task is sent: who waits for a result subscribes then, and looks at what is stored.
+        """Subscribe to nothing when a task is sent: who waits for a result subscribes then, and
+        looks at what is stored.
 
-        Celery subscribes here already, two more commands a task; and with the broker away it would wait 20 s before it says so.
+        Celery subscribes here already, two more commands a task; and with the broker away it would
+        wait 20 s before it says so.
         """
 
 

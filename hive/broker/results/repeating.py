@@ -1,4 +1,6 @@
-"""What a running task sends in its own place or adds to its chord, so that a run repeated after a kill sends it once."""
+"""What a running task sends in its own place or adds to its chord, so that a run repeated after a
+kill sends it once.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def replace(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def add_to_chord(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Around `Task.add_to_chord`. A repeated run is taken to add the same tasks in the same order."""
+    """Around `Task.add_to_chord`.
+
+    A repeated run is taken to add the same tasks in the same order.
+    """
 
     def add_to_chord(self: Any, sig: Any, lazy: bool = False) -> Any:
         publish_id = _publish_id(self)

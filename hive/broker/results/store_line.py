@@ -1,8 +1,9 @@
 """Storing that a task has started, without waiting until that is done.
 
-Half of what a short task costs its pool process is waiting for the server: once for STARTED, once for the result. STARTED still goes out
-before the task runs, and others see it as soon as they did; only its answer is not asked for. The result, on the same connection, comes
-behind it and is waited for.
+Half of what a short task costs its pool process is waiting for the server: once for STARTED, once
+for the result. STARTED still goes out before the task runs, and others see it as soon as they did;
+only its answer is not asked for. The result, on the same connection, comes behind it and is waited
+for.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ class _Line:
         self._connection = connection
         self._sha = script.sha
         connection.connect()
-        # Loaded for good, unlike what EVAL leaves behind: what is sent without an answer cannot be repeated.
+        # Loaded for good, unlike what EVAL leaves behind: what is sent without an answer cannot be
+        # repeated.
         self._ask("SCRIPT", "LOAD", script.text)
-        self._ask("CLIENT", "REPLY", "ON")  # a user who may not say it would be answered where no answer is expected
+        # A user who may not say it would be answered where no answer is expected.
+        self._ask("CLIENT", "REPLY", "ON")
 
     @property
     def in_order(self) -> bool:
@@ -42,7 +45,9 @@ class _Line:
 
     def send(self, arguments: Sequence[Any]) -> None:
         commands = [("CLIENT", "REPLY", "SKIP"), ("EVALSHA", self._sha, *arguments)]
-        self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+        self._connection.send_packed_command(
+            self._connection.pack_commands(commands), check_health=False
+        )
 
     def store(self, arguments: Sequence[Any]) -> int:
         return int(self._ask("EVALSHA", self._sha, *arguments))
@@ -56,22 +61,31 @@ class _Line:
 
 
 class StoreLines:
-    """A line for each thread that runs tasks, made anew after a fork or any trouble. What fails here is stored in the ordinary way."""
+    """A line for each thread that runs tasks, made anew after a fork or any trouble.
+
+    What fails here is stored in the ordinary way.
+    """
 
     def __init__(self, client: Callable[[], Any], script: Script) -> None:
-        """client: gives the `redis.Redis` whose parameters the lines have; their connections are not counted in its pool."""
+        """client: gives the `redis.Redis` whose parameters the lines have; their connections are
+        not counted in its pool.
+        """
         self._client = client
         self._script = script
         self._of_thread = threading.local()
 
     def send(self, *arguments: Any) -> bool:
-        """Run the script without asking for its answer. Returns: False when that could not be sent."""
+        """Run the script without asking for its answer.
+
+        Returns: False when that could not be sent.
+        """
         return self._without_trouble(lambda: self._line().send(arguments)) is not _TROUBLE
 
     def store(self, *arguments: Any) -> int | None:
         """Run the script behind all that this thread has sent.
 
-        Returns: its answer; None when nothing was sent on a line that still stands, or when it broke.
+        Returns: its answer; None when nothing was sent on a line that still stands, or when it
+            broke.
         """
         line = self._own_line()
         if line is None:
@@ -89,7 +103,9 @@ class StoreLines:
             return line
         self._drop()
         pool = self._client().connection_pool
-        line = self._of_thread.line = _Line(pool.connection_class(**pool.connection_kwargs), self._script)
+        line = self._of_thread.line = _Line(
+            pool.connection_class(**pool.connection_kwargs), self._script
+        )
         return line
 
     def _without_trouble(self, exchange: Callable[[], Any]) -> Any:

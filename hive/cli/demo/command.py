@@ -30,13 +30,17 @@ DELAY = 0.3
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@click.command("demo", short_help="See the main job: a hive of five spores at work on this machine.")
+@click.command(
+    "demo", short_help="See the main job: a hive of five spores at work on this machine."
+)
 @json_option
 def demo(*, as_json: bool) -> int:
-    """Start a hive of five spores on this machine, see it work, and stop it: about a minute, without a network.
+    """Start a hive of five spores on this machine, see it work, and stop it: about a minute,
+    without a network.
 
-    It fetches and summarizes documents from a local web site, scans the source of an installed package, compares both with one
-    node alone, and kills a spore in the middle of its work. With --json the story goes to stderr and its figures to stdout.
+    It fetches and summarizes documents from a local web site, scans the source of an installed
+    package, compares both with one node alone, and kills a spore in the middle of its work. With
+    --json the story goes to stderr and its figures to stdout.
 
     \b
     Example:
@@ -47,7 +51,11 @@ def demo(*, as_json: bool) -> int:
     began = time.monotonic()
     account = Account(spores=SPORES)
     out = console(stderr=as_json)
-    out.print(f"Hive demo: {SPORES} spores of {SLOTS} slots on this machine, which has {len(os.sched_getaffinity(0))} CPUs", style="bold")
+    out.print(
+        f"Hive demo: {SPORES} spores of {SLOTS} slots on this machine, which has "
+        f"{len(os.sched_getaffinity(0))} CPUs",
+        style="bold",
+    )
     with _stoppable(), _own_hive(out) as local:
         _play(local, out, account)
     account.took = time.monotonic() - began
@@ -70,7 +78,10 @@ def _play(local: LocalHive, out: Console, account: Account) -> None:
     from hive.cli.demo.site import DocumentSite
     from hive.cli.demo.stage import Stage
 
-    with cluster_of(install(Celery("hive"), local.settings)) as cluster, DocumentSite(installed_documents(DOCUMENTS), DELAY) as site:
+    with (
+        cluster_of(install(Celery("hive"), local.settings)) as cluster,
+        DocumentSite(installed_documents(DOCUMENTS), DELAY) as site,
+    ):
         stage = Stage(cluster, out)
         alone = min(cluster.nodes())
         story.warm_up(stage, site, SPORES * SLOTS)
@@ -86,15 +97,17 @@ def _own_hive(out: Console) -> Iterator[LocalHive]:
 
     state = Path(tempfile.mkdtemp(prefix="hive-demo-"))
     try:
-        # The demo's documents come from this machine; no other hive than this one may read private addresses for it.
-        private = {"HIVE_FETCH_ALLOW_PRIVATE": "true", "TMPDIR": str(state)}  # a killed process cannot remove its temporary files
+        # The demo's documents come from this machine; no other hive than this one may read private
+        # addresses for it. A killed process cannot remove its temporary files.
+        private = {"HIVE_FETCH_ALLOW_PRIVATE": "true", "TMPDIR": str(state)}
         local = LocalHive(state, spores=SPORES, concurrency=SLOTS, variables=private)
         began = time.monotonic()
         out.print("the hive starts: broker, nexus, spores …")
         local.start()
         try:
             out.print(
-                f"all {SPORES} spores are online after {seconds(time.monotonic() - began)}; the nexus answers at {local.nexus_url}/health"
+                f"all {SPORES} spores are online after {seconds(time.monotonic() - began)}; the "
+                f"nexus answers at {local.nexus_url}/health"
             )
             yield local
         finally:
@@ -107,7 +120,9 @@ def _own_hive(out: Console) -> Iterator[LocalHive]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop the demo as Ctrl-C does; afterwards signals do what they did before."""
+    """SIGTERM and a closed terminal stop the demo as Ctrl-C does; afterwards signals do what they
+    did before.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,6 @@
-"""The demo's documents: the long descriptions of the Python packages installed here, as plain HTML pages."""
+"""The demo's documents: the long descriptions of the Python packages installed here, as plain HTML
+pages.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,17 @@ class Document:
         """The HTML that the demo's server sends."""
         title = html.escape(f"{self.name} {self.version}")
         body = "\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in self.paragraphs)
-        head = f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title></head>"
+        head = (
+            f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title></head>"
+        )
         return f"{head}\n<body><article><h1>{title}</h1>\n{body}\n</article></body></html>".encode()
 
 
 def installed_documents(limit: int) -> list[Document]:
     """The pages of the packages installed here, those with the most prose first.
 
-    limit: how many at most. A description with less than 150 words of prose is left out; a long one is cut after 20,000 characters.
+    limit: how many at most. A description with less than 150 words of prose is left out; a long one
+        is cut after 20,000 characters.
     """
     found: dict[str, Document] = {}
     for distribution in distributions():
@@ -74,7 +79,8 @@ def _document(distribution: Distribution) -> Document | None:
 
 
 def paragraphs_of(text: str) -> list[str]:
-    """The prose of a Markdown or reStructuredText description: no code, tables, badges, directives or headings.
+    """The prose of a Markdown or reStructuredText description: no code, tables, badges, directives
+    or headings.
 
     A list's entry is a paragraph of its own when it is a sentence.
     """
@@ -119,5 +125,11 @@ def _plain(text: str) -> str:
 def _is_prose(text: str) -> bool:
     """At least eight words, most of them of letters, and the end of a sentence."""
     words = text.split()
-    letters = sum(word.strip(".,;:!?()'\"").replace("-", "").replace("'", "").isalpha() for word in words)
-    return len(words) >= 8 and letters >= 0.7 * len(words) and text.rstrip(")\"'").endswith((".", "!", "?"))
+    letters = sum(
+        word.strip(".,;:!?()'\"").replace("-", "").replace("'", "").isalpha() for word in words
+    )
+    return (
+        len(words) >= 8
+        and letters >= 0.7 * len(words)
+        and text.rstrip(")\"'").endswith((".", "!", "?"))
+    )

@@ -1,4 +1,6 @@
-"""The demo's web site: serves the documents over HTTP on a free loopback port, each after a stated delay, as a distant site would."""
+"""The demo's web site: serves the documents over HTTP on a free loopback port, each after a stated
+delay, as a distant site would.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,16 @@ class DocumentSite:
     def __init__(self, documents: Sequence[Document], delay: float) -> None:
         self.documents = list(documents)
         self.delay = delay
-        self._server = _Server(("127.0.0.1", 0), _handler({document.name: document.page for document in documents}, delay))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="demo-site", daemon=True)
+        self._server = _Server(
+            ("127.0.0.1", 0),
+            _handler({document.name: document.page for document in documents}, delay),
+        )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.1},
+            name="demo-site",
+            daemon=True,
+        )
 
     @property
     def urls(self) -> list[str]:
@@ -34,7 +44,12 @@ class DocumentSite:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -58,7 +73,9 @@ def _handler(pages: dict[str, bytes], delay: float) -> type[BaseHTTPRequestHandl
             time.sleep(delay)
             body = page if page is not None else b"no such document"
             self.send_response(200 if page is not None else 404)
-            self.send_header("Content-Type", "text/html; charset=utf-8" if page is not None else "text/plain")
+            self.send_header(
+                "Content-Type", "text/html; charset=utf-8" if page is not None else "text/plain"
+            )
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -24,7 +24,9 @@ DEADLINE = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One job, measured: what was sent, the outcomes in item order, and the seconds from the call to the last outcome."""
+    """One job, measured: what was sent, the outcomes in item order, and the seconds from the call
+    to the last outcome.
+    """
 
     items: Sequence[Any]
     outcomes: Sequence[Outcome]
@@ -64,7 +66,14 @@ class Stage:
     ) -> Run:
         """Map, with live progress, and wait for all outcomes. `each` hears them as they come."""
         began = time.monotonic()
-        job = hive_map(skill, items, requirements=requirements, timeout=DEADLINE, chunk=chunk or "auto", app=self.cluster.app)
+        job = hive_map(
+            skill,
+            items,
+            requirements=requirements,
+            timeout=DEADLINE,
+            chunk=chunk or "auto",
+            app=self.cluster.app,
+        )
         outcomes = []
         try:
             with watched(job, self.cluster, Bar(label, out=self.out, line_every=2.0)):
@@ -75,7 +84,9 @@ class Stage:
         except KeyboardInterrupt:
             job.cancel()
             raise
-        return Run(items, sorted(outcomes, key=lambda outcome: outcome.index), time.monotonic() - began)
+        return Run(
+            items, sorted(outcomes, key=lambda outcome: outcome.index), time.monotonic() - began
+        )
 
     def title(self, text: str) -> None:
         self.out.print(f"\n{text}", style="bold", markup=False)
@@ -97,5 +108,19 @@ class Stage:
         rows = []
         for node in nodes:
             mine = [outcome for outcome in run.outcomes if outcome.node == node]
-            rows.append((node, len(mine), f"{len(mine) / len(run.outcomes):.0%}", seconds(sum(outcome.seconds for outcome in mine))))
-        self.show(table("who did how much", ("node", what, "share", "time in them"), rows, right=(what, "share", "time in them")))
+            rows.append(
+                (
+                    node,
+                    len(mine),
+                    f"{len(mine) / len(run.outcomes):.0%}",
+                    seconds(sum(outcome.seconds for outcome in mine)),
+                )
+            )
+        self.show(
+            table(
+                "who did how much",
+                ("node", what, "share", "time in them"),
+                rows,
+                right=(what, "share", "time in them"),
+            )
+        )

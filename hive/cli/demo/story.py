@@ -1,4 +1,6 @@
-"""The demo's acts, in order: documents from a web site, a source tree, and a spore that dies with work in its hands."""
+"""The demo's acts, in order: documents from a web site, a source tree, and a spore that dies with
+work in its hands.
+"""
 
 from __future__ import annotations
 
@@ -50,22 +52,31 @@ class Account:
     def add(self, run: Run) -> None:
         """Count what a job lost or failed at."""
         self.lost += run.lost
-        self.failures += [outcome.error or outcome.status for outcome in run.outcomes if outcome.status != "ok"]
+        self.failures += [
+            outcome.error or outcome.status for outcome in run.outcomes if outcome.status != "ok"
+        ]
 
     @property
     def line(self) -> str:
         return (
-            f"documents {self.documents_summarized} of {self.documents}, findings {self.findings}, lost {self.lost}, "
-            f"killed {1 if self.killed else 0} of {self.spores} spores, run again {self.run_again}, {self.took:.1f} s"
+            f"documents {self.documents_summarized} of {self.documents}, findings {self.findings}, "
+            f"lost {self.lost}, "
+            f"killed {1 if self.killed else 0} of {self.spores} spores, run again "
+            f"{self.run_again}, {self.took:.1f} s"
         )
 
 
 def warm_up(stage: Stage, site: DocumentSite, slots: int) -> None:
-    """Let every slot load the libraries of the skills, so that the runs that follow measure work."""
+    """Let every slot load the libraries of the skills,
+    so that the runs that follow measure work.
+    """
     began = time.monotonic()
     stage.run(summarize, pages(site)[:slots], "warm-up, web", chunk=1)
     stage.run(scan_path, package_files()[:slots], "warm-up, scan", chunk=1)
-    stage.say(f"every slot has loaded its libraries once: {seconds(time.monotonic() - began)} (not counted below)")
+    stage.say(
+        f"every slot has loaded its libraries once: {seconds(time.monotonic() - began)} (not "
+        "counted below)"
+    )
 
 
 def pages(site: DocumentSite) -> list[dict[str, Any]]:
@@ -86,12 +97,17 @@ def summarize_documents(stage: Stage, site: DocumentSite, account: Account, alon
     items = pages(site)
     stage.title(f"1. {len(items)} documents, fetched and summarized to {SENTENCES} sentences")
     stage.say(
-        f"the descriptions of Python packages installed here, served at {site.urls[0].rpartition('/')[0]}/, "
+        "the descriptions of Python packages installed here, served at "
+        f"{site.urls[0].rpartition('/')[0]}/, "
         f"each after a delay of {site.delay} s, as a distant site would"
     )
     run = stage.run(summarize, items, "summarize, all nodes")
     account.add(run)
-    account.documents, account.documents_summarized, account.documents_all_nodes = len(items), len(run.ok), run.took
+    account.documents, account.documents_summarized, account.documents_all_nodes = (
+        len(items),
+        len(run.ok),
+        run.took,
+    )
     stage.show_nodes(run, "documents")
     for outcome in run.ok[:SUMMARIES_SHOWN]:
         stage.quote(outcome.value["title"] or outcome.value["url"], outcome.value["summary"])
@@ -100,14 +116,17 @@ def summarize_documents(stage: Stage, site: DocumentSite, account: Account, alon
     account.documents_one_node = single.took
     stage.say(
         f"all {account.spores} nodes: {seconds(run.took)}; {alone} alone: {seconds(single.took)}; "
-        f"{single.took / run.took:.1f} times as fast ({account.spores} at most, were there nothing to do but wait)"
+        f"{single.took / run.took:.1f} times as fast ({account.spores} at most, were there nothing "
+        "to do but wait)"
     )
 
 
 def scan_package(stage: Stage, account: Account, alone: str, slots_each: int) -> None:
     """Act two: the source tree of an installed package, scanned by all, then by one node alone."""
     files = package_files()
-    stage.title(f"2. {len(files)} modules of {PACKAGE} {version(PACKAGE)}, scanned for security problems")
+    stage.title(
+        f"2. {len(files)} modules of {PACKAGE} {version(PACKAGE)}, scanned for security problems"
+    )
     run = stage.run(scan_path, files, "scan, all nodes")
     account.add(run)
     findings = findings_of(run.outcomes)
@@ -122,7 +141,8 @@ def scan_package(stage: Stage, account: Account, alone: str, slots_each: int) ->
     expected = min(cores, account.spores * slots_each) / used_alone
     stage.say(
         f"all {account.spores} nodes: {seconds(run.took)}; {alone} alone: {seconds(single.took)}; "
-        f"{single.took / run.took:.1f} times as fast ({expected:.1f} expected: a scan burns CPU, this machine has {cores} cores "
+        f"{single.took / run.took:.1f} times as fast ({expected:.1f} expected: a scan burns CPU, "
+        f"this machine has {cores} cores "
         f"for all nodes together, and one node alone keeps {used_alone} of them busy)"
     )
 
@@ -139,14 +159,18 @@ def lose_a_spore(stage: Stage, site: DocumentSite, account: Account) -> None:
         name = items[outcome.index]["url"].rpartition("/")[2]
         stage.say(f"  {name}: attempt {outcome.attempts}, {outcome.status} on {outcome.node}")
     stage.say(
-        f"{len(run.ok)} of {len(items)} documents are there, {run.lost} lost, {len(run.again)} ran again elsewhere, in {seconds(run.took)} "
-        f"(a node that sends no heartbeat for {seconds(stage.cluster.client.settings.dead_after)} is dead)"
+        f"{len(run.ok)} of {len(items)} documents are there, {run.lost} lost, {len(run.again)} ran "
+        f"again elsewhere, in {seconds(run.took)} "
+        f"(a node that sends no heartbeat for {seconds(stage.cluster.client.settings.dead_after)} "
+        "is dead)"
     )
     stage.show_nodes(run, "documents")
 
 
 class Victim:
-    """Kills, with SIGKILL, the first spore that hands in an outcome and goes on with its next item: supervisor, worker and pool."""
+    """Kills, with SIGKILL, the first spore that hands in an outcome and goes on with its next item:
+    supervisor, worker and pool.
+    """
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -167,5 +191,6 @@ class Victim:
         for process in (supervisor, worker.pid):
             os.killpg(os.getpgid(process), signal.SIGKILL)
         self._stage.say(
-            f"{outcome.node} is killed (supervisor {supervisor}, worker {worker.pid} and its pool) while {held} of its slots work"
+            f"{outcome.node} is killed (supervisor {supervisor}, worker {worker.pid} and its pool) "
+            f"while {held} of its slots work"
         )

@@ -1,4 +1,6 @@
-"""The conservation audit: at each tick of the watchdog, whether the account of all messages balances, and the broker lost nothing."""
+"""The conservation audit: at each tick of the watchdog, whether the account of all messages
+balances, and the broker lost nothing.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,12 @@ class _Seen:
 
 
 class Auditor:
-    """Audits one broker, and raises the alarm: a log event, and what `hive status` and `/health` show.
+    """Audits one broker, and raises the alarm: a log event, and what `hive status` and `/health`
+    show.
 
-    A fault counts once two audits in a row have found it. One that the marks tell (the broker went back) counts at once, and stands until
-    people settle it; the others end when the account balances again.
+    A fault counts once two audits in a row have found it. One that the marks tell (the broker went
+    back) counts at once, and stands until people settle it; the others end when the account
+    balances again.
     """
 
     def __init__(self, client: BrokerClient) -> None:
@@ -40,7 +44,10 @@ class Auditor:
         self._surveyed = False
 
     def witness(self) -> None:
-        """Only take note of the last mark: whoever audits next knows then what the broker knew. Raises redis errors."""
+        """Only take note of the last mark: whoever audits next knows then what the broker knew.
+
+        Raises redis errors.
+        """
         mark, at = self._conservation.mark()
         if mark > self._seen.mark:
             self._seen = _Seen(mark, at, 0)
@@ -52,11 +59,17 @@ class Auditor:
         back = self._went_back(audit)
         self._seen = _Seen(*audit.left, account.accepted)
         found = account.missing, self._stranded(account.stranded)
-        missing, stranded = (now if now and before else 0 for now, before in zip(found, self._before, strict=True))
+        missing, stranded = (
+            now if now and before else 0 for now, before in zip(found, self._before, strict=True)
+        )
         self._before = found
         back = back or (audit.alarm.went_back if audit.alarm else None)
         since = audit.alarm.since if audit.alarm else audit.left[1]
-        alarm = Alarm(since=since, missing=missing, stranded=stranded, went_back=back) if missing or stranded or back else None
+        alarm = (
+            Alarm(since=since, missing=missing, stranded=stranded, went_back=back)
+            if missing or stranded or back
+            else None
+        )
         if alarm == audit.alarm:
             return
         self._conservation.raise_alarm(alarm)
@@ -69,10 +82,16 @@ class Auditor:
         mark, at = audit.found
         if mark >= self._seen.mark:
             return None
-        return WentBack(lost_since=at, seen=self._seen.at, fewer=max(0, self._seen.accepted - audit.account.accepted))
+        return WentBack(
+            lost_since=at,
+            seen=self._seen.at,
+            fewer=max(0, self._seen.accepted - audit.account.accepted),
+        )
 
     def _stranded(self, stranded: int) -> int:
-        """The number, once every entry's list is known to the audit; a survey of all entries makes sure, a part of it a tick."""
+        """The number, once every entry's list is known to the audit; a survey of all entries makes
+        sure, a part of it a tick.
+        """
         if stranded <= 0:
             self._cursor, self._surveyed = None, False
             return 0

@@ -1,4 +1,6 @@
-"""The sweep: a little at each tick of the watchdog, of what nobody owns any more, never of accepted work."""
+"""The sweep: a little at each tick of the watchdog, of what nobody owns any more, never of accepted
+work.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ SWEPT = 500
 REST = 60
 """Ticks between two looks at the requirements."""
 FORGET_AFTER = 86_400.0
-"""Seconds for which nothing was sent with requirements until they are forgotten; nodes learn new ones at their next heartbeat."""
+"""Seconds for which nothing was sent with requirements until they are forgotten; nodes learn new
+ones at their next heartbeat.
+"""
 
 SWEEP = Script("hive.foreman.watch", "sweep", include=(LIBRARY,))
 REQUIREMENTS = Script("hive.foreman.watch", "sweep_requirements", include=(LIBRARY,))
@@ -53,7 +57,9 @@ class Sweeper:
         return swept
 
     def _forget_requirements(self) -> int:
-        """Go on with the survey of all entries, without which nothing is forgotten; begin one when something is due."""
+        """Go on with the survey of all entries, without which nothing is forgotten; begin one when
+        something is due.
+        """
         if self._survey:
             cursor = self._conservation.survey(self._survey, SWEPT)
             self._survey = "" if cursor == "0" else cursor
@@ -63,7 +69,9 @@ class Sweeper:
             self._rest -= 1
             return 0
         self._rest = REST
-        now, due, forgotten = self._client.run(REQUIREMENTS, (), (self._client.prefix, self._age, self._survey_began))
+        now, due, forgotten = self._client.run(
+            REQUIREMENTS, (), (self._client.prefix, self._age, self._survey_began)
+        )
         self._survey_began = str(now) if due else ""
         self._survey = "0" if due else ""
         return int(forgotten)

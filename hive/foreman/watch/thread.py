@@ -22,17 +22,26 @@ class WatchdogThread:
     client, app, on_restored: as for the watchdog.
     """
 
-    def __init__(self, client: BrokerClient, app: Celery, on_restored: Callable[[list[str]], object] | None = None) -> None:
+    def __init__(
+        self,
+        client: BrokerClient,
+        app: Celery,
+        on_restored: Callable[[list[str]], object] | None = None,
+    ) -> None:
         self._client = client
         self._app = app
         self._on_restored = on_restored
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep_running, name="hive-watchdog", daemon=True)
+        self._thread = threading.Thread(
+            target=self._keep_running, name="hive-watchdog", daemon=True
+        )
         self._watchdog: Watchdog | None = None
 
     @property
     def last_tick(self) -> float | None:
-        """Unix seconds of the last tick that reached the broker; None before the first since the watchdog was started."""
+        """Unix seconds of the last tick that reached the broker; None before the first since the
+        watchdog was started.
+        """
         return self._watchdog.last_tick if self._watchdog else None
 
     def start(self) -> None:
@@ -48,6 +57,7 @@ class WatchdogThread:
             try:
                 self._watchdog = Watchdog(self._client, self._app, self._on_restored)
                 self._watchdog.run(self._stop)
-            except Exception:  # whatever broke it, a cluster without a watchdog waits on its dead for ever
+            # Whatever broke it, a cluster without a watchdog waits on its dead for ever.
+            except Exception:
                 log.exception("watchdog_broke")
                 self._stop.wait(_RESTART_PAUSE)

@@ -1,4 +1,6 @@
-"""The Foreman's watchdog: once a second, under a lease, it brings back what the dead held, what waits at a busy node, and zombies."""
+"""The Foreman's watchdog: once a second, under a lease, it brings back what the dead held, what
+waits at a busy node, and zombies.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,22 @@ LEASE = Script("hive.foreman.watch", "lease", include=(steps.LIBRARY,))
 class Watchdog:
     """Recovers work. Several may run; the one that holds the lease acts.
 
-    on_restored: called with the publish ids that an incarnation held when it died, after they went home.
-    patience: seconds for which nobody must have held the lease before this one takes it, for a few seconds at a time.
+    on_restored: called with the publish ids that an incarnation held when it died, after they went
+        home.
+    patience: seconds for which nobody must have held the lease before this one takes it, for a few
+        seconds at a time.
     """
 
     def __init__(
-        self, client: BrokerClient, app: Celery, on_restored: Callable[[list[str]], object] | None = None, *, patience: float = 0.0
+        self,
+        client: BrokerClient,
+        app: Celery,
+        on_restored: Callable[[list[str]], object] | None = None,
+        *,
+        patience: float = 0.0,
     ) -> None:
-        # A connection of its own, and no wait longer than a beat: only a broker that answers may be trusted to have heard heartbeats.
+        # A connection of its own, and no wait longer than a beat: only a broker that answers may be
+        # trusted to have heard heartbeats.
         self.client = client.with_timeout(max(0.5, client.settings.hive_heartbeat_interval))
         self.app = app
         self.holder = f"{socket.gethostname()}:{secrets.token_hex(4)}"
@@ -58,7 +68,9 @@ class Watchdog:
 
     @classmethod
     def stand_in(cls, client: BrokerClient, app: Celery) -> Watchdog:
-        """One for a spore: it acts only while no nexus does, and gives way to the next that starts."""
+        """One for a spore: it acts only while no nexus does,
+        and gives way to the next that starts.
+        """
         return cls(client, app, patience=STAND_IN_PATIENCE)
 
     def run(self, stop: threading.Event) -> None:
@@ -71,7 +83,9 @@ class Watchdog:
             except redis.exceptions.RedisError as error:
                 self._answering_since = None
                 log.warning("watchdog_waits_for_broker", error=str(error))
-            stop.wait(max(0.05, (STAND_IN_TICK if self.patience else TICK) - (time.monotonic() - began)))
+            stop.wait(
+                max(0.05, (STAND_IN_TICK if self.patience else TICK) - (time.monotonic() - began))
+            )
         try:
             self.client.run(LEASE, (), (self.client.prefix, LEASE_NAME, self.holder, 0))
         except redis.exceptions.RedisError as error:
@@ -95,8 +109,12 @@ class Watchdog:
         if not self.leads:
             self._auditor.witness()
             return
-        # After a frozen or restarted broker every node looks dead at once: it must have answered as long as a death takes.
-        if self._answering_since is not None and now - self._answering_since >= self.client.settings.dead_after:
+        # After a frozen or restarted broker every node looks dead at once: it must have answered as
+        # long as a death takes.
+        if (
+            self._answering_since is not None
+            and now - self._answering_since >= self.client.settings.dead_after
+        ):
             self.restore_dead()
         self.unplace()
         self.retry_zombies()
@@ -114,33 +132,62 @@ class Watchdog:
             incarnation = raw.decode()
             node_id = incarnation.rpartition("/")[0]
             retries = self.client.settings.hive_max_retries
-            arguments = (self.client.prefix, node_id, incarnation, silence, 1, retries, f"node {node_id} died")
+            arguments = (
+                self.client.prefix,
+                node_id,
+                incarnation,
+                silence,
+                1,
+                retries,
+                f"node {node_id} died",
+            )
             reply = self.client.run(steps.RESTORE, (), arguments)
             if reply[0] < 0:
                 continue
             dead += 1
             restored = [publish_id.decode() for publish_id in reply[2:]]
-            log.warning("node_dead", incarnation=incarnation, restored=len(restored), unplaced=int(reply[1]))
+            log.warning(
+                "node_dead", incarnation=incarnation, restored=len(restored), unplaced=int(reply[1])
+            )
             if self._on_restored is not None and restored:
                 self._on_restored(restored)
         return dead
 
     def unplace(self) -> None:
-        """What was bound to a node and could not start there within a second goes back to the shared queue."""
+        """What was bound to a node and could not start there within a second goes back to the
+        shared queue.
+        """
         for raw in self.client.redis.hkeys(self.client.key("nodes", "static")):
             moved = self.client.run(steps.UNPLACE, (), (self.client.prefix, raw, PLACED_WAIT_MS))
             if moved:
                 log.info("placed_given_back", node_id=raw.decode(), count=int(moved))
 
     def retry_zombies(self) -> None:
-        """Give back what a live incarnation has reserved but no longer knows, or has run for too long."""
+        """Give back what a live incarnation has reserved but no longer knows, or has run for too
+        long.
+        """
         retries = self.client.settings.hive_max_retries
         for zombie in self._zombies.find():
             reservation = f"{zombie.publish_id}\x1f{zombie.reserved_at}"
-            arguments = (self.client.prefix, zombie.node_id, zombie.incarnation, 1, retries, zombie.reason, reservation)
+            arguments = (
+                self.client.prefix,
+                zombie.node_id,
+                zombie.incarnation,
+                1,
+                retries,
+                zombie.reason,
+                reservation,
+            )
             if self.client.run(steps.GIVE_BACK, (), arguments):
-                log.warning("zombie_retried", task_id=zombie.task_id, node_id=zombie.node_id, reason=zombie.reason)
+                log.warning(
+                    "zombie_retried",
+                    task_id=zombie.task_id,
+                    node_id=zombie.node_id,
+                    reason=zombie.reason,
+                )
 
     def tell_dead_letters(self) -> None:
         """Store FAILURE for new dead letters, so that nobody waits for their results for ever."""
-        self._dead_letters.tell([raw.decode() for raw in self.client.redis.srandmember(self.client.key("untold"), 100)])
+        self._dead_letters.tell(
+            [raw.decode() for raw in self.client.redis.srandmember(self.client.key("untold"), 100)]
+        )

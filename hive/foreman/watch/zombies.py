@@ -1,4 +1,6 @@
-"""Finding zombies: tasks that a live incarnation has reserved but does not know of, or that have run far beyond their limit."""
+"""Finding zombies: tasks that a live incarnation has reserved but does not know of, or that have
+run far beyond their limit.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,10 @@ class Zombie:
 class ZombieFinder:
     """Compares reservations with what each incarnation's heartbeats say it holds.
 
-    A reservation counts as unknown after it was missing from two successive beats, unless an answer of the broker lies unread
-    there (a busy worker). A run counts as too long after the larger of
-    HIVE_ZOMBIE_TASK_TIMEOUT and the task's own hard limit plus 30 s; one whose limit was lifted explicitly never does.
+    A reservation counts as unknown after it was missing from two successive beats, unless an answer
+    of the broker lies unread there (a busy worker). A run counts as too long after the larger of
+    HIVE_ZOMBIE_TASK_TIMEOUT and the task's own hard limit plus 30 s; one whose limit was lifted
+    explicitly never does.
     """
 
     def __init__(self, client: BrokerClient) -> None:
@@ -42,10 +45,19 @@ class ZombieFinder:
         self._missing: dict[str, float] = {}
 
     def find(self) -> list[Zombie]:
-        """Zombies of all nodes at this moment; also written to `venom:zombies` for people to see. Raises redis errors."""
+        """Zombies of all nodes at this moment; also written to `venom:zombies` for people to see.
+
+        Raises redis errors.
+        """
         client = self._client
-        beats = {name.decode(): score for name, score in client.redis.zrange(client.key("beats"), 0, -1, withscores=True)}
-        held = {name.decode(): _limits(line.decode()) for name, line in client.redis.hgetall(client.key("held")).items()}
+        beats = {
+            name.decode(): score
+            for name, score in client.redis.zrange(client.key("beats"), 0, -1, withscores=True)
+        }
+        held = {
+            name.decode(): _limits(line.decode())
+            for name, line in client.redis.hgetall(client.key("held")).items()
+        }
         seconds, microseconds = client.redis.time()
         now = int(seconds) * 1000 + int(microseconds) // 1000
         found, missing = [], {}
@@ -63,10 +75,23 @@ class ZombieFinder:
                     missing[publish_id] = first
                 lost = unknown and beat > missing[publish_id]
                 reason = (
-                    "its node does not know it" if lost else self._overdue(publish_id, now - reserved_at, held[incarnation].get(publish_id))
+                    "its node does not know it"
+                    if lost
+                    else self._overdue(
+                        publish_id, now - reserved_at, held[incarnation].get(publish_id)
+                    )
                 )
                 if reason:
-                    found.append(Zombie(publish_id, self._task_id(publish_id), node_id, incarnation, reserved_at, reason))
+                    found.append(
+                        Zombie(
+                            publish_id,
+                            self._task_id(publish_id),
+                            node_id,
+                            incarnation,
+                            reserved_at,
+                            reason,
+                        )
+                    )
         self._missing = missing
         self._record(found)
         return found
@@ -82,7 +107,10 @@ class ZombieFinder:
         hard = told if hard is None else hard
         if hard is not None and float(hard) <= 0:
             return ""
-        limit = max(settings.hive_zombie_task_timeout, float(hard or settings.hive_task_timeout) + GRACE_SECONDS)
+        limit = max(
+            settings.hive_zombie_task_timeout,
+            float(hard or settings.hive_task_timeout) + GRACE_SECONDS,
+        )
         return f"it ran longer than {limit:g} s" if running_ms > limit * 1000 else ""
 
     def _entry(self, publish_id: str) -> Entry | None:
@@ -100,7 +128,12 @@ class ZombieFinder:
         if not found:
             return
         key = self._client.key("zombies")
-        values = {zombie.task_id: json.dumps({"node": zombie.node_id, "reason": zombie.reason, "at": time.time()}) for zombie in found}
+        values = {
+            zombie.task_id: json.dumps(
+                {"node": zombie.node_id, "reason": zombie.reason, "at": time.time()}
+            )
+            for zombie in found
+        }
         # Only for people: a server without memory must not keep the watchdog from its work.
         with contextlib.suppress(redis.exceptions.OutOfMemoryError):
             self._client.redis.hset(key, mapping=values)
@@ -108,6 +141,8 @@ class ZombieFinder:
 
 
 def _limits(line: str) -> dict[str, float | None]:
-    """The publish ids of a heartbeat, with the hard limit that only the worker knows (Incarnation.held_line)."""
+    """The publish ids of a heartbeat, with the hard limit that only the worker knows
+    (Incarnation.held_line).
+    """
     parts = (part.partition(":") for part in line.split())
     return {publish_id: float(limit) if limit else None for publish_id, _, limit in parts}

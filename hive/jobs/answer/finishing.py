@@ -1,4 +1,7 @@
-"""`hive.finish`: what runs when the pullers have returned. It sends them again if something is left, reduces, and ends the job."""
+"""`hive.finish`: what runs when the pullers have returned.
+
+It sends them again if something is left, reduces, and ends the job.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ _STALLED_ROUNDS = 3
     ignore_result=True,
 )
 def finish(self: Task[..., None], job_id: str) -> None:
-    """Body and errback of a job's chord: whichever way its pullers ended, the job does too. Running it twice changes nothing."""
+    """Body and errback of a job's chord: whichever way its pullers ended, the job does too.
+
+    Running it twice changes nothing.
+    """
     client = client_of(self.app)
     allowed = client.settings.hive_max_retries + 1
     plan = stored_plan(client, job_id)
@@ -46,13 +52,21 @@ def finish(self: Task[..., None], job_id: str) -> None:
         case b"more":
             waiting, stalled = int(reply[1]), int(reply[2])
             log.warning("job_goes_on", job_id=job_id, waiting=waiting, stalled=stalled)
-            send_pullers(self.app, job_id, plan, min(plan.slots, waiting or plan.slots), countdown=1.0 if stalled else 0.0)
+            send_pullers(
+                self.app,
+                job_id,
+                plan,
+                min(plan.slots, waiting or plan.slots),
+                countdown=1.0 if stalled else 0.0,
+            )
         case b"reduce":
             value, error = _reduced(self.app, client, job_id, plan, tries=int(reply[1]))
             conclude(client, job_id, value, error)
 
 
-def _reduced(app: Celery, client: BrokerClient, job_id: str, plan: Plan, *, tries: int) -> tuple[Any, str]:
+def _reduced(
+    app: Celery, client: BrokerClient, job_id: str, plan: Plan, *, tries: int
+) -> tuple[Any, str]:
     """The reduced value and "", or None and what went wrong."""
     if plan.reduce is None:
         return None, ""

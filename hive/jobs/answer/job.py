@@ -1,4 +1,6 @@
-"""A job as its callers see it: progress, outcomes as they complete, the result, cancel; from any process, by its id."""
+"""A job as its callers see it: progress, outcomes as they complete, the result, cancel; from any
+process, by its id.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ _OUTAGE = 15.0
 class Progress:
     """How far a job is, in items. total: None until an iterator has ended.
 
-    completed: ok. failed: failed or timed out. running: leased to a worker. pending: sent and not leased.
+    completed: ok. failed: failed or timed out. running: leased to a worker. pending: sent and not
+        leased.
     """
 
     total: int | None
@@ -47,16 +50,19 @@ class Progress:
     @property
     def over(self) -> bool:
         """Whether every item has its outcome."""
-        return self.total is not None and self.completed + self.failed + self.cancelled >= self.total
+        return (
+            self.total is not None and self.completed + self.failed + self.cancelled >= self.total
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
     """What came of a job, all of it or, when waiting timed out, what is there so far.
 
-    outcomes: in item order. value: what the reduce made of the successful items' values; before the end a built-in reduce's value so
-    far, None for a reduce task's. error: what went wrong with the job as a whole (its input ended early, its reduce failed), else None.
-    complete: whether the job has ended.
+    outcomes: in item order. value: what the reduce made of the successful items' values; before the
+    end a built-in reduce's value so far, None for a reduce task's. error: what went wrong with the
+    job as a whole (its input ended early, its reduce failed), else None. complete: whether the job
+    has ended.
     """
 
     outcomes: OutcomeList
@@ -66,14 +72,19 @@ class JobResult:
 
 
 class Job:
-    """One map-reduce. Iterate over it for outcomes as they complete, `async for` too; `await job` is `job.result()`.
+    """One map-reduce.
 
-    Every iteration begins with the first outcome. What is asked of the broker raises BrokerUnreachableError when it does not answer,
-    UnknownJobError when the job's results have expired.
+    Iterate over it for outcomes as they complete, `async for` too; `await job` is `job.result()`.
+
+    Every iteration begins with the first outcome. What is asked of the broker raises
+    BrokerUnreachableError when it does not answer, UnknownJobError when the job's results have
+    expired.
     """
 
     def __init__(self, app: Celery, job_id: str, plan: Plan, *, caller: bool = False) -> None:
-        """For `map` and `job`; `caller`: this is the job as its maker holds it, whose reading may drop what an endless input made."""
+        """For `map` and `job`; `caller`: this is the job as its maker holds it, whose reading may
+        drop what an endless input made.
+        """
         self.id = job_id
         self._app = app
         self._client = client_of(app)
@@ -86,24 +97,52 @@ class Job:
     def progress(self) -> Progress:
         """How far the job is: one round trip."""
         with broker_errors():
-            raw = self._client.redis.hmget(self._state, "pushed", "done", "ok", "failed", "timeout", "cancelled", "waiting", "eof")
+            raw = self._client.redis.hmget(
+                self._state,
+                "pushed",
+                "done",
+                "ok",
+                "failed",
+                "timeout",
+                "cancelled",
+                "waiting",
+                "eof",
+            )
         if raw[0] is None:
             raise self._unknown()
-        pushed, done, ok, failed, timeout, cancelled, waiting, eof = (int(field or 0) for field in raw)
-        return Progress(pushed if eof else None, ok, failed + timeout, cancelled, pushed - done - waiting, waiting)
+        pushed, done, ok, failed, timeout, cancelled, waiting, eof = (
+            int(field or 0) for field in raw
+        )
+        return Progress(
+            pushed if eof else None,
+            ok,
+            failed + timeout,
+            cancelled,
+            pushed - done - waiting,
+            waiting,
+        )
 
     def cancel(self) -> None:
-        """Run nothing more of the job: items that wait become `cancelled`, and so do those that run where they can be interrupted.
+        """Run nothing more of the job: items that wait become `cancelled`, and so do those that run
+        where they can be interrupted.
 
         A job that has ended stays as it is.
         """
         with broker_errors():
-            steps.run(self._client, steps.STOP, self.id, "cancelled", "the job was cancelled before it ran", 0)
+            steps.run(
+                self._client,
+                steps.STOP,
+                self.id,
+                "cancelled",
+                "the job was cancelled before it ran",
+                0,
+            )
 
     def result(self, timeout: float | None = None) -> JobResult:
         """Wait for the job to end.
 
-        timeout: seconds to wait (None: until it ends); then the result has what is there so far. The job goes on either way.
+        timeout: seconds to wait (None: until it ends); then the result has what is there so far.
+            The job goes on either way.
         """
         outcomes = OutcomeList(self._fetch)
         position = StreamPosition()
@@ -114,7 +153,11 @@ class Job:
 
     def __iter__(self) -> Iterator[Outcome]:
         position = StreamPosition()
-        trim = StreamTrim(self._client, self.id, KEPT_BYTES) if self._caller and self._plan.trims else None
+        trim = (
+            StreamTrim(self._client, self.id, KEPT_BYTES)
+            if self._caller and self._plan.trims
+            else None
+        )
         for batch in self._batches(position, None):
             for entry in batch:
                 yield from decode(entry)
@@ -152,7 +195,11 @@ class Job:
             left = _BLOCK if until is None else min(_BLOCK, until - time.monotonic())
             block = max(1, int(left * 1000)) if left > 0 else None
             try:
-                raw = from_reply(self._client.redis.xread({key: position.last}, count=position.batch, block=block))
+                raw = from_reply(
+                    self._client.redis.xread(
+                        {key: position.last}, count=position.batch, block=block
+                    )
+                )
                 if not raw:
                     watch.look()
             except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
@@ -173,7 +220,11 @@ class Job:
         async with self._client.asyncio_redis() as client:
             while not position.ended:
                 try:
-                    raw = from_reply(await client.xread({key: position.last}, count=position.batch, block=int(_BLOCK * 1000)))
+                    raw = from_reply(
+                        await client.xread(
+                            {key: position.last}, count=position.batch, block=int(_BLOCK * 1000)
+                        )
+                    )
                     if not raw:
                         await asyncio.to_thread(watch.look)
                 except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
@@ -185,12 +236,16 @@ class Job:
                         yield position.take(raw)
 
     def _all_seen(self, position: StreamPosition) -> bool:
-        """Whether the reader of a job whose number of items is known has them all: it need not wait for the reduce."""
+        """Whether the reader of a job whose number of items is known has them all: it need not wait
+        for the reduce.
+        """
         return self._plan.total is not None and position.items >= self._plan.total
 
     def _fetch(self, entry_id: bytes) -> Entry:
         with broker_errors():
-            found: Any = self._client.redis.xrange(steps.job_key(self._client, self.id, "outcomes"), entry_id, entry_id)
+            found: Any = self._client.redis.xrange(
+                steps.job_key(self._client, self.id, "outcomes"), entry_id, entry_id
+            )
         if not found:
             raise UnknownJobError(f"The outcomes of job {self.id} have expired.")
         return entry_of(*found[0])
@@ -207,7 +262,10 @@ class Job:
         error, trimmed = self._client.redis.hmget(self._state, "error", "trimmed")
         faults = [steps.text(error)] if error else []
         if trimmed:
-            faults.append(f"The first {int(trimmed)} outcomes were dropped after the job's caller had read them, to bound their memory.")
+            faults.append(
+                f"The first {int(trimmed)} outcomes were dropped after the job's caller had read "
+                "them, to bound their memory."
+            )
         value = self._value(complete=complete)
         return JobResult(outcomes, value, " ".join(faults) or None, complete)
 
@@ -233,7 +291,9 @@ class _Outage:
         self._since: float | None = None
 
     def came(self, error: redis.exceptions.RedisError) -> None:
-        """Raises: BrokerUnreachableError or BrokerAuthError when it has lasted too long, or waiting will not mend it."""
+        """Raises: BrokerUnreachableError or BrokerAuthError when it has lasted too long, or waiting
+        will not mend it.
+        """
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         if now - self._since > _OUTAGE or isinstance(error, redis.exceptions.AuthenticationError):

@@ -1,4 +1,6 @@
-"""Reading a job's stream of outcomes: where the reader is, how much it takes at once, and what an entry says."""
+"""Reading a job's stream of outcomes: where the reader is, how much it takes at once, and what an
+entry says.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ START = b"0-0"
 
 
 class StreamPosition:
-    """Where one reader is in a job's stream. It does no input or output, so that blocking and asyncio readers share it."""
+    """Where one reader is in a job's stream.
+
+    It does no input or output, so that blocking and asyncio readers share it.
+    """
 
     def __init__(self) -> None:
         self.last = START
@@ -25,7 +30,9 @@ class StreamPosition:
 
     @property
     def batch(self) -> int:
-        """Entries to read at once: about a megabyte, so that the reader's memory does not grow with the job."""
+        """Entries to read at once: about a megabyte, so that the reader's memory does not grow with
+        the job.
+        """
         if not self._entries:
             return 8
         return max(1, min(_BATCH_ENTRIES, _BATCH_BYTES * self._entries // max(self.bytes, 1)))

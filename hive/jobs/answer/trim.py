@@ -1,4 +1,6 @@
-"""Bounding the outcomes of an endless input: what its caller has read is dropped from the stream, far behind the reader."""
+"""Bounding the outcomes of an endless input: what its caller has read is dropped from the stream,
+far behind the reader.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class StreamTrim:
             return
         self._marked = position.bytes
         milliseconds, _, sequence = position.last.partition(b"-")
-        self._marks.append((position.bytes, b"%s-%d" % (milliseconds, int(sequence) + 1), position.items))
+        self._marks.append(
+            (position.bytes, b"%s-%d" % (milliseconds, int(sequence) + 1), position.items)
+        )
         behind = None
         while self._marks and position.bytes - self._marks[0][0] >= self._kept_bytes:
             behind = self._marks.popleft()

@@ -1,4 +1,6 @@
-"""What the outcomes of a job come to so far: its values in item order, and the value of a built-in reduce."""
+"""What the outcomes of a job come to so far: its values in item order, and the value of a built-in
+reduce.
+"""
 
 from __future__ import annotations
 

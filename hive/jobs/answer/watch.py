@@ -1,4 +1,6 @@
-"""What whoever waits for a job does when nothing comes: a job always ends, also when no worker is there to end it."""
+"""What whoever waits for a job does when nothing comes: a job always ends, also when no worker is
+there to end it.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,18 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 _OVERDUE_MS = 2_000
-"""How long after its deadline a job is ended by who waits for it: its own `finish` comes first where workers are there."""
+"""How long after its deadline a job is ended by who waits for it: its own `finish` comes first
+where workers are there.
+"""
 _NO_REDUCE_MS = 15_000
 _QUIET = 5.0
 _AGAIN = 30.0
 
 
 class JobWatch:
-    """Looks after a job on behalf of one reader; `look` is called once a second while nothing comes."""
+    """Looks after a job on behalf of one reader; `look` is called once a second while nothing
+    comes.
+    """
 
     def __init__(self, app: Celery, job_id: str, plan: Plan) -> None:
         self._app = app
@@ -44,10 +50,17 @@ class JobWatch:
         reply = steps.run(self._client, steps.WATCH, self._job_id)
         state = reply[0]
         if state == b"expired":
-            raise UnknownJobError(f"No job has the id {self._job_id!r}, or its results have expired.")
+            raise UnknownJobError(
+                f"No job has the id {self._job_id!r}, or its results have expired."
+            )
         if state == b"orphan":
             self._stop("cancelled", "the caller was gone before the job was sent")
-            conclude(self._client, self._job_id, None, "The process that made the job was gone before any of it was sent to the workers.")
+            conclude(
+                self._client,
+                self._job_id,
+                None,
+                "The process that made the job was gone before any of it was sent to the workers.",
+            )
         if state == b"overdue" and int(reply[1]) > _OVERDUE_MS:
             self._end_overdue(int(reply[1]))
         if state == b"done":
@@ -56,14 +69,17 @@ class JobWatch:
             self._all_done_since = None
 
     def _end_overdue(self, ms: int) -> None:
-        """The deadline passed and nothing ended the job: no node is there, or none can interrupt what it runs."""
+        """The deadline passed and nothing ended the job: no node is there, or none can interrupt
+        what it runs.
+        """
         self._stop("timeout", "the job's deadline passed first")
         reduce = self._plan.reduce
         if reduce is None or reduce in BUILT_IN:
             value, error = self._built_in(reduce)
             conclude(self._client, self._job_id, value, error)
         elif ms > _NO_REDUCE_MS or not int(self._client.redis.hget(self._state, "ok") or 0):
-            error = f"The deadline passed, and no node was there to run the reduce {self._plan.reduce_task}."
+            reduce_task = self._plan.reduce_task
+            error = f"The deadline passed, and no node was there to run the reduce {reduce_task}."
             conclude(self._client, self._job_id, None, error)
         else:
             self._send_finish()
@@ -84,7 +100,9 @@ class JobWatch:
         steps.run(self._client, steps.STOP, self._job_id, status, why, 1)
 
     def _expect_the_end(self) -> None:
-        """All items have their outcomes; if `finish` was lost with whoever was to send it, send it again."""
+        """All items have their outcomes; if `finish` was lost with whoever was to send it, send it
+        again.
+        """
         now = time.monotonic()
         if self._all_done_since is None:
             self._all_done_since = now

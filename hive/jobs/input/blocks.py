@@ -1,4 +1,6 @@
-"""Items as JSON blocks: encoded when they are taken, so that what a generator does to them afterwards no longer matters."""
+"""Items as JSON blocks: encoded when they are taken, so that what a generator does to them
+afterwards no longer matters.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Block(NamedTuple):
 def growing_sizes(slots: int, chunk: int = 0) -> Iterator[int]:
     """Sizes of a job's blocks: small ones first, so that every slot has work at once.
 
-    chunk: items of a lease where that is fixed; blocks are multiples of it, since a lease ends with its block.
+    chunk: items of a lease where that is fixed; blocks are multiples of it, since a lease ends with
+        its block.
     """
     step = max(1, chunk)
     size = max(1, slots)
@@ -83,7 +86,10 @@ def _refusal(item: Any, index: int) -> InvalidInputError:
 
 
 class BlockBuilder:
-    """Gathers items one by one. Plain numbers and texts are encoded together at the end, which is twenty times cheaper."""
+    """Gathers items one by one.
+
+    Plain numbers and texts are encoded together at the end, which is twenty times cheaper.
+    """
 
     def __init__(self) -> None:
         self.n = 0

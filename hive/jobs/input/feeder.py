@@ -1,4 +1,6 @@
-"""Feeding a job from an iterator: a thread takes the items, a timer sees that a slow input's items do not wait for a full block."""
+"""Feeding a job from an iterator: a thread takes the items, a timer sees that a slow input's items
+do not wait for a full block.
+"""
 
 from __future__ import annotations
 
@@ -33,23 +35,30 @@ _OUTAGE = 60.0
 
 
 def caller_ms(settings: Settings) -> int:
-    """Milliseconds without a sign after which a job's caller counts as gone: ten heartbeat intervals."""
+    """Milliseconds without a sign after which a job's caller counts as gone: ten heartbeat
+    intervals.
+    """
     return int(settings.hive_heartbeat_interval * 10_000)
 
 
 def window(slots: int, done: int, micros: int) -> int:
-    """Items that may be sent and not done: two seconds' work, so that a slow skill does not drain its input far ahead.
+    """Items that may be sent and not done: two seconds' work, so that a slow skill does not drain
+    its input far ahead.
 
     done, micros: items that have their outcomes, and how long they ran in all.
     """
     least = 4 * slots
     if not done:
         return least
-    return int(min(_WINDOW_ITEMS, max(least, slots * _WINDOW_SECONDS / max(micros / done / 1e6, 1e-9))))
+    return int(
+        min(_WINDOW_ITEMS, max(least, slots * _WINDOW_SECONDS / max(micros / done / 1e6, 1e-9)))
+    )
 
 
 class Feeder:
-    """Takes items from an iterator and sends them, as long as its process lives and the job is not stopped."""
+    """Takes items from an iterator and sends them, as long as its process lives and the job is not
+    stopped.
+    """
 
     def __init__(self, app: Celery, job_id: str, plan: Plan, items: Iterator[Any]) -> None:
         self._app = app
@@ -70,9 +79,13 @@ class Feeder:
         self._caller_ms = caller_ms(self._client.settings)
 
     def start(self) -> None:
-        """Feed in two daemon threads: an input that never ends must not keep its program from ending."""
+        """Feed in two daemon threads: an input that never ends must not keep its program from
+        ending.
+        """
         for name, target in (("feeder", self._feed), ("flusher", self._flush_in_time)):
-            threading.Thread(target=target, name=f"hive-{name}-{self._job_id[:8]}", daemon=True).start()
+            threading.Thread(
+                target=target, name=f"hive-{name}-{self._job_id[:8]}", daemon=True
+            ).start()
 
     # -- the feeding thread
 
@@ -109,7 +122,10 @@ class Feeder:
                 index += 1
                 if self._block.n == 1:
                     self._since = time.monotonic()
-                if self._block.n >= min(self._size, max(1, self._plan.chunk, self._window // 4)) or self._block.bytes >= BLOCK_BYTES:
+                if (
+                    self._block.n >= min(self._size, max(1, self._plan.chunk, self._window // 4))
+                    or self._block.bytes >= BLOCK_BYTES
+                ):
                     self._push()
         return ""
 
@@ -130,7 +146,9 @@ class Feeder:
                 return
 
     def _flush(self) -> None:
-        """Send what a slow input left unsent, and the pullers with it; nothing while the feeding thread is at it."""
+        """Send what a slow input left unsent, and the pullers with it; nothing while the feeding
+        thread is at it.
+        """
         if not self._lock.acquire(blocking=False):
             return
         try:
@@ -150,7 +168,9 @@ class Feeder:
             self._wait_for_room(block)
         if self._stopped.is_set() or (block is None and not last):
             return
-        self._note(self._run(steps.PUSH, int(last), error, self._caller_ms, self._pushed, *(block or ())))
+        self._note(
+            self._run(steps.PUSH, int(last), error, self._caller_ms, self._pushed, *(block or ()))
+        )
         if self._stopped.is_set():
             return
         self._pushed += block.n if block else 0
@@ -179,26 +199,39 @@ class Feeder:
         self._window = window(self._plan.slots, self._done, micros)
 
     def _run(self, script: Script, *args: Any) -> list[Any]:
-        """Run a script, through a broker's restart or want of memory if need be. Raises: redis errors when it lasts for a minute."""
+        """Run a script, through a broker's restart or want of memory if need be.
+
+        Raises: redis errors when it lasts for a minute.
+        """
         ends = time.monotonic() + _OUTAGE
         while True:
             try:
                 reply: list[Any] = steps.run(self._client, script, self._job_id, *args)
                 return reply
-            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
+            except (
+                redis.exceptions.ConnectionError,
+                redis.exceptions.TimeoutError,
+                redis.exceptions.OutOfMemoryError,
+            ) as error:
                 if time.monotonic() > ends:
                     raise
                 log.warning("feeder_waits_for_broker", job_id=self._job_id, error=str(error))
                 time.sleep(0.25)
 
     def _give_up(self, fault: Exception) -> None:
-        """The job cannot be fed on: it ends with what was sent. Where even that cannot be said, the lapse of the caller's key says it."""
+        """The job cannot be fed on: it ends with what was sent.
+
+        Where even that cannot be said, the lapse of the caller's key says it.
+        """
         log.error("feeder_failed", job_id=self._job_id, error=str(fault))
         self._stopped.set()
-        said = f"The items could not be sent: {fault.message if isinstance(fault, HiveError) else error_text(fault)}"
+        why = fault.message if isinstance(fault, HiveError) else error_text(fault)
+        said = f"The items could not be sent: {why}"
         try:
             if self._sent:
-                steps.run(self._client, steps.PUSH, self._job_id, 1, said, self._caller_ms, self._pushed)
+                steps.run(
+                    self._client, steps.PUSH, self._job_id, 1, said, self._caller_ms, self._pushed
+                )
             else:
                 steps.run(self._client, steps.STOP, self._job_id, "cancelled", said, 1)
                 conclude(self._client, self._job_id, None, said)

@@ -1,4 +1,6 @@
-"""Setting a job going: its pullers as a chord with `hive.finish` as its body, or what ends a job that has no items."""
+"""Setting a job going: its pullers as a chord with `hive.finish` as its body, or what ends a job
+that has no items.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,21 @@ PULL, FINISH = "hive.pull", "hive.finish"
 """The two tasks that a job is made of, by name: they are defined in rooms above this one."""
 
 
-def send_pullers(app: Celery, job_id: str, plan: Plan, pullers: int, countdown: float = 0.0) -> None:
+def send_pullers(
+    app: Celery, job_id: str, plan: Plan, pullers: int, countdown: float = 0.0
+) -> None:
     """Send a job's pullers as the header of a chord whose body, and errback, is `hive.finish`.
 
-    It is published here and not by `chord.apply_async`, which subscribes to the result of every puller: nobody waits for those.
+    It is published here and not by `chord.apply_async`, which subscribes to the result of every
+    puller: nobody waits for those.
 
-    countdown: seconds before they start. Raises: NoEligibleNodeError, QueueFullError, BrokerMemoryError, and kombu's OperationalError
-        when the broker does not answer.
+    countdown: seconds before they start. Raises: NoEligibleNodeError, QueueFullError,
+        BrokerMemoryError, and kombu's OperationalError when the broker does not answer.
     """
     body = _finish_signature(app, job_id, plan)
     body.on_error(_finish_signature(app, job_id, plan))
-    # The limit of an item is the puller's own business; these are for an item that cannot be interrupted.
+    # The limit of an item is the puller's own business; these are for an item that cannot be
+    # interrupted.
     options: dict[str, Any] = {
         "queue": plan.queue,
         "soft_time_limit": plan.item_limit + MARGIN,
@@ -38,7 +44,11 @@ def send_pullers(app: Celery, job_id: str, plan: Plan, pullers: int, countdown: 
         "group_id": uuid(),
         "chord": body,
     }
-    wishes = {"priority": plan.priority, "requirements": plan.requirements, "countdown": countdown or None}
+    wishes = {
+        "priority": plan.priority,
+        "requirements": plan.requirements,
+        "countdown": countdown or None,
+    }
     options |= {name: wish for name, wish in wishes.items() if wish is not None}
     ids = [uuid() for _ in range(pullers)]
     # As a chord does; the Redis backend does not look into a lazy list.
@@ -48,24 +58,30 @@ def send_pullers(app: Celery, job_id: str, plan: Plan, pullers: int, countdown: 
         for index, task_id in enumerate(ids):
             own = {**options, "task_id": task_id, "group_index": index}
             app.tasks[PULL].apply_async((job_id,), producer=producer, add_to_parent=False, **own)
-            if not index:  # a full queue refuses all of a job or nothing: part of a chord never ends
+            # A full queue refuses all of a job or nothing: part of a chord never ends.
+            if not index:
                 rest.enter_context(following_up())
 
 
 def send_finish(app: Celery, job_id: str, plan: Plan) -> None:
-    """Send `hive.finish` by itself. Raises: kombu's OperationalError when the broker does not answer."""
+    """Send `hive.finish` by itself.
+
+    Raises: kombu's OperationalError when the broker does not answer.
+    """
     _finish_signature(app, job_id, plan).apply_async(add_to_parent=False)
 
 
 def _finish_signature(app: Celery, job_id: str, plan: Plan) -> Signature[None]:
     options: dict[str, Any] = {"queue": plan.queue, "priority": 10, "task_id": uuid()}
     if plan.requirements and plan.reduce not in (None, *BUILT_IN):
-        options["requirements"] = plan.requirements  # a reduce of the user's own: other nodes need not know it
+        # A reduce of the user's own: other nodes need not know it.
+        options["requirements"] = plan.requirements
     return app.tasks[FINISH].si(job_id).set(**options)
 
 
 def launch(app: Celery, job_id: str, plan: Plan, pushed: int, *, complete: bool) -> None:
-    """Set a job going whose first `pushed` items are stored; `complete` says that there are no more.
+    """Set a job going whose first `pushed` items are stored; `complete` says that there are no
+    more.
 
     Raises: as `send_pullers`.
     """

@@ -14,9 +14,11 @@ UNKNOWN = 4
 
 
 def eligible_slots(client: BrokerClient, requirements: dict[str, Any] | None) -> int:
-    """Slots of the nodes that satisfy the requirements: of those that are available, else of those that are known.
+    """Slots of the nodes that satisfy the requirements: of those that are available, else of those
+    that are known.
 
-    Raises: InvalidInputError for wrong requirements, NoEligibleNodeError when no known node can ever satisfy them, redis errors.
+    Raises: InvalidInputError for wrong requirements, NoEligibleNodeError when no known node can
+        ever satisfy them, redis errors.
     """
     wanted = Requirements.parse(requirements)
     nodes = NodeTable(client).read().values()

@@ -1,4 +1,6 @@
-"""The end of a job, whoever ends it: its caller, its last task, or who waits for it and finds nobody else there."""
+"""The end of a job, whoever ends it: its caller, its last task, or who waits for it and finds
+nobody else there.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,14 @@ from hive.jobs.state.outcomes import error_text, to_json
 
 
 def conclude(client: BrokerClient, job_id: str, value: Any, error: str = "") -> None:
-    """End a job with its reduced value; only the first such call counts. A value that JSON cannot hold becomes an error."""
+    """End a job with its reduced value; only the first such call counts.
+
+    A value that JSON cannot hold becomes an error.
+    """
     try:
         written = to_json(value)
     except Exception as fault:  # noqa: BLE001 a value's own __json__ may raise anything
         written = "null"
-        error = f"the reduced value, of type {type(value).__name__}, cannot be written as JSON ({error_text(fault)})"
+        kind, why = type(value).__name__, error_text(fault)
+        error = f"the reduced value, of type {kind}, cannot be written as JSON ({why})"
     steps.run(client, steps.FINISH, job_id, written, error)

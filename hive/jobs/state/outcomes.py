@@ -1,4 +1,6 @@
-"""What became of each item: the stream's entries, written by pullers a lease at a time and read back an outcome at a time."""
+"""What became of each item: the stream's entries, written by pullers a lease at a time and read
+back an outcome at a time.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,18 @@ STATUSES: tuple[Status, ...] = ("ok", "failed", "timeout", "cancelled")
 _KEPT_BYTES = 4 << 20
 _ERROR_LENGTH = 2_000
 LARGEST = 64 << 20
-"""Bytes that one item, or one result, may take as JSON; the broker itself refuses what is above 512 MiB."""
+"""Bytes that one item, or one result, may take as JSON; the broker itself refuses what is above 512
+MiB.
+"""
 
 
 @dataclass(slots=True)
 class Outcome:
     """What became of one item.
 
-    index: its place in the input. value: what the skill returned, None unless status is "ok". error: why not, None if "ok".
-    node: where it ran last, None if nowhere. attempts: runs that were begun, 0 if none. seconds: how long it ran.
+    index: its place in the input. value: what the skill returned, None unless status is "ok".
+    error: why not, None if "ok". node: where it ran last, None if nowhere. attempts: runs that were
+    begun, 0 if none. seconds: how long it ran.
 
     Not frozen: that alone would make reading a million of them half a second slower.
     """
@@ -59,7 +64,10 @@ def to_json(value: Any) -> str:
 
 
 def from_json(text: bytes | str) -> Any:
-    """The value that `to_json` wrote. A dict which only looks like one of Celery's own marks is left a dict."""
+    """The value that `to_json` wrote.
+
+    A dict which only looks like one of Celery's own marks is left a dict.
+    """
     try:
         return loads(text)
     except ValueError:
@@ -82,12 +90,19 @@ def json_fault(value: Any) -> str:
         size = len(to_json(value))
     except Exception as error:  # noqa: BLE001 a value's own __json__ may raise anything
         return f"cannot be written as JSON ({error_text(error)})"
-    return "" if size <= LARGEST else f"takes {size >> 20} MiB as JSON, {LARGEST >> 20} at most: store it elsewhere and pass where"
+    return (
+        ""
+        if size <= LARGEST
+        else f"takes {size >> 20} MiB as JSON, {LARGEST >> 20} at most: "
+        "store it elsewhere and pass where"
+    )
 
 
 @dataclass(slots=True)
 class Results:
-    """Outcomes of consecutive items as a puller gathers them: lists of the same length, and errors by offset."""
+    """Outcomes of consecutive items as a puller gathers them: lists of the same length, and errors
+    by offset.
+    """
 
     values: list[Any]
     micros: list[int]
@@ -95,11 +110,18 @@ class Results:
 
     def part(self, start: int, stop: int) -> Results:
         """The outcomes from offset `start` to before `stop`."""
-        errors = {offset - start: error for offset, error in self.errors.copy().items() if start <= offset < stop}
+        errors = {
+            offset - start: error
+            for offset, error in self.errors.copy().items()
+            if start <= offset < stop
+        }
         return Results(self.values[start:stop], self.micros[start:stop], errors)
 
     def encode(self, node: str, attempts: int) -> str:
-        """The entry's JSON. An item whose value JSON cannot hold becomes a failed one; the others are untouched."""
+        """The entry's JSON.
+
+        An item whose value JSON cannot hold becomes a failed one; the others are untouched.
+        """
         try:
             text = self._encode(node, attempts)
         except Exception:  # noqa: BLE001 a value's own __json__ may raise anything
@@ -117,7 +139,10 @@ class Results:
             fault = json_fault(value)
             if fault:
                 self.values[offset] = None
-                self.errors[offset] = ("failed", f"the result, of type {type(value).__name__}, {fault}")
+                self.errors[offset] = (
+                    "failed",
+                    f"the result, of type {type(value).__name__}, {fault}",
+                )
 
     def successful(self) -> list[Any]:
         if not self.errors:
@@ -127,7 +152,10 @@ class Results:
     def counts(self) -> list[int]:
         """How many items have each of STATUSES."""
         statuses = [status for status, _ in self.errors.values()]
-        return [len(self.values) - len(statuses), *(statuses.count(status) for status in STATUSES[1:])]
+        return [
+            len(self.values) - len(statuses),
+            *(statuses.count(status) for status in STATUSES[1:]),
+        ]
 
 
 def decode(entry: Entry) -> Iterator[Outcome]:
@@ -153,13 +181,20 @@ def successful_values(entry: Entry) -> list[Any]:
     if b"r" in entry.fields:
         return []
     values, _, errors, _, _ = from_json(entry.fields[b"d"])
-    return [value for offset, value in enumerate(values) if str(offset) not in errors] if errors else values
+    return (
+        [value for offset, value in enumerate(values) if str(offset) not in errors]
+        if errors
+        else values
+    )
 
 
 class OutcomeList(Sequence[Outcome]):
-    """The outcomes of a job in item order. It decodes what is asked for, so that a million outcomes take no memory until used.
+    """The outcomes of a job in item order.
 
-    The first 4 MiB of them are held; what is beyond is read from the broker again when it is asked for.
+    It decodes what is asked for, so that a million outcomes take no memory until used.
+
+    The first 4 MiB of them are held; what is beyond is read from the broker again when it is asked
+    for.
     """
 
     def __init__(self, fetch: Callable[[bytes], Entry]) -> None:
@@ -174,7 +209,9 @@ class OutcomeList(Sequence[Outcome]):
         """Take entries, each once, in any order; call `arrange` after the last."""
         for entry in entries:
             self._held_bytes += entry.size
-            self._places.append((entry.first, entry.n, entry.id, entry if self._held_bytes <= _KEPT_BYTES else None))
+            self._places.append(
+                (entry.first, entry.n, entry.id, entry if self._held_bytes <= _KEPT_BYTES else None)
+            )
             self._length += entry.n
 
     def arrange(self) -> OutcomeList:

@@ -1,4 +1,6 @@
-"""What a job is asked to do: written by its caller, read by the pullers and by whoever opens the job later."""
+"""What a job is asked to do: written by its caller, read by the pullers and by whoever opens the
+job later.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,18 @@ from hive.jobs.state import steps
 from hive.jobs.state.reduce import FOLDED
 
 MARGIN = 5.0
-"""Seconds that a puller's own soft limit lies above the limit of an item; the hard one lies as far above the soft one."""
+"""Seconds that a puller's own soft limit lies above the limit of an item; the hard one lies as far
+above the soft one.
+"""
 
 
 class Plan(BaseModel):
     """One job's unchanging facts, stored as JSON in its state.
 
-    task: the skill's Celery task by name. reduce: a built-in reduce's name, or "task" where `reduce_task` names one.
-    item_limit: seconds that one item may run. slots: how many pullers are sent. chunk: items of a lease, 0 for sized as they run.
-    queue, priority: where the pullers wait. total: number of items, None where they come while the job runs.
+    task: the skill's Celery task by name. reduce: a built-in reduce's name, or "task" where
+    `reduce_task` names one. item_limit: seconds that one item may run. slots: how many pullers are
+    sent. chunk: items of a lease, 0 for sized as they run. queue, priority: where the pullers wait.
+    total: number of items, None where they come while the job runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -38,12 +43,18 @@ class Plan(BaseModel):
 
     @property
     def trims(self) -> bool:
-        """Whether outcomes that the caller has read may be dropped: the input may be endless, and no reduce needs the values again."""
-        return self.total is None and (self.reduce is None or self.reduce == "count" or self.reduce in FOLDED)
+        """Whether outcomes that the caller has read may be dropped: the input may be endless, and
+        no reduce needs the values again.
+        """
+        return self.total is None and (
+            self.reduce is None or self.reduce == "count" or self.reduce in FOLDED
+        )
 
 
 def time_to_live(app: Celery, item_limit: float, timeout: float | None) -> int:
-    """Seconds for which a job is kept after its last step: Celery's result_expires, and never less than a step may take."""
+    """Seconds for which a job is kept after its last step: Celery's result_expires, and never less
+    than a step may take.
+    """
     configured = app.conf.result_expires
     seconds = configured.total_seconds() if hasattr(configured, "total_seconds") else configured
     return int(max(seconds or 86_400, 2 * item_limit + 60, 0 if timeout is None else timeout + 600))

@@ -1,4 +1,6 @@
-"""Built-in reduces: `sum` and `merge` fold each commit as it comes, `count` is counted, `list` and `concat` take the values at the end."""
+"""Built-in reduces: `sum` and `merge` fold each commit as it comes, `count` is counted, `list` and
+`concat` take the values at the end.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ def _sum(values: Sequence[Any]) -> Any:
     try:
         return sum(values)
     except TypeError as error:
-        raise InvalidInputError(f'reduce="sum" cannot add these values ({error}); use "concat" for lists and texts, or a task.') from None
+        raise InvalidInputError(
+            f'reduce="sum" cannot add these values ({error}); use "concat" for lists and texts, or '
+            "a task."
+        ) from None
 
 
 def _count(values: Sequence[Any]) -> int:
@@ -27,7 +32,9 @@ def _merge(values: Sequence[Any]) -> dict[Any, Any]:
     merged: dict[Any, Any] = {}
     for value in values:
         if not isinstance(value, Mapping):
-            raise InvalidInputError(f'reduce="merge" merges dicts, and a value is of type {type(value).__name__}.')
+            raise InvalidInputError(
+                f'reduce="merge" merges dicts, and a value is of type {type(value).__name__}.'
+            )
         merged.update(value)
     return merged
 
@@ -40,7 +47,13 @@ def _concat(values: Sequence[Any]) -> list[Any] | str:
     return list(chain.from_iterable(values))
 
 
-_WHOLE: Final[dict[str, Callable[[Sequence[Any]], Any]]] = {"sum": _sum, "count": _count, "merge": _merge, "list": list, "concat": _concat}
+_WHOLE: Final[dict[str, Callable[[Sequence[Any]], Any]]] = {
+    "sum": _sum,
+    "count": _count,
+    "merge": _merge,
+    "list": list,
+    "concat": _concat,
+}
 
 
 def reduce_values(name: str, values: Sequence[Any]) -> Any:

@@ -31,7 +31,9 @@ def job_key(client: BrokerClient, job_id: str, part: str) -> str:
     return client.key("job", job_id, part)
 
 
-def run(client: BrokerClient, script: Script, job_id: str, *args: Any, keys: tuple[str, ...] = ()) -> Any:
+def run(
+    client: BrokerClient, script: Script, job_id: str, *args: Any, keys: tuple[str, ...] = ()
+) -> Any:
     """Run a script of a job; every one takes the key prefix and the job first."""
     return client.run(script, keys, (client.prefix, job_id, *args))
 

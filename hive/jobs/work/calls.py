@@ -1,4 +1,6 @@
-"""Calling a skill for each item of a lease: the task's context is pushed once, then each item costs little more than its own run."""
+"""Calling a skill for each item of a lease: the task's context is pushed once, then each item costs
+little more than its own run.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,16 @@ class SkillCalls:
     The task's own `__call__`, and its on_success and on_failure hooks, are not called for an item.
     """
 
-    def __init__(self, app: Celery, task_name: str, job_id: str, node: str, limit: TimeLimit, *, delivery: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        task_name: str,
+        job_id: str,
+        node: str,
+        limit: TimeLimit,
+        *,
+        delivery: Mapping[str, Any],
+    ) -> None:
         """delivery: the header `hive` of the puller's message, which the items run under.
 
         Raises: KeyError when this process does not know the task.
@@ -39,17 +50,26 @@ class SkillCalls:
 
     def __enter__(self) -> SkillCalls:
         _task_stack.push(self._task)
-        # called_directly (the default) makes `self.retry` raise the item's own error: an item is no message that could be sent again.
-        self._task.push_request(id=self._job_id, hostname=self._node, group=None, chord=None, hive=self._delivery)
+        # called_directly (the default) makes `self.retry` raise the item's own error: an item is no
+        # message that could be sent again.
+        self._task.push_request(
+            id=self._job_id, hostname=self._node, group=None, chord=None, hive=self._delivery
+        )
         self._context: Context = self._task.request_stack.top
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._task.pop_request()
         _task_stack.pop()
 
     def work(self, lease: Lease, *, whole: bool) -> None:
-        """Run the lease's items until all are done, the lease is cut, or (unless `whole`) it is overdue.
+        """Run the lease's items until all are done, the lease is cut, or (unless `whole`) it is
+        overdue.
 
         Returns: nothing; `lease.results` has what was done.
         """
@@ -67,7 +87,8 @@ class SkillCalls:
                     value = call(item, lease.first + offset)
                 finally:
                     limit.started = None
-            except BaseException as error:  # noqa: BLE001 one item never sinks the rest; what stops the process is raised again
+            # One item never sinks the rest; what stops the process is raised again.
+            except BaseException as error:  # noqa: BLE001
                 value = None
                 lease.results.errors[offset] = _failure(error)
             now = clock()
@@ -109,17 +130,22 @@ def _failure(error: BaseException) -> tuple[Status, str]:
 
     Raises: the error itself when it is the pool's way of ending the process.
     """
-    if isinstance(error, KeyboardInterrupt | GeneratorExit) or (isinstance(error, SystemExit) and _of_the_pool(error)):
+    if isinstance(error, KeyboardInterrupt | GeneratorExit) or (
+        isinstance(error, SystemExit) and _of_the_pool(error)
+    ):
         raise error
     if isinstance(error, ItemInterrupted):
         return error.status, error.why
     if isinstance(error, SoftTimeLimitExceeded):
         return "timeout", error_text(error)
     if isinstance(error, Retry | Ignore | Reject):
-        return "failed", f"{type(error).__name__}: an item of a job cannot be retried, ignored or rejected as a message"
+        what = "an item of a job cannot be retried, ignored or rejected as a message"
+        return "failed", f"{type(error).__name__}: {what}"
     return "failed", error_text(error)
 
 
 def _of_the_pool(error: SystemExit) -> bool:
-    """Whether the process was told to end: billiard exits with a negative number, Celery by a subclass. Else a skill called sys.exit."""
+    """Whether the process was told to end: billiard exits with a negative number, Celery by a
+    subclass. Else a skill called sys.exit.
+    """
     return type(error) is not SystemExit or (isinstance(error.code, int) and error.code < 0)

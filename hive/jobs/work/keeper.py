@@ -21,12 +21,15 @@ _LOOK = 0.5
 
 
 class Keeper(threading.Thread):
-    """Commits the finished items of a stuck lease and gives back those behind the one that runs; sees that a job was cancelled.
+    """Commits the finished items of a stuck lease and gives back those behind the one that runs;
+    sees that a job was cancelled.
 
     It cuts a lease before it counts: the puller starts no item that the keeper gives back.
     """
 
-    def __init__(self, client: BrokerClient, job_id: str, plan: Plan, node: str, limit: TimeLimit) -> None:
+    def __init__(
+        self, client: BrokerClient, job_id: str, plan: Plan, node: str, limit: TimeLimit
+    ) -> None:
         super().__init__(name=f"hive-keeper-{job_id[:8]}", daemon=True)
         self.lease: Lease | None = None
         self._client = client

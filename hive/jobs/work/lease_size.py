@@ -1,6 +1,8 @@
-"""How many items a puller asks for: enough to make the round trip cheap, few enough that outcomes flow and nobody waits for the last.
+"""How many items a puller asks for: enough to make the round trip cheap, few enough that outcomes
+flow and nobody waits for the last.
 
-The script cuts what is asked for further: to what is left of the block, and near the end to a share of what waits.
+The script cuts what is asked for further: to what is left of the block, and near the end to a share
+    of what waits.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ COMMIT_BYTES = 4 << 20
 def lease_length(last: int, own_cost: float, job_cost: float, entry_bytes: int) -> int:
     """Items to ask for next.
 
-    last: items of the lease just done; own_cost, job_cost: mean seconds an item took in it and in the whole job so far;
-    entry_bytes: size of its outcomes as JSON. Cost is the larger mean: after a run of quick items a slow one is met with a short lease.
+    last: items of the lease just done; own_cost, job_cost: mean seconds an item took in it and in
+    the whole job so far; entry_bytes: size of its outcomes as JSON. Cost is the larger mean: after
+    a run of quick items a slow one is met with a short lease.
     """
     by_cost = TARGET / max(own_cost, job_cost, TARGET / LONGEST)
     by_bytes = COMMIT_BYTES * last / max(entry_bytes, 1)

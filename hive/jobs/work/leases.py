@@ -16,8 +16,9 @@ from hive.jobs.state.reduce import FOLDED, reduce_values
 class Lease:
     """Items `first` to `first + len(items)`, leased to one puller.
 
-    The puller alone appends to `results` (micros last, so that its length counts complete items); `cut` asks it to start no
-    further item. `committed` items, and only these, were committed by the keeper, under `lock`, before `closed`.
+    The puller alone appends to `results` (micros last, so that its length counts complete items);
+    `cut` asks it to start no further item. `committed` items, and only these, were committed by the
+    keeper, under `lock`, before `closed`.
     """
 
     id: bytes
@@ -59,14 +60,17 @@ class Commit:
 
 
 def commit_of(lease: Lease, start: int, stop: int, node: str, reduce: str | None) -> Commit:
-    """The outcomes from offset `start` to before `stop` of a lease, with their share of a built-in reduce.
+    """The outcomes from offset `start` to before `stop` of a lease, with their share of a built-in
+    reduce.
 
     `encode` comes first: it turns what JSON cannot hold into failed items, which no reduce sees.
     """
     part = lease.results.part(start, stop)
     entry = part.encode(node, lease.attempt)
     first = lease.first + start
-    return Commit(first, stop - start, entry, part.counts(), sum(part.micros), _partial(first, part, reduce))
+    return Commit(
+        first, stop - start, entry, part.counts(), sum(part.micros), _partial(first, part, reduce)
+    )
 
 
 def _partial(first: int, part: Results, reduce: str | None) -> str:
@@ -77,5 +81,6 @@ def _partial(first: int, part: Results, reduce: str | None) -> str:
         return to_json([first, reduce_values(reduce, values), None])
     except InvalidInputError as error:
         return to_json([first, None, error.message])
-    except Exception as error:  # noqa: BLE001 values are foreign: their addition may raise anything
+    # Values are foreign: their addition may raise anything.
+    except Exception as error:  # noqa: BLE001
         return to_json([first, None, error_text(error)])

@@ -1,4 +1,6 @@
-"""`hive.pull`: the task that leases items of a job, runs them and commits their outcomes, until nothing is left to lease."""
+"""`hive.pull`: the task that leases items of a job, runs them and commits their outcomes, until
+nothing is left to lease.
+"""
 
 from __future__ import annotations
 
@@ -24,25 +26,38 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 _BUDGET = 1.0
-"""Seconds after which a puller goes to the end of its queue, so that other tasks have their turn."""
+"""Seconds after which a puller goes to the end of its queue, so that other tasks have their turn.
+"""
 _WAIT = 0.02
 _LINGER = 0.3
 _OUTAGE = 60.0
-"""Seconds for which a puller tries to reach a broker that does not answer; its lease stays its own meanwhile."""
+"""Seconds for which a puller tries to reach a broker that does not answer; its lease stays its own
+meanwhile.
+"""
 
 
-@shared_task(name=PULL, bind=True, max_retries=None, acks_late=True, reject_on_worker_lost=True, ignore_result=False)
+@shared_task(
+    name=PULL,
+    bind=True,
+    max_retries=None,
+    acks_late=True,
+    reject_on_worker_lost=True,
+    ignore_result=False,
+)
 def pull(self: Task[..., None], job_id: str) -> None:
     """Lease, run and commit items of a job.
 
-    It returns nothing, so that two copies of one puller (killed between a retry and its acknowledgement) are one member of their chord.
+    It returns nothing, so that two copies of one puller (killed between a retry and its
+    acknowledgement) are one member of their chord.
     """
     if Puller(self, job_id).run():
         raise self.retry(countdown=0)
 
 
 def message_id(task: Task[..., Any]) -> str:
-    """The publish id of the message that a task is running for: a retry under the same task id has another."""
+    """The publish id of the message that a task is running for: a retry under the same task id has
+    another.
+    """
     return str((getattr(task.request, "hive", None) or {}).get("id") or task.request.id)
 
 
@@ -59,12 +74,16 @@ class Puller:
         self.owner = message_id(task)
         self.node = str(hive.get("node") or request.hostname)
         self.redelivered = bool(hive.get("deaths") or delivery.get("redelivered"))
-        self.urgent, self.others = self._queues(str(delivery.get("routing_key") or ""), delivery.get("priority"))
+        self.urgent, self.others = self._queues(
+            str(delivery.get("routing_key") or ""), delivery.get("priority")
+        )
         self.attempts_allowed = self.client.settings.hive_max_retries + 1
         self.ends = time.monotonic() + _BUDGET
 
     def _queues(self, queue: str, priority: int | None) -> tuple[list[str], list[str]]:
-        """The lists that are more urgent than the queue this puller came from, and the rest of what its node serves."""
+        """The lists that are more urgent than the queue this puller came from, and the rest of what
+        its node serves.
+        """
         settings = self.client.settings
         high, background = settings.hive_high_priority_queue, settings.hive_background_queue
         own = queue_lists(queue)[: list_index(priority)] if queue == high else queue_lists(high)
@@ -76,19 +95,26 @@ class Puller:
 
     def run(self) -> bool:
         """Work. Returns: whether the puller has to be sent again."""
-        # A redelivered puller only takes back what its earlier run held: sent again it is a new message, so that an item which
-        # kills its process uses up its own attempts, not the deliveries of the puller.
+        # A redelivered puller only takes back what its earlier run held: sent again it is a new
+        # message, so that an item which kills its process uses up its own attempts, not the
+        # deliveries of the puller.
         reply = self._step("begin", go=not self.redelivered)
         if reply[0] in (b"wait", b"linger"):
             reply = self.wait_for_items(reply)
         if reply[0] != b"run":
             return bool(reply[0] == b"yield")
-        plan = Plan.model_validate_json(reply[11]) if reply[11] else stored_plan(self.client, self.job_id)
+        plan = (
+            Plan.model_validate_json(reply[11])
+            if reply[11]
+            else stored_plan(self.client, self.job_id)
+        )
         if plan is None:
             return False
         with TimeLimit(plan.item_limit) as limit:
             try:
-                calls = SkillCalls(self.app, plan.task, self.job_id, self.node, limit, delivery=self.delivery)
+                calls = SkillCalls(
+                    self.app, plan.task, self.job_id, self.node, limit, delivery=self.delivery
+                )
             except KeyError:
                 return self._decline(reply, plan)
             return Pulling(self, plan, calls, limit).run(reply)
@@ -96,50 +122,86 @@ class Puller:
     def _decline(self, reply: list[Any], plan: Plan) -> bool:
         """This node does not know the skill: leave the items to nodes that do."""
         log.error("unknown_task_in_job", job_id=self.job_id, task=plan.task, node=self.node)
-        excuse = f"{self.node} does not know the task {plan.task!r}; start its worker with the module that defines it"
+        excuse = (
+            f"{self.node} does not know the task {plan.task!r}; "
+            "start its worker with the module that defines it"
+        )
         steps.run(self.client, steps.NOTE, self.job_id, "excuse", excuse)
         self.commit(reply[1], Commit(int(reply[4]), 0, "", [0, 0, 0, 0], 0, ""), 1, b"", go=False)
         return False
 
-    def commit(self, lease: bytes, commit: Commit, want: int, block: bytes, *, go: bool) -> list[Any]:
+    def commit(
+        self, lease: bytes, commit: Commit, want: int, block: bytes, *, go: bool
+    ) -> list[Any]:
         """Commit a lease and take the next, in one round trip; the reply is step.lua's."""
         return self._step("", lease, commit, want=want, block=block, go=go)
 
     def _step(
-        self, mode: str, lease: bytes = b"", commit: Commit | None = None, *, want: int = 1, block: bytes = b"", go: bool = True
+        self,
+        mode: str,
+        lease: bytes = b"",
+        commit: Commit | None = None,
+        *,
+        want: int = 1,
+        block: bytes = b"",
+        go: bool = True,
     ) -> list[Any]:
         done = commit.arguments() if commit else (0, 0, "", 0, 0, 0, 0, 0, "")
         ends = time.monotonic() + _OUTAGE
         while True:
-            fixed = (self.owner, self.node, mode, int(go), want, block, self.attempts_allowed, len(self.urgent), lease)
+            fixed = (
+                self.owner,
+                self.node,
+                mode,
+                int(go),
+                want,
+                block,
+                self.attempts_allowed,
+                len(self.urgent),
+                lease,
+            )
             try:
-                reply: list[Any] = steps.run(self.client, steps.STEP, self.job_id, *fixed, *done, keys=(*self.urgent, *self.others))
+                reply: list[Any] = steps.run(
+                    self.client,
+                    steps.STEP,
+                    self.job_id,
+                    *fixed,
+                    *done,
+                    keys=(*self.urgent, *self.others),
+                )
                 return reply
             except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
                 if time.monotonic() > ends:
                     raise
                 log.warning("puller_waits_for_broker", job_id=self.job_id, error=str(error))
                 time.sleep(0.25)
-                # The step may have been done and its reply lost: then the commit is refused now, and the lease that came with the
-                # lost reply is given back.
+                # The step may have been done and its reply lost: then the commit is refused now,
+                # and the lease that came with the lost reply is given back.
                 mode = mode or "recover"
 
     def wait_for_items(self, reply: list[Any]) -> list[Any]:
-        """Wait for what others push or give back, unless another task waits for this slot; the reply is no wait any more."""
+        """Wait for what others push or give back, unless another task waits for this slot; the
+        reply is no wait any more.
+        """
         lingers_until = time.monotonic() + _LINGER
         while reply[0] in (b"wait", b"linger"):
             lingers = reply[0] == b"linger"
             stay = not reply[1] and time.monotonic() < (lingers_until if lingers else self.ends)
-            # Also who will not stay waits once for new items: else pullers that wait for a slow input would hand a slot around.
+            # Also who will not stay waits once for new items: else pullers that wait for a slow
+            # input would hand a slot around.
             if stay or not lingers:
                 self._block_on_wake()
             again = self._step("")
-            reply = again if stay or again[0] not in (b"wait", b"linger") else self._step("", go=False)
+            reply = (
+                again if stay or again[0] not in (b"wait", b"linger") else self._step("", go=False)
+            )
         return reply
 
     def _block_on_wake(self) -> None:
         try:
-            self.client.redis.blpop([steps.job_key(self.client, self.job_id, "wake")], timeout=_WAIT)
+            self.client.redis.blpop(
+                [steps.job_key(self.client, self.job_id, "wake")], timeout=_WAIT
+            )
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
             time.sleep(_WAIT)
 
@@ -194,7 +256,9 @@ class Pulling:
             commit = commit_of(lease, start, done, self.puller.node, self.plan.reduce)
             job_cost = job_us / job_done / 1e6 if job_done else 0.0
             want = lease_length(max(done, 1), lease.cost, job_cost, len(commit.entry))
-            reply = self.puller.commit(lease.id, commit, want, self.block, go=time.monotonic() < self.puller.ends)
+            reply = self.puller.commit(
+                lease.id, commit, want, self.block, go=time.monotonic() < self.puller.ends
+            )
             if reply[0] != b"moved":
                 return reply
             # The keeper's commit was done although its reply was lost.

@@ -12,14 +12,19 @@ log = get_logger(__name__)
 
 
 def return_leases(client: BrokerClient, publish_ids: Iterable[str]) -> int:
-    """Give back what dead pullers had leased, at once, so that others take it before the redelivered pullers do.
+    """Give back what dead pullers had leased, at once, so that others take it before the
+    redelivered pullers do.
 
     publish_ids: of messages whose process died; those of other tasks are passed over.
     Returns: the number of leases given back. Raises: redis errors.
     """
     returned = 0
     for publish_id, job_id in _jobs_of(client, publish_ids):
-        leases = int(steps.run(client, steps.RECLAIM, job_id, publish_id, client.settings.hive_max_retries + 1))
+        leases = int(
+            steps.run(
+                client, steps.RECLAIM, job_id, publish_id, client.settings.hive_max_retries + 1
+            )
+        )
         log.info("leases_returned", job_id=job_id, owner=publish_id, leases=leases)
         returned += leases
     return returned
@@ -30,4 +35,8 @@ def _jobs_of(client: BrokerClient, publish_ids: Iterable[str]) -> list[tuple[str
     if not ids:
         return []
     jobs = client.redis.hmget(client.key("pullers"), ids)
-    return [(publish_id, steps.text(job_id)) for publish_id, job_id in zip(ids, jobs, strict=True) if job_id]
+    return [
+        (publish_id, steps.text(job_id))
+        for publish_id, job_id in zip(ids, jobs, strict=True)
+        if job_id
+    ]

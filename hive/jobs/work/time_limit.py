@@ -1,7 +1,8 @@
 """Interrupting an item that runs too long, in the main thread of a pool process.
 
-One timer for all of a puller's items: it looks at when the item that is running began, so that starting an item costs
-nothing. Elsewhere (thread pools) Python cannot interrupt code, and the limit is not enforced.
+One timer for all of a puller's items: it looks at when the item that is running began, so that
+starting an item costs nothing. Elsewhere (thread pools) Python cannot interrupt code, and the limit
+is not enforced.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _NO_LIMIT = float("inf")
 
 
 class ItemInterrupted(SoftTimeLimitExceeded):
-    """Raised inside an item that has to stop; a skill may catch it as Celery's SoftTimeLimitExceeded and clean up."""
+    """Raised inside an item that has to stop; a skill may catch it as Celery's
+    SoftTimeLimitExceeded and clean up.
+    """
 
     def __init__(self, status: Literal["timeout", "cancelled"], why: str) -> None:
         super().__init__(why)
@@ -34,17 +37,22 @@ def _too_late(_signal: int, _frame: FrameType | None) -> None:
 
 
 class TimeLimit:
-    """Limits each item to `limit` seconds, and all of them to the job's deadline. A context manager around a puller's run.
+    """Limits each item to `limit` seconds, and all of them to the job's deadline.
 
-    `started` is set to time.perf_counter() right before an item and to None right after it, inside a try that records what is raised.
-    `over` becomes true when no further item is to be started: the job was cancelled, or its deadline has passed.
+    A context manager around a puller's run.
+
+    `started` is set to time.perf_counter() right before an item and to None right after it, inside
+    a try that records what is raised. `over` becomes true when no further item is to be started:
+    the job was cancelled, or its deadline has passed.
     """
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.started: float | None = None
         self.over = False
-        self.active = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+        self.active = threading.current_thread() is threading.main_thread() and hasattr(
+            signal, "setitimer"
+        )
         self._deadline = _NO_LIMIT
         self._cancelled = False
         self._before: Any = None
@@ -55,7 +63,12 @@ class TimeLimit:
             self._arm()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self.active:
             signal.setitimer(signal.ITIMER_REAL, 0)
             # Never back to the default action: a signal still on its way would end the process.

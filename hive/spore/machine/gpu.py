@@ -1,4 +1,6 @@
-"""The node's GPUs, asked of NVIDIA's management library; no library, no driver or no GPU is an empty list."""
+"""The node's GPUs, asked of NVIDIA's management library; no library, no driver or no GPU is an
+empty list.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from hive.spore.machine.limits import MIB
 
 log = get_logger(__name__)
 
-# Seconds before a driver that failed is asked again: looking for a library that is not there takes a while each time.
+# Seconds before a driver that failed is asked again: looking for a library that is not there takes
+# a while each time.
 RETRY_AFTER = 60.0
 
 
@@ -22,7 +25,8 @@ RETRY_AFTER = 60.0
 class GpuReading:
     """One GPU at this moment.
 
-    utilisation: 0..1 over the driver's last sample period, None where the driver does not tell (a divided GPU, for one).
+    utilisation: 0..1 over the driver's last sample period, None where the driver does not tell (a
+        divided GPU, for one).
     """
 
     name: str
@@ -33,7 +37,8 @@ class GpuReading:
 class Gpus:
     """The GPUs that this process may use; read by one thread, as often as it likes.
 
-    A failure is logged once, never raised, and read as "no GPU": a node must not die of its monitoring.
+    A failure is logged once, never raised, and read as "no GPU": a node must not die of its
+    monitoring.
     """
 
     def __init__(self, library: Any = None) -> None:
@@ -59,7 +64,9 @@ class Gpus:
 
     @cached_property
     def inventory(self) -> list[Gpu]:
-        """The GPUs as the node table knows them; asked once, for a machine's GPUs do not change while it runs."""
+        """The GPUs as the node table knows them; asked once, for a machine's GPUs do not change
+        while it runs.
+        """
         return [Gpu(name=gpu.name, memory_mb=gpu.memory_mb) for gpu in self.read()]
 
     def utilisation(self) -> float:
@@ -72,9 +79,14 @@ class Gpus:
         if not self._started:
             nvml.nvmlInit()
             self._started = True
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        handles = [
+            nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
+        ]
         uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-        return [self._gpu(handles[index]) for index in visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))]
+        return [
+            self._gpu(handles[index])
+            for index in visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        ]
 
     def _gpu(self, handle: Any) -> GpuReading:
         nvml = self._library
@@ -83,11 +95,14 @@ class Gpus:
             utilisation = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
         except nvml.NVMLError_NotSupported:
             utilisation = None
-        return GpuReading(_text(nvml.nvmlDeviceGetName(handle)), int(memory.total) // MIB, utilisation)
+        return GpuReading(
+            _text(nvml.nvmlDeviceGetName(handle)), int(memory.total) // MIB, utilisation
+        )
 
 
 def visible(uuids: list[str], chosen: str | None) -> list[int]:
-    """Positions of the GPUs that CUDA shows a program: it reads numbers and beginnings of UUIDs, up to the first that names none.
+    """Positions of the GPUs that CUDA shows a program: it reads numbers and beginnings of UUIDs, up
+    to the first that names none.
 
     chosen: the value of CUDA_VISIBLE_DEVICES, None where it is not set (all are shown).
     Source: CUDA C++ Programming Guide, environment variables.

@@ -1,8 +1,10 @@
-"""How much CPU and memory this process may use: its affinity and the limits of its control groups (v1, v2 and hybrid).
+"""How much CPU and memory this process may use: its affinity and the limits of its control groups
+(v1, v2 and hybrid).
 
-Machines mix both hierarchies, so each controller is looked up by itself: v1 where it is mounted, else v2. A limit may sit on
-any ancestor (systemd puts a slice's quota on the slice), so all groups from the process's own up to the mount are read.
-Source: cgroups(7), proc(5) mountinfo; Linux' Documentation/admin-guide/cgroup-v1 and cgroup-v2.
+Machines mix both hierarchies, so each controller is looked up by itself: v1 where it is mounted,
+else v2. A limit may sit on any ancestor (systemd puts a slice's quota on the slice), so all groups
+from the process's own up to the mount are read. Source: cgroups(7), proc(5) mountinfo; Linux'
+Documentation/admin-guide/cgroup-v1 and cgroup-v2.
 """
 
 from __future__ import annotations
@@ -22,13 +24,18 @@ NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class CpuGroup:
-    """A control group with a CPU quota. `quota`: CPUs; `usage_file`: where the kernel counts what the group used."""
+    """A control group with a CPU quota.
+
+    `quota`: CPUs; `usage_file`: where the kernel counts what the group used.
+    """
 
     quota: float
     usage_file: Path
 
     def used_seconds(self) -> float | None:
-        """CPU seconds used by all processes of the group so far; None when the kernel does not tell."""
+        """CPU seconds used by all processes of the group so far; None when the kernel does not
+        tell.
+        """
         text = _read(self.usage_file)
         if text is None:
             return None
@@ -41,17 +48,21 @@ class CpuGroup:
 
 @dataclass(frozen=True, slots=True)
 class MemoryGroup:
-    """A control group with a memory limit. `limit`: bytes; `usage_file`, `stat_file`: what the group holds, and of which kind."""
+    """A control group with a memory limit.
+
+    `limit`: bytes; `usage_file`, `stat_file`: what the group holds, and of which kind.
+    """
 
     limit: int
     usage_file: Path
     stat_file: Path
 
     def used_bytes(self) -> int | None:
-        """Bytes that the group holds and cannot give back at once; None when the kernel does not tell.
+        """Bytes that the group holds and cannot give back at once; None when the kernel does not
+        tell.
 
-        Cached files that nobody read lately are given back before the limit hurts, so they do not count: a node that has
-        read a large file is not full.
+        Cached files that nobody read lately are given back before the limit hurts, so they do not
+        count: a node that has read a large file is not full.
         """
         text = _read(self.usage_file)
         used = None if text is None else _number(text)
@@ -85,7 +96,8 @@ class Limits:
 def affinity() -> frozenset[int]:
     """The numbers of the CPUs that this process may run on.
 
-    Asked for by process id: of a thread, `0` would name the thread, which `taskset -p` on the process leaves as it was.
+    Asked for by process id: of a thread, `0` would name the thread, which `taskset -p` on the
+        process leaves as it was.
     """
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(os.getpid()))
@@ -120,13 +132,23 @@ def _cpu_groups(groups: _Groups) -> list[CpuGroup]:
         # Usage is counted by a controller of its own, which may be mounted elsewhere.
         _, counting = groups.folders("cpuacct")
         usage = {folder.relative_to(counting[-1]): folder / "cpuacct.usage" for folder in counting}
-        quotas = [(_quota_v1(folder), usage.get(folder.relative_to(folders[-1]), folder / "cpuacct.usage")) for folder in folders]
+        quotas = [
+            (
+                _quota_v1(folder),
+                usage.get(folder.relative_to(folders[-1]), folder / "cpuacct.usage"),
+            )
+            for folder in folders
+        ]
     return [CpuGroup(quota, usage_file) for quota, usage_file in quotas if quota is not None]
 
 
 def _memory_groups(groups: _Groups) -> list[MemoryGroup]:
     version, folders = groups.folders("memory")
-    limit_name, usage_name = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    limit_name, usage_name = (
+        ("memory.max", "memory.current")
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    )
     limits = [(_number(_read(folder / limit_name) or ""), folder) for folder in folders]
     return [
         MemoryGroup(limit, folder / usage_name, folder / "memory.stat")
@@ -143,12 +165,18 @@ def _quota_v2(folder: Path) -> float | None:
 
 def _quota_v1(folder: Path) -> float | None:
     """`cpu.cfs_quota_us` is -1 where there is none."""
-    return _ratio(_read(folder / "cpu.cfs_quota_us") or "", _read(folder / "cpu.cfs_period_us") or "")
+    return _ratio(
+        _read(folder / "cpu.cfs_quota_us") or "", _read(folder / "cpu.cfs_period_us") or ""
+    )
 
 
 def _ratio(quota: str, period: str) -> float | None:
     granted, every = _number(quota), _number(period)
-    return granted / every if granted is not None and every is not None and granted > 0 and every > 0 else None
+    return (
+        granted / every
+        if granted is not None and every is not None and granted > 0 and every > 0
+        else None
+    )
 
 
 class _Groups:
@@ -160,7 +188,9 @@ class _Groups:
         self._paths = _paths(_read(root / "proc/self/cgroup") or "")
 
     def folders(self, controller: str) -> tuple[int, list[Path]]:
-        """The hierarchy's version and the folders from the process's own group up to the mount; no folders when it is not mounted."""
+        """The hierarchy's version and the folders from the process's own group up to the mount; no
+        folders when it is not mounted.
+        """
         name = controller if controller in self._paths and controller in self._mounts else ""
         if name not in self._paths or name not in self._mounts:
             return 2, []
@@ -174,8 +204,9 @@ class _Groups:
 def _below(path: str, mount_root: str) -> tuple[str, ...]:
     """The group's folders below the mount.
 
-    In a container the path may be told from outside it ("/docker/abc" where only that group is mounted, or "/../other" seen
-    from a namespace): then the mount itself is all that can be seen of ours.
+    In a container the path may be told from outside it ("/docker/abc" where only that group is
+    mounted, or "/../other" seen from a namespace): then the mount itself is all that can be seen of
+    ours.
     """
     parts = PurePosixPath(path).parts
     above = PurePosixPath(mount_root).parts
@@ -185,7 +216,9 @@ def _below(path: str, mount_root: str) -> tuple[str, ...]:
 
 
 def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
-    """Controller -> (root of the mount inside the hierarchy, mount point); the v2 hierarchy is under ""."""
+    """Controller -> (root of the mount inside the hierarchy, mount point); the v2 hierarchy is
+    under "".
+    """
     found: dict[str, tuple[str, str]] = {}
     for line in mountinfo.splitlines():
         first, separator, second = line.partition(" - ")

@@ -1,4 +1,6 @@
-"""What a node tells of itself with every heartbeat: how busy its processors are, how full its memory is."""
+"""What a node tells of itself with every heartbeat: how busy its processors are, how full its
+memory is.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ SHORTEST_INTERVAL = 0.05
 class Sample:
     """One measurement.
 
-    cpu: 0..1, of the processors that this process may use, over the interval since the sample before.
+    cpu: 0..1, of the processors that this process may use, over the interval since the sample
+        before.
     memory: 0..1, of the control group's limit where there is one, of the machine else.
     memory_free_mb: MiB that this process could still take.
     load1: the machine's load average of one minute.
@@ -33,7 +36,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Counters:
-    """What the kernel had counted at one instant (seconds). cores: CPU number -> (busy, total); groups: used by each group with a quota."""
+    """What the kernel had counted at one instant (seconds). cores: CPU number -> (busy, total);
+    groups: used by each group with a quota.
+    """
 
     at: float
     cores: dict[int, tuple[float, float]]
@@ -43,8 +48,8 @@ class _Counters:
 class Sampler:
     """Measures the node; `sample` is called once a heartbeat, always by the same thread.
 
-    Quotas and limits are read once, at the start; the affinity is asked for at every sample, since it costs 2 µs and people
-    change it on running processes.
+    Quotas and limits are read once, at the start; the affinity is asked for at every sample, since
+    it costs 2 µs and people change it on running processes.
     """
 
     def __init__(self, limits: Limits | None = None, *, root: Path = ROOT) -> None:
@@ -54,7 +59,9 @@ class Sampler:
         self._before = self._count()
 
     def sample(self) -> Sample:
-        """Measure now; `cpu` covers the time since the call before (the first: since the sampler was made)."""
+        """Measure now; `cpu` covers the time since the call before (the first: since the sampler
+        was made).
+        """
         now = self._count()
         interval = now.at - self._before.at
         if interval >= SHORTEST_INTERVAL:
@@ -74,18 +81,28 @@ class Sampler:
         return _Counters(time.monotonic(), _core_times(self._root), groups)
 
     def _quota_share(self, now: _Counters, interval: float) -> float:
-        """The largest usage of a group over its own quota: on whichever of them it happens, that one throttles us."""
+        """The largest usage of a group over its own quota: on whichever of them it happens, that
+        one throttles us.
+        """
         shares = [
             (used - before) / interval / group.quota
-            for group, before, used in zip(self.limits.cpu_groups, self._before.groups, now.groups, strict=True)
+            for group, before, used in zip(
+                self.limits.cpu_groups, self._before.groups, now.groups, strict=True
+            )
             if before is not None and used is not None
         ]
         return max(shares, default=0.0)
 
     def _memory(self) -> tuple[float, int]:
-        """The fullest of the limiting groups (0..1), and the bytes left before the first limit, the machine's own included."""
+        """The fullest of the limiting groups (0..1), and the bytes left before the first limit, the
+        machine's own included.
+        """
         machine = psutil.virtual_memory()
-        held = [(used, group.limit) for group in self.limits.memory_groups if (used := group.used_bytes()) is not None]
+        held = [
+            (used, group.limit)
+            for group in self.limits.memory_groups
+            if (used := group.used_bytes()) is not None
+        ]
         # A limit above the machine's memory is none.
         limited = [(used, limit) for used, limit in held if limit < machine.total]
         share = max((used / limit for used, limit in limited), default=machine.percent / 100)
@@ -96,25 +113,32 @@ class Sampler:
 def _core_times(root: Path) -> dict[int, tuple[float, float]]:
     """CPU number -> (busy, total) seconds since boot.
 
-    Read from /proc/stat, which names each CPU: psutil's list closes up the gap of an offline CPU, so its positions are no CPU
-    numbers.
+    Read from /proc/stat, which names each CPU: psutil's list closes up the gap of an offline CPU,
+    so its positions are no CPU numbers.
     """
     try:
         lines = (root / "proc/stat").read_text().splitlines()
     except OSError:
-        return dict(enumerate((sum(core) - core.idle, sum(core)) for core in psutil.cpu_times(percpu=True)))
+        return dict(
+            enumerate((sum(core) - core.idle, sum(core)) for core in psutil.cpu_times(percpu=True))
+        )
     tick = os.sysconf("SC_CLK_TCK")
     cores: dict[int, tuple[float, float]] = {}
     for line in lines:
         name, *numbers = line.split()
         if name.startswith("cpu") and name != "cpu":
-            # user nice system idle iowait irq softirq steal; guest times, which follow, are part of user and nice.
+            # user nice system idle iowait irq softirq steal; guest times, which follow, are part of
+            # user and nice.
             ticks = [int(number) / tick for number in numbers[:8]]
             cores[int(name[3:])] = (sum(ticks) - sum(ticks[3:5]), sum(ticks))
     return cores
 
 
-def _busy_share(before: dict[int, tuple[float, float]], now: dict[int, tuple[float, float]], allowed: frozenset[int]) -> float:
+def _busy_share(
+    before: dict[int, tuple[float, float]],
+    now: dict[int, tuple[float, float]],
+    allowed: frozenset[int],
+) -> float:
     """Busy share (0..1) of the allowed CPUs between two readings."""
     common = before.keys() & now.keys()
     counted = common & allowed or common

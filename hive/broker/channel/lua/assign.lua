@@ -10,7 +10,9 @@ if not value then return {'unknown'} end
 if redis.call('HEXISTS', P .. 'dead', id) == 1 then return {'dead'} end
 if redis.call('ZSCORE', P .. 'delayed', id) then return {'delayed'} end
 for i = 4, #ARGV do
-  if redis.call('HEXISTS', P .. 'reserved:' .. ARGV[i], id) == 1 then return {'running', ARGV[i]} end
+  if redis.call('HEXISTS', P .. 'reserved:' .. ARGV[i], id) == 1 then
+    return {'running', ARGV[i]}
+  end
 end
 if redis.call('EXISTS', P .. 'incarnations:' .. node) == 0 then return {'offline'} end
 local deaths, home, priority, _, _, created, at = unpack_entry(value)
@@ -20,7 +22,8 @@ for i = 4, #ARGV do
 end
 if found == 0 then return {'unknown'} end
 redis.call('HSET', P .. 'entries', id,
-  deaths .. history(value) .. '\31' .. home .. '\31' .. priority .. '\31' .. node .. '\31' .. task_id .. '\31' .. created .. '\31' .. string.sub(value, at))
+  deaths .. history(value) .. '\31' .. home .. '\31' .. priority .. '\31' .. node .. '\31'
+    .. task_id .. '\31' .. created .. '\31' .. string.sub(value, at))
 redis.call('ZADD', P .. 'placed:' .. node, now(), id)
 wake('node:' .. node)
 return {'moved', node}

@@ -1,8 +1,9 @@
 -- Shared by every script of the channel. ARGV[1] is kombu's global key prefix, usually "".
 -- An entry is one string, packed so that a waiting task costs one hash field:
---   deaths US home US priority index US pin US task id US created ms US envelope      (US = byte 31)
--- Right behind the number of deaths stands their history, once there is one: JSON, [[ms, node, reason], ...], the last 10.
--- Times are integer milliseconds of the broker's clock.
+--   deaths US home US priority index US pin US task id US created ms US envelope      (US = byte
+--   31)
+-- Right behind the number of deaths stands their history, once there is one: JSON, [[ms, node,
+-- reason], ...], the last 10. Times are integer milliseconds of the broker's clock.
 local G = ARGV[1]
 local P = G .. 'venom:'
 
@@ -12,7 +13,8 @@ local function now()
 end
 
 local function unpack_entry(value)
-  return string.match(value, '^(%d+)[^\31]*\31([^\31]*)\31(%d+)\31([^\31]*)\31([^\31]*)\31(%d+)\31()')
+  return string.match(value,
+    '^(%d+)[^\31]*\31([^\31]*)\31(%d+)\31([^\31]*)\31([^\31]*)\31(%d+)\31()')
 end
 
 local function history(value) return string.match(value, '^%d+([^\31]*)') end
@@ -35,13 +37,17 @@ local function waiting_in(queue)
   return n
 end
 
--- A token carries nothing; it ends a blocking wait. 64 are enough for every node that could wait; where none does, they go by themselves.
+-- A token carries nothing; it ends a blocking wait. 64 are enough for every node that could wait;
+-- where none does, they go by themselves.
 local function wake(queue)
   local list = P .. 'wake:' .. queue
-  if redis.call('LLEN', list) < 64 and redis.call('LPUSH', list, '1') == 1 then redis.call('EXPIRE', list, 60) end
+  if redis.call('LLEN', list) < 64 and redis.call('LPUSH', list, '1') == 1 then
+    redis.call('EXPIRE', list, 60)
+  end
 end
 
--- Let an id wait: `RPUSH` where it is taken next, `LPUSH` after the others. A list that begins is noted for the audit.
+-- Let an id wait: `RPUSH` where it is taken next, `LPUSH` after the others. A list that begins is
+-- noted for the audit.
 local function let_wait(push, id, home, priority)
   local list = queue_list(home, priority)
   if redis.call(push, list, id) == 1 then redis.call('SADD', P .. 'queues', list) end
@@ -50,19 +56,23 @@ end
 
 local function count(name, by) redis.call('HINCRBY', P .. 'counters', name, by) end
 
--- The entry is finished: forget it, remember its id for a while so that a late copy of its publication is a no-op.
+-- The entry is finished: forget it, remember its id for a while so that a late copy of its
+-- publication is a no-op.
 local function finish(id, task_id)
   redis.call('HDEL', P .. 'entries', id)
   redis.call('DEL', P .. 'sent:' .. id)
-  if task_id ~= '' and redis.call('HGET', P .. 'ids', task_id) == id then redis.call('HDEL', P .. 'ids', task_id) end
+  if task_id ~= '' and redis.call('HGET', P .. 'ids', task_id) == id then
+    redis.call('HDEL', P .. 'ids', task_id)
+  end
   local bucket = P .. 'finished:' .. math.floor(now() / 120000)
   redis.call('SADD', bucket, id)
   redis.call('EXPIRE', bucket, 150) -- the next bucket's two minutes, and some more
 end
 
--- Put an entry back into its home queue, where it is taken next among those of its priority, or into the list of the living node
--- that it is pinned to; `deaths` is added to its delivery count; above `max` deaths it becomes a dead letter instead. `reason` and
--- `node` say of what it died, and where. One whose run has sent its successor (its retry, or what replaces it) is finished instead.
+-- Put an entry back into its home queue, where it is taken next among those of its priority, or
+-- into the list of the living node that it is pinned to; `deaths` is added to its delivery count;
+-- above `max` deaths it becomes a dead letter instead. `reason` and `node` say of what it died, and
+-- where. One whose run has sent its successor (its retry, or what replaces it) is finished instead.
 -- Returns 1 home, 2 dead, 3 finished, 0 no such entry.
 local function go_home(id, deaths, max, reason, node)
   local value = redis.call('HGET', P .. 'entries', id)
@@ -80,7 +90,8 @@ local function go_home(id, deaths, max, reason, node)
   if deaths ~= 0 or (pin ~= '' and not stays) then
     local past = history(value)
     if deaths > 0 then past = remember(past, node, reason) end
-    redis.call('HSET', P .. 'entries', id, n .. past .. '\31' .. home .. '\31' .. priority .. '\31' .. (stays and pin or '') .. '\31' .. task_id
+    redis.call('HSET', P .. 'entries', id, n .. past .. '\31' .. home .. '\31' .. priority .. '\31'
+      .. (stays and pin or '') .. '\31' .. task_id
       .. '\31' .. created .. '\31' .. string.sub(value, at))
   end
   if dies then
@@ -116,8 +127,8 @@ end
 
 local function holder(reservation) return string.match(reservation, '^(.-)|') end
 
--- Whether an id that was delivered to `incarnation` is no longer its to run. One that the broker itself has lost is not run by
--- anybody else: it stays with who has it.
+-- Whether an id that was delivered to `incarnation` is no longer its to run. One that the broker
+-- itself has lost is not run by anybody else: it stays with who has it.
 local function taken_away(node, incarnation, id)
   local reservation = redis.call('HGET', P .. 'reserved:' .. node, id)
   if reservation and holder(reservation) == incarnation then return false end
@@ -127,7 +138,8 @@ local function taken_away(node, incarnation, id)
     or redis.call('SISMEMBER', P .. 'finished:' .. (bucket - 1), id) == 1
 end
 
--- Acknowledge ids that `incarnation` holds. `from` is the index in ARGV of the first (id, task id, outcome) triple.
+-- Acknowledge ids that `incarnation` holds. `from` is the index in ARGV of the first (id, task id,
+-- outcome) triple.
 local function acknowledge(node, incarnation, from)
   local reserved, done = P .. 'reserved:' .. node, 0
   for i = from, #ARGV, 3 do

@@ -1,15 +1,21 @@
 -- A delivery asks to be the one run of an idempotent task's key.
 -- KEYS none
 -- ARGV 1 prefix  2 task  3 key  4 publish id  5 incarnation  6 seconds a claim lives
--- Reply {'done', first result as JSON}; {'held', ms since it was claimed} by a delivery that is still at work; {'yours'}
--- Keeps: one claim at a time. It holds as long as the reservation it was made under: what died, or was given back, holds nothing. The same
---        message delivered again takes its own claim over, since its earlier run is dead or fenced.
+-- Reply {'done', first result as JSON}; {'held', ms since it was claimed} by a delivery that is
+--      still at work; {'yours'}
+-- Keeps: one claim at a time. It holds as long as the reservation it was made under: what died, or
+--        was given back, holds nothing. The same message delivered again takes its own claim over,
+--        since its earlier run is dead or fenced.
 local once = P .. 'once:' .. ARGV[2] .. ':' .. ARGV[3]
-local result, owner, incarnation, since = unpack(redis.call('HMGET', once, 'result', 'owner', 'incarnation', 'since'))
+local result, owner, incarnation, since = unpack(redis.call('HMGET', once, 'result', 'owner',
+  'incarnation', 'since'))
 if result then return {'done', result} end
 if owner and owner ~= ARGV[4] then
-  local reservation = redis.call('HGET', P .. 'reserved:' .. string.match(incarnation, '^(.*)/'), owner)
-  if reservation and holder(reservation) == incarnation then return {'held', now() - tonumber(since)} end
+  local reservation = redis.call('HGET', P .. 'reserved:' .. string.match(incarnation, '^(.*)/'),
+    owner)
+  if reservation and holder(reservation) == incarnation then
+    return {'held', now() - tonumber(since)}
+  end
 end
 redis.call('HSET', once, 'owner', ARGV[4], 'incarnation', ARGV[5], 'since', now())
 redis.call('EXPIRE', once, ARGV[6])

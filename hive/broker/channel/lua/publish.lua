@@ -1,14 +1,18 @@
--- Accept one message: write its entry and put its id where it belongs, or do nothing when the id is known already.
+-- Accept one message: write its entry and put its id where it belongs, or do nothing when the id is
+-- known already.
 -- KEYS none
 -- ARGV 1 prefix  2 publish id  3 home queue  4 priority index 0..10  5 task id  6 delay ms (0: now)
---      7 requirements JSON ('' unless home is a requirement queue)  8 weight of the tasks term  9 envelope
+--      7 requirements JSON ('' unless home is a requirement queue)  8 weight of the tasks term  9
+--      envelope
 --      10 how many may wait in the home queue (0: any number)
 --      11 publish id of the message for whose run this is sent, or ''
 --      12.. candidates: node, slots, score without the tasks term (-1: preferred)
--- Reply {0} known already; {1, ''} went home or to the delayed set; {1, node} bound to that node; error QUEUEFULL
--- Keeps: an accepted id is in exactly one place; a node is bound only while it lives and has a free slot. What is refused, for a full
---        queue or for want of memory, has written nothing. What a run has sent is known until its message is finished, so that
---        a repeated run sends nothing twice, however long it takes.
+-- Reply {0} known already; {1, ''} went home or to the delayed set; {1, node} bound to that node;
+--      error QUEUEFULL
+-- Keeps: an accepted id is in exactly one place; a node is bound only while it lives and has a free
+--        slot. What is refused, for a full queue or for want of memory, has written nothing. What a
+--        run has sent is known until its message is finished, so that a repeated run sends nothing
+--        twice, however long it takes.
 local id, home, priority = ARGV[2], ARGV[3], ARGV[4]
 local parent, sent = ARGV[11], P .. 'sent:' .. ARGV[11]
 local entries, t = P .. 'entries', now()
@@ -29,9 +33,12 @@ end
 if parent ~= '' and redis.call('HEXISTS', entries, parent) == 1 then
   redis.call('SADD', sent, id)
   -- Its retry, or what replaces it: the message itself need not run again (go_home).
-  if ARGV[5] ~= '' and redis.call('HGET', P .. 'ids', ARGV[5]) == parent then redis.call('SADD', sent, 'successor') end
+  if ARGV[5] ~= '' and redis.call('HGET', P .. 'ids', ARGV[5]) == parent then
+    redis.call('SADD', sent, 'successor')
+  end
 end
-redis.call('HSET', entries, id, '0\31' .. home .. '\31' .. priority .. '\31\31' .. ARGV[5] .. '\31' .. t .. '\31' .. ARGV[9])
+redis.call('HSET', entries, id, '0\31' .. home .. '\31' .. priority .. '\31\31' .. ARGV[5] .. '\31'
+  .. t .. '\31' .. ARGV[9])
 if ARGV[5] ~= '' then redis.call('HSET', P .. 'ids', ARGV[5], id) end
 count('accepted', 1)
 if ARGV[7] ~= '' then
@@ -52,7 +59,8 @@ local best, best_score
 for i = 12, #ARGV, 3 do
   local node, slots = ARGV[i], tonumber(ARGV[i + 1])
   if redis.call('EXISTS', P .. 'incarnations:' .. node) == 1 then
-    local busy = redis.call('HLEN', P .. 'reserved:' .. node) + redis.call('ZCARD', P .. 'placed:' .. node)
+    local busy = redis.call('HLEN', P .. 'reserved:' .. node)
+      + redis.call('ZCARD', P .. 'placed:' .. node)
     if busy < slots then
       local score = tonumber(ARGV[i + 2]) + tonumber(ARGV[8]) * busy / slots
       if not best or score < best_score then best, best_score = node, score end

@@ -1,4 +1,5 @@
--- All that is bound to a node that drains, and not started, goes to its home queue; also what was pinned there by an assignment.
+-- All that is bound to a node that drains, and not started, goes to its home queue; also what was
+-- pinned there by an assignment.
 -- KEYS none
 -- ARGV 1 prefix  2 node
 -- Reply how many went home
@@ -10,7 +11,8 @@ for _, id in ipairs(redis.call('ZREVRANGE', placed, 0, -1)) do
   if value then
     local deaths, home, priority, pin, task_id, created, at = unpack_entry(value)
     if pin ~= '' then
-      redis.call('HSET', P .. 'entries', id, deaths .. history(value) .. '\31' .. home .. '\31' .. priority .. '\31\31' .. task_id
+      redis.call('HSET', P .. 'entries', id, deaths .. history(value) .. '\31' .. home .. '\31'
+        .. priority .. '\31\31' .. task_id
         .. '\31' .. created .. '\31' .. string.sub(value, at))
     end
     moved = moved + go_home(id, 0, 0, '')

@@ -1,10 +1,14 @@
--- Acknowledge what is done, move what is due, and take as many messages as the node has free slots: one round trip a task.
+-- Acknowledge what is done, move what is due, and take as many messages as the node has free slots:
+-- one round trip a task.
 -- KEYS the queues' lists in the order in which they are served
--- ARGV 1 prefix  2 node  3 incarnation  4 epoch  5 slots  6 newline-separated wake lists' names to clear when nothing is found
+-- ARGV 1 prefix  2 node  3 incarnation  4 epoch  5 slots  6 newline-separated wake lists' names to
+--      clear when nothing is found
 --      7.. acknowledged: publish id, task id, outcome
 -- Reply {'fenced'} declared dead; {'stale'} a newer connection of this incarnation is at work;
---       {'ok', free slots left, ms until the next due entry or 0, (id, home, deaths, revoked 0|1, reserved ms, task id, envelope)...}
--- Keeps: reservations of a node never exceed its slots; a taken id is in the reservations before anyone sees it.
+--       {'ok', free slots left, ms until the next due entry or 0, (id, home, deaths, revoked 0|1,
+--       reserved ms, task id, envelope)...}
+-- Keeps: reservations of a node never exceed its slots; a taken id is in the reservations before
+--      anyone sees it.
 local node, incarnation = ARGV[2], ARGV[3]
 local reserved = P .. 'reserved:' .. node
 acknowledge(node, incarnation, 7)
@@ -22,12 +26,14 @@ local moved, MOST_MOVED = 0, 500
 
 -- An ISO time, as Celery writes an eta, in milliseconds since 1970; nil for what is none.
 local function milliseconds(text)
-  local year, month, day, hour, minute, second, zone = string.match(text, '^(%d+)-(%d+)-(%d+)T(%d+):(%d+):([%d.]+)(.*)$')
+  local year, month, day, hour, minute, second, zone =
+    string.match(text, '^(%d+)-(%d+)-(%d+)T(%d+):(%d+):([%d.]+)(.*)$')
   if not tonumber(second) then return nil end
   local sign, ahead_hours, ahead_minutes = string.match(zone, '^([+-])(%d+):(%d+)$')
   local ahead = sign and tonumber(sign .. (ahead_hours * 60 + ahead_minutes)) or 0
   year, month = tonumber(year), tonumber(month)
-  if month < 3 then year, month = year - 1, month + 12 end  -- years that begin in March have their leap day at the end
+  -- Years that begin in March have their leap day at the end.
+  if month < 3 then year, month = year - 1, month + 12 end
   local days = 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
     + math.floor((153 * (month - 3) + 2) / 5) + day - 719469
   return math.floor((((days * 24 + hour) * 60 + minute - ahead) * 60 + second) * 1000)
@@ -37,8 +43,8 @@ local function take(id, list)
   local value = redis.call('HGET', P .. 'entries', id)
   if not value then
     if string.sub(id, 1, 1) ~= '{' then return end
-    -- A plain Celery producer pushed a whole message: make it an entry. What is none is dropped: an error here would lose all that
-    -- was popped with it.
+    -- A plain Celery producer pushed a whole message: make it an entry. What is none is dropped: an
+    -- error here would lose all that was popped with it.
     local raw = id
     local is_json, message = pcall(cjson.decode, raw)
     local tag = is_json and type(message.properties) == 'table' and message.properties.delivery_tag
@@ -76,8 +82,8 @@ local function take(id, list)
   redis.call('HSET', reserved, id, stamp)
   local revoked = check_revoked and redis.call('ZSCORE', P .. 'revoked', task_id) and '1' or '0'
   local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = id, home, deaths, revoked, t
-  reply[n + 6], reply[n + 7] = task_id, string.sub(value, at)
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, home, deaths, revoked
+  reply[n + 5], reply[n + 6], reply[n + 7] = t, task_id, string.sub(value, at)
   want = want - 1
 end
 

@@ -1,12 +1,14 @@
--- Count every message by where it is, all at one instant, beside what the counters say; and leave a mark, by which a broker that lost
--- its last writes is told from one that did not.
+-- Count every message by where it is, all at one instant, beside what the counters say; and leave a
+-- mark, by which a broker that lost its last writes is told from one that did not.
 -- KEYS none
--- ARGV 1 prefix  2 the highest mark that the caller has seen, '' to leave none  3.. queues that are looked into at any rate
+-- ARGV 1 prefix  2 the highest mark that the caller has seen, '' to leave none  3.. queues that are
+--      looked into at any rate
 -- Reply {mark found, when it was left (ms), mark left now, now (ms), alarm as JSON or '',
 --        accepted, done, written off, entries, queued, placed, reserved, delayed, dead}
---   queued: without messages of plain Celery producers, which are no entries yet. Where more than COUNTED wait, whatever is there
---   beyond the entries is taken for such.
--- Keeps: marks only rise. `venom:queues` holds every list that entries wait in; those that are empty leave it here.
+--   queued: without messages of plain Celery producers, which are no entries yet. Where more than
+--   COUNTED wait, whatever is there beyond the entries is taken for such.
+-- Keeps: marks only rise. `venom:queues` holds every list that entries wait in; those that are
+--      empty leave it here.
 local COUNTED = 1000
 local lists, names = {}, {}
 local function add(list)
@@ -33,7 +35,8 @@ for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
     placed = placed + redis.call('ZCARD', P .. 'placed:' .. node)
   end
 end
-local entries, delayed, dead = redis.call('HLEN', P .. 'entries'), redis.call('ZCARD', P .. 'delayed'), redis.call('HLEN', P .. 'dead')
+local entries, delayed, dead = redis.call('HLEN', P .. 'entries'),
+  redis.call('ZCARD', P .. 'delayed'), redis.call('HLEN', P .. 'dead')
 local beyond = queued + placed + reserved + delayed + dead - entries
 if beyond > 0 and queued > COUNTED then
   queued = queued - beyond
@@ -54,7 +57,8 @@ if ARGV[2] ~= '' then
   reply[3] = math.max(mark, tonumber(ARGV[2])) + 1
   redis.call('HSET', audit, 'mark', reply[3], 'at', t)
 end
-for _, n in ipairs({counters[1] or 0, counters[2] or 0, counters[3] or 0, entries, queued, placed, reserved, delayed, dead}) do
+for _, n in ipairs({counters[1] or 0, counters[2] or 0, counters[3] or 0, entries, queued, placed,
+  reserved, delayed, dead}) do
   reply[#reply + 1] = tonumber(n)
 end
 return reply

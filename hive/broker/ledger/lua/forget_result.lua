@@ -1,4 +1,5 @@
--- Forget a stored result, unless another was stored since it was read. Runs on the result backend's server.
+-- Forget a stored result, unless another was stored since it was read. Runs on the result backend's
+-- server.
 -- KEYS 1 the result
 -- ARGV 1 what was read
 -- Reply 1 forgotten, 0 it is another now

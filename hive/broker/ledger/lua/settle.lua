@@ -1,17 +1,19 @@
--- Settle the account: what is in no place goes home, what is gone is written off, the alarm ends. It looks at every id that the channel
--- holds and at every key's name, some microseconds each, while everybody else waits.
+-- Settle the account: what is in no place goes home, what is gone is written off, the alarm ends.
+-- It looks at every id that the channel holds and at every key's name, some microseconds each,
+-- while everybody else waits.
 -- KEYS none
 -- ARGV 1 prefix
 -- Reply {sent home, written off}
--- Keeps: what is somewhere stays there. A reservation or a placement counts while its holder, or its node, has an epoch: nobody would
---        ever bring it home otherwise.
+-- Keeps: what is somewhere stays there. A reservation or a placement counts while its holder, or
+--        its node, has an epoch: nobody would ever bring it home otherwise.
 local known, looked_into = {}, {}
 
 -- Calls `visit(key, node)` for what a kind of key holds, also for nodes long gone.
 local function each_node(kind, visit)
   local cursor, begins = '0', P .. kind .. ':'
   repeat
-    local found = redis.call('SCAN', cursor, 'MATCH', string.gsub(begins, '[%*%?%[%]\\]', '\\%0') .. '*', 'COUNT', 1000)
+    local found = redis.call('SCAN', cursor, 'MATCH',
+      string.gsub(begins, '[%*%?%[%]\\]', '\\%0') .. '*', 'COUNT', 1000)
     for _, key in ipairs(found[2]) do visit(key, string.sub(key, #begins + 1)) end
     cursor = found[1]
   until cursor == '0'
@@ -28,7 +30,9 @@ each_node('reserved', function(key)
   end
 end)
 local living = {}
-for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do living[string.match(incarnation, '^(.*)/') or ''] = true end
+for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
+  living[string.match(incarnation, '^(.*)/') or ''] = true
+end
 each_node('placed', function(key, node)
   if not living[node] then return redis.call('DEL', key) end
   for _, id in ipairs(redis.call('ZRANGE', key, 0, -1)) do known[id] = true end
@@ -52,7 +56,8 @@ for _, id in ipairs(redis.call('HKEYS', P .. 'entries')) do
   end
 end
 local counters = redis.call('HMGET', P .. 'counters', 'accepted', 'done', 'written_off')
-local gone = tonumber(counters[1] or 0) - tonumber(counters[2] or 0) - tonumber(counters[3] or 0) - redis.call('HLEN', P .. 'entries')
+local gone = tonumber(counters[1] or 0) - tonumber(counters[2] or 0) - tonumber(counters[3] or 0)
+  - redis.call('HLEN', P .. 'entries')
 if gone ~= 0 then count('written_off', gone) end
 redis.call('HDEL', P .. 'audit', 'alarm')
 return {home, gone}

@@ -1,5 +1,6 @@
--- Note, for a part of the entries, the list in which each would wait, where there is one (lists that plain Celery producers began, or an
--- older release, are not known yet), and that its requirements are in use.
+-- Note, for a part of the entries, the list in which each would wait, where there is one (lists
+-- that plain Celery producers began, or an older release, are not known yet), and that its
+-- requirements are in use.
 -- KEYS none
 -- ARGV 1 prefix  2 cursor ('0' to begin)  3 entries to look at, about
 -- Reply the next cursor, '0' when all were seen
@@ -9,6 +10,8 @@ for i = 2, #found[2], 2 do
   local _, home, priority = unpack_entry(found[2][i])
   local list = queue_list(home, priority)
   if redis.call('EXISTS', list) == 1 then redis.call('SADD', P .. 'queues', list) end
-  if string.sub(home, 1, 10) == 'venom:req:' then redis.call('ZREM', P .. 'requirements:idle', string.sub(home, 11)) end
+  if string.sub(home, 1, 10) == 'venom:req:' then
+    redis.call('ZREM', P .. 'requirements:idle', string.sub(home, 11))
+  end
 end
 return found[1]

@@ -1,22 +1,29 @@
 -- beat: one heartbeat of one incarnation: it lives, this is its load, and what it holds.
 --
 -- KEYS none
--- ARGV 1 key prefix   2 incarnation `<node>/<tag>`   3 node id   4 load, as NodeTable writes it   5 what it holds, opaque
---      6 start of the incarnation, unix seconds, or ''   7 its facts as JSON, or '' when they did not change
+-- ARGV 1 key prefix  2 incarnation `<node>/<tag>`  3 node id  4 load, as NodeTable writes it  5
+--      what it holds, opaque
+--      6 start of the incarnation, unix seconds, or ''  7 its facts as JSON, or '' when they did
+--      not change
 --      (6 and 7 come together)
--- Keys used: venom:epochs (read), venom:beats, venom:held, venom:requirements (read), venom:counters (read),
+-- Keys used: venom:epochs (read), venom:beats, venom:held, venom:requirements (read),
+--      venom:counters (read),
 --      venom:nodes:static | dynamic | versions | version | epoch
--- Reply {'fenced' or 'ok', 1 when the next beat must bring the facts, now in ms, number of requirements ever registered}
+-- Reply {'fenced' or 'ok', 1 when the next beat must bring the facts, now in ms, number of
+--      requirements ever registered}
 --
 -- A dynamic value is one line for each incarnation of the node, the leading one first:
---      `<ms of last beat, negative once it left> <tag> <start> <version that wrote its facts, 0 none> <load>`
+--      `<ms of last beat, negative once it left> <tag> <start> <version that wrote its facts, 0
+--      none> <load>`
 -- The incarnation that started last leads; an older one leads again when the newer is gone.
 --
--- Invariant: an incarnation without an epoch (declared dead, or left) changes nothing. A node has at most two lines, each
--- of another incarnation, and its version is higher than every version given out before.
+-- Invariant: an incarnation without an epoch (declared dead, or left) changes nothing. A node has
+-- at most two lines, each of another incarnation, and its version is higher than every version
+-- given out before.
 local space = ARGV[1] .. 'venom:'
 local incarnation, node, load, facts = ARGV[2], ARGV[3], ARGV[4], ARGV[7]
-local static, dynamic, versions = space .. 'nodes:static', space .. 'nodes:dynamic', space .. 'nodes:versions'
+local static, dynamic, versions = space .. 'nodes:static', space .. 'nodes:dynamic',
+  space .. 'nodes:versions'
 local KNOWN_FOR = 86400000
 
 local clock = redis.call('TIME')
@@ -36,14 +43,18 @@ local function write(part)
 end
 
 local function lives(part)
-  return string.sub(part.at, 1, 1) ~= '-' and redis.call('HEXISTS', space .. 'epochs', node .. '/' .. part.tag) == 1
+  return string.sub(part.at, 1, 1) ~= '-' and redis.call('HEXISTS', space .. 'epochs',
+    node .. '/' .. part.tag) == 1
 end
 
 local function forget_the_long_silent()
   for _ = 1, 100 do
     local oldest = redis.call('ZRANGE', versions, 0, 0)[1]
     local line = oldest and redis.call('HGET', dynamic, oldest)
-    if not oldest or (line and now - math.abs(tonumber(string.match(line, '^%S+'))) <= KNOWN_FOR) then return end
+    if not oldest or (line and now - math.abs(tonumber(string.match(line,
+      '^%S+'))) <= KNOWN_FOR) then
+      return
+    end
     redis.call('ZREM', versions, oldest)
     redis.call('HDEL', dynamic, oldest)
     redis.call('HDEL', static, oldest)
@@ -94,9 +105,11 @@ if version == 1 then
 end
 if version % 64 == 1 then
   forget_the_long_silent()
-  for _, key in ipairs({static, dynamic, versions, space .. 'nodes:version', space .. 'nodes:epoch', space .. 'held'}) do
+  for _, key in ipairs({static, dynamic, versions, space .. 'nodes:version', space .. 'nodes:epoch',
+    space .. 'held'}) do
     redis.call('PEXPIRE', key, 2 * KNOWN_FOR)
   end
 end
-local known = redis.call('HLEN', space .. 'requirements') + (redis.call('HGET', space .. 'counters', 'requirements_forgotten') or 0)
+local known = redis.call('HLEN', space .. 'requirements')
+  + (redis.call('HGET', space .. 'counters', 'requirements_forgotten') or 0)
 return {'ok', (leads and mine.written == '0') and 1 or 0, now, known}

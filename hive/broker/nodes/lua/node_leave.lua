@@ -5,8 +5,9 @@
 -- Keys used: venom:held, venom:nodes:dynamic | versions | version (lines as in beat.lua)
 -- Reply 1 when the incarnation was in the table, 0 when not
 --
--- Invariant: only the incarnation's own line changes: it is removed where the node has another, else marked as left, so
--- that the node stays known for a day. Nothing of the channel (epochs, beats, reservations) is touched.
+-- Invariant: only the incarnation's own line changes: it is removed where the node has another,
+-- else marked as left, so that the node stays known for a day. Nothing of the channel (epochs,
+-- beats, reservations) is touched.
 local space = ARGV[1] .. 'venom:'
 local incarnation, node = ARGV[2], ARGV[3]
 local dynamic = space .. 'nodes:dynamic'

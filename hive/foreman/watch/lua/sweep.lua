@@ -1,10 +1,12 @@
--- Clear away, a bounded part at a time, what nobody owns any more: the keys of nodes that are gone, and rows of messages that are done.
--- Every step of the channel leaves none of it; a person's hand, an older release or a disk may have.
+-- Clear away, a bounded part at a time, what nobody owns any more: the keys of nodes that are gone,
+-- and rows of messages that are done. Every step of the channel leaves none of it; a person's hand,
+-- an older release or a disk may have.
 -- KEYS none
--- ARGV 1 prefix  2 how many keys, and rows, to look at, about  3 cursor of the keys  4 hash whose rows are keyed by or point to publish ids:
---      ids | dead | pullers  5 cursor of its rows
+-- ARGV 1 prefix  2 how many keys, and rows, to look at, about  3 cursor of the keys  4 hash whose
+--      rows are keyed by or point to publish ids: ids | dead | pullers  5 cursor of its rows
 -- Reply {next cursor of the keys, next cursor of the rows, what was cleared away or sent home}
--- Keeps: accepted work. What a gone node holds goes home; a row is removed only when its message has no entry.
+-- Keeps: accepted work. What a gone node holds goes home; a row is removed only when its message
+--      has no entry.
 local swept = 0
 
 local function lives(incarnation) return redis.call('HEXISTS', P .. 'epochs', incarnation) == 1 end
@@ -46,7 +48,8 @@ function sweep.wake(key)
   if redis.call('TTL', key) == -1 then swept = swept + redis.call('EXPIRE', key, 60) end
 end
 
-local found = redis.call('SCAN', ARGV[3], 'MATCH', string.gsub(P, '[%*%?%[%]\\]', '\\%0') .. '*', 'COUNT', ARGV[2])
+local found = redis.call('SCAN', ARGV[3], 'MATCH', string.gsub(P, '[%*%?%[%]\\]', '\\%0') .. '*',
+  'COUNT', ARGV[2])
 for _, key in ipairs(found[2]) do
   local kind, node = string.match(string.sub(key, #P + 1), '^(%w+):(.+)$')
   if kind and sweep[kind] then sweep[kind](key, node) end
@@ -54,7 +57,9 @@ end
 
 -- An incarnation that no watchdog would ever find silent.
 for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
-  if not redis.call('ZSCORE', P .. 'beats', incarnation) then swept = swept + redis.call('ZADD', P .. 'beats', 0, incarnation) end
+  if not redis.call('ZSCORE', P .. 'beats', incarnation) then
+    swept = swept + redis.call('ZADD', P .. 'beats', 0, incarnation)
+  end
 end
 for _, incarnation in ipairs(redis.call('HKEYS', P .. 'held')) do
   if not lives(incarnation) then swept = swept + redis.call('HDEL', P .. 'held', incarnation) end

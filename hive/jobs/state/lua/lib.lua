@@ -1,24 +1,35 @@
--- Shared by every script of a job. ARGV[1] is kombu's global key prefix, usually "", ARGV[2] the job's id.
+-- Shared by every script of a job. ARGV[1] is kombu's global key prefix, usually "", ARGV[2] the
+-- job's id.
 -- Keys, all <prefix>venom:job:<id>:<part> and with the job's time to live (seconds, field `ttl`):
---   state     hash: plan (JSON), ttl, slots, chunk, deadline (ms), pushed, waiting, done, ok, failed, timeout, cancelled, us, bytes, seq, moves,
---             eof, sent, stop (status of what will not run), why, error, excuse, reducer (message), reduces, ended (ms), trimmed
---   blocks    hash block number -> JSON list of items          left      hash block number -> items without an outcome
---   queue     list of `block:base:first:length`, never leased  back      list of `block:base:first:length:attempt`, given back
---   leases    hash lease -> `block:base:first:length:attempt:owner:node`
---   outcomes  stream, one entry a commit: first, n and either d (JSON) or r (JSON, the same outcome for all n), or `end`
---   partials  list of JSON [first, partial result, error]      value     string: JSON of the reduced value
---   wake      list of tokens that end a wait for items         caller    string that lapses when whoever feeds the job is gone
--- base is the index of a block's first item, first and length are a range of item indexes. <prefix>venom:pullers: hash owner -> job.
--- Always: pushed = done + waiting + items under lease, and every item without an outcome is in exactly one of queue, back, leases.
+--   state    hash: plan (JSON), ttl, slots, chunk, deadline (ms), pushed, waiting, done, ok,
+--             failed, timeout, cancelled, us, bytes, seq, moves, eof, sent, stop (status of what
+--             will not run), why, error, excuse, reducer (message), reduces, ended (ms), trimmed
+--   blocks    hash block number -> JSON list of items          left      hash block number -> items
+--   without an outcome queue    list of `block:base:first:length`, never leased  back      list of
+--   `block:base:first:length:attempt`, given back leases    hash lease ->
+--   `block:base:first:length:attempt:owner:node`
+--   outcomes  stream, one entry a commit: first, n and either d (JSON) or r (JSON, the same outcome
+--   for all n), or `end` partials  list of JSON [first, partial result, error]      value
+--   string: JSON of the reduced value
+--   wake      list of tokens that end a wait for items        caller    string that lapses when
+--   whoever feeds the job is gone
+-- base is the index of a block's first item, first and length are a range of item indexes.
+-- <prefix>venom:pullers: hash owner -> job.
+-- Always: pushed = done + waiting + items under lease, and every item without an outcome is in
+--      exactly one of queue, back, leases.
 local JOB = ARGV[1] .. 'venom:job:' .. ARGV[2] .. ':'
-local STATE, BLOCKS, LEFT, QUEUE, BACK = JOB .. 'state', JOB .. 'blocks', JOB .. 'left', JOB .. 'queue', JOB .. 'back'
-local LEASES, OUTCOMES, PARTIALS, VALUE = JOB .. 'leases', JOB .. 'outcomes', JOB .. 'partials', JOB .. 'value'
+local STATE, BLOCKS, LEFT, QUEUE, BACK = JOB .. 'state', JOB .. 'blocks', JOB .. 'left',
+  JOB .. 'queue', JOB .. 'back'
+local LEASES, OUTCOMES, PARTIALS, VALUE = JOB .. 'leases', JOB .. 'outcomes', JOB .. 'partials',
+  JOB .. 'value'
 local WAKE, CALLER, PULLERS = JOB .. 'wake', JOB .. 'caller', ARGV[1] .. 'venom:pullers'
 
--- Whether a task message is still to be finished: it is in venom:entries until it is acknowledged, and longer only as a dead letter.
+-- Whether a task message is still to be finished: it is in venom:entries until it is acknowledged,
+-- and longer only as a dead letter.
 local function is_alive(message)
   local P = ARGV[1] .. 'venom:'
-  return redis.call('HEXISTS', P .. 'entries', message) == 1 and redis.call('HEXISTS', P .. 'dead', message) == 0
+  return redis.call('HEXISTS', P .. 'entries', message) == 1
+    and redis.call('HEXISTS', P .. 'dead', message) == 0
 end
 
 local function now()
@@ -28,17 +39,22 @@ end
 
 local function bump(field, by) return redis.call('HINCRBY', STATE, field, by) end
 
--- Lists and hashes that become empty vanish with their time to live, so it is set again after every step that writes.
+-- Lists and hashes that become empty vanish with their time to live, so it is set again after every
+-- step that writes.
 local function keep_alive()
   local ttl = redis.call('HGET', STATE, 'ttl')
   if not ttl then return end
-  for _, name in ipairs({STATE, BLOCKS, LEFT, QUEUE, BACK, LEASES, OUTCOMES, PARTIALS, WAKE}) do redis.call('EXPIRE', name, ttl) end
+  for _, name in ipairs({STATE, BLOCKS, LEFT, QUEUE, BACK, LEASES, OUTCOMES, PARTIALS, WAKE}) do
+    redis.call('EXPIRE', name, ttl)
+  end
 end
 
 -- At most a token a puller: one carries nothing, and a lost one costs a short wait.
 local function wake(tokens)
   local slots = tonumber(redis.call('HGET', STATE, 'slots') or 1)
-  for _ = 1, math.min(tokens, slots - redis.call('LLEN', WAKE)) do redis.call('RPUSH', WAKE, '1') end
+  for _ = 1, math.min(tokens, slots - redis.call('LLEN', WAKE)) do
+    redis.call('RPUSH', WAKE, '1')
+  end
 end
 
 -- n items of a block have their outcomes; a block without others is forgotten.
@@ -53,12 +69,14 @@ end
 
 -- Items that will not run (again) get their outcome.
 local function without_run(block, first, length, status, error, attempts, node)
-  redis.call('XADD', OUTCOMES, '*', 'first', first, 'n', length, 'r', cjson.encode({status, error, tonumber(attempts), node}))
+  redis.call('XADD', OUTCOMES, '*', 'first', first, 'n', length, 'r',
+    cjson.encode({status, error, tonumber(attempts), node}))
   bump(status, length)
   settled(block, length)
 end
 
--- A range without outcomes may be leased again, or is over when the job was stopped. Not counted as waiting before.
+-- A range without outcomes may be leased again, or is over when the job was stopped. Not counted as
+-- waiting before.
 local function give_back(block, base, first, length, attempt, tried)
   local stop = redis.call('HMGET', STATE, 'stop', 'why')
   if stop[1] then return without_run(block, first, length, stop[1], stop[2] or '', tried, '') end
@@ -70,12 +88,14 @@ end
 local function read_lease(id)
   local lease = redis.call('HGET', LEASES, id)
   if not lease then return end
-  local block, base, first, length, attempt, owner, node = string.match(lease, '^(%d+):(%d+):(%d+):(%d+):(%d+):([^:]*):(.*)$')
-  return {id = id, block = block, base = base, first = tonumber(first), length = tonumber(length), attempt = tonumber(attempt),
-          owner = owner, node = node}
+  local block, base, first, length, attempt, owner, node =
+    string.match(lease, '^(%d+):(%d+):(%d+):(%d+):(%d+):([^:]*):(.*)$')
+  return {id = id, block = block, base = base, first = tonumber(first), length = tonumber(length),
+    attempt = tonumber(attempt), owner = owner, node = node}
 end
 
--- The owner of a lease died: its items are tried again; a single item that did so too often is what kills.
+-- The owner of a lease died: its items are tried again; a single item that did so too often is what
+-- kills.
 local function reclaim(lease, died, allowed)
   redis.call('HDEL', LEASES, lease.id)
   bump('moves', died)
@@ -83,7 +103,8 @@ local function reclaim(lease, died, allowed)
     local error = 'killed its worker: the process that ran it ended ' .. lease.attempt .. ' times'
     return without_run(lease.block, lease.first, 1, 'failed', error, lease.attempt, lease.node)
   end
-  give_back(lease.block, lease.base, lease.first, lease.length, lease.attempt + died, lease.attempt + died - 1)
+  give_back(lease.block, lease.base, lease.first, lease.length, lease.attempt + died,
+    lease.attempt + died - 1)
 end
 
 local function reclaim_all_of(owner, except, died, allowed)
@@ -111,7 +132,8 @@ local function write_outcomes(lease, first, n, entry, counts, us, partial)
   settled(lease.block, n)
 end
 
--- Nothing more is leased: what waits gets `status` as its outcome, and so does what is given back later.
+-- Nothing more is leased: what waits gets `status` as its outcome, and so does what is given back
+-- later.
 local function stop_job(status, why)
   if redis.call('HSETNX', STATE, 'stop', status) == 0 then return end
   redis.call('HSET', STATE, 'why', why, 'eof', 1, 'waiting', 0)
@@ -130,7 +152,8 @@ end
 local function check_caller()
   if redis.call('HEXISTS', STATE, 'eof') == 1 or redis.call('EXISTS', CALLER) == 1 then return end
   redis.call('HSET', STATE, 'eof', 1)
-  redis.call('HSETNX', STATE, 'error', 'The process that fed the items is gone; the job ended with the ' ..
+  redis.call('HSETNX', STATE, 'error',
+    'The process that fed the items is gone; the job ended with the ' ..
     (redis.call('HGET', STATE, 'pushed') or '0') .. ' items that it had sent.')
 end
 

@@ -1,13 +1,19 @@
 -- A puller's one round trip: commit the lease that it finished and take the next.
--- KEYS lists of queues: the first ARGV[10] are more urgent than the puller's, the others are those that its node serves too
+-- KEYS lists of queues: the first ARGV[10] are more urgent than the puller's, the others are those
+--      that its node serves too
 -- ARGV 1 prefix  2 job  3 owner  4 node
---      5 '' | 'begin': leases of this owner are of a run that died | 'recover': a reply was lost, and a lease with it
---      6 '0' lease nothing more  7 items wanted  8 number of the block that the puller still has, or ''
+--      5 '' | 'begin': leases of this owner are of a run that died | 'recover': a reply was lost,
+--      and a lease with it
+--      6 '0' lease nothing more  7 items wanted  8 number of the block that the puller still has,
+--      or ''
 --      9 runs that an item may have  10 number of urgent lists
---      11 lease to commit or ''  12 first  13 n  14 entry  15-18 ok, failed, timeout, cancelled  19 us  20 partial or ''
--- Reply {'run', lease, block, base, first, length, attempt, block's items or '', us, done, ms to the deadline or -1, plan when asked to begin}
+--      11 lease to commit or ''  12 first  13 n  14 entry  15-18 ok, failed, timeout, cancelled  19
+--      us  20 partial or ''
+-- Reply {'run', lease, block, base, first, length, attempt, block's items or '', us, done, ms to
+--       the deadline or -1, plan when asked to begin}
 --       {'moved', first} the keeper has committed up to there: commit the rest
---       {'yield'} there is work, but not for this run   {'wait', others wait 0|1} no item is there yet
+--       {'yield'} there is work, but not for this run  {'wait', others wait 0|1} no item is there
+--       yet
 --       {'linger', others wait 0|1} others hold more than they run   {'end'}
 -- Keeps: an item has one outcome; a commit without its lease changes nothing.
 local owner, mode, urgent = ARGV[3], ARGV[5], tonumber(ARGV[10])
@@ -18,8 +24,14 @@ if ARGV[11] ~= '' then
   if lease then
     local n = tonumber(ARGV[13])
     redis.call('HDEL', LEASES, lease.id)
-    if n > 0 then write_outcomes(lease, lease.first, n, ARGV[14], {ARGV[15], ARGV[16], ARGV[17], ARGV[18]}, ARGV[19], ARGV[20]) end
-    if n < lease.length then give_back(lease.block, lease.base, lease.first + n, lease.length - n, lease.attempt, lease.attempt - 1) end
+    if n > 0 then
+      write_outcomes(lease, lease.first, n, ARGV[14], {ARGV[15], ARGV[16], ARGV[17], ARGV[18]},
+        ARGV[19], ARGV[20])
+    end
+    if n < lease.length then
+      give_back(lease.block, lease.base, lease.first + n, lease.length - n, lease.attempt,
+        lease.attempt - 1)
+    end
   end
 end
 if mode == 'begin' then
@@ -31,7 +43,8 @@ elseif mode == 'recover' then
 end
 check_caller()
 local ms_left = check_deadline()
-local s = redis.call('HMGET', STATE, 'stop', 'eof', 'waiting', 'us', 'done', 'slots', 'chunk', 'pushed')
+local s = redis.call('HMGET', STATE, 'stop', 'eof', 'waiting', 'us', 'done', 'slots', 'chunk',
+  'pushed')
 local waiting = tonumber(s[3])
 
 local function leave(reply)
@@ -46,7 +59,8 @@ local function others_wait()
 end
 
 if s[1] then return leave({'end'}) end
-local preempted = mode ~= 'begin' and urgent > 0 and redis.call('EXISTS', unpack(KEYS, 1, urgent)) > 0
+local preempted = mode ~= 'begin' and urgent > 0
+  and redis.call('EXISTS', unpack(KEYS, 1, urgent)) > 0
 if ARGV[6] == '0' or preempted then
   if waiting > 0 or not s[2] then return leave({'yield'}) end
   return leave({'end'})
@@ -56,7 +70,8 @@ if waiting == 0 then
   if not s[2] then return {'wait', others_wait()} end
   local held = tonumber(s[8]) - tonumber(s[5])
   if held > redis.call('HLEN', LEASES) then return {'linger', others_wait()} end
-  -- Whoever lingers need not: a wait's own timeout is only as fine as the server's clock tick, 100 ms.
+  -- Whoever lingers need not: a wait's own timeout is only as fine as the server's clock tick, 100
+  -- ms.
   wake(1000)
   return leave({'end'})
 end
@@ -75,7 +90,8 @@ if not range then
 end
 local block, base, first, length, tried = string.match(range, '^(%d+):(%d+):(%d+):(%d+):?(%d*)$')
 first, length, attempt = tonumber(first), tonumber(length), tonumber(tried) or 1
--- What died once runs item by item, so that the one that kills is found and nothing else is lost with it.
+-- What died once runs item by item, so that the one that kills is found and nothing else is lost
+-- with it.
 if attempt > 1 then want = 1 end
 want = math.min(want, length)
 if want < length then
@@ -94,4 +110,5 @@ local body = ''
 if block ~= ARGV[8] then body = redis.call('HGET', BLOCKS, block) end
 local plan = ''
 if mode == 'begin' then plan = redis.call('HGET', STATE, 'plan') end
-return {'run', lease, block, tonumber(base), first, want, attempt, body, tonumber(s[4] or 0), tonumber(s[5]), ms_left, plan}
+return {'run', lease, block, tonumber(base), first, want, attempt, body, tonumber(s[4] or 0),
+  tonumber(s[5]), ms_left, plan}
