@@ -1,9 +1,10 @@
-"""Reading the channel's packed entries (lua/lib.lua tells their form)."""
+"""Reading the channel's packed entries; lua/lib.lua tells their form, and writes them."""
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from celery.app.task import Context
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-UNIT = b"\x1f"
+_UNIT = b"\x1f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,19 @@ class Entry:
 
         Raises: ValueError when a producer other than Hive sent what is no JSON message.
         """
-        head, home, index, pin, task_id, created, envelope = packed.split(UNIT, 6)
-        message = loads(bytes_to_str(envelope))
+        return cls._of(publish_id, packed, lambda envelope: loads(bytes_to_str(envelope)))
+
+    @classmethod
+    def head(cls, publish_id: str, packed: bytes) -> Entry:
+        """An entry without its message, which may be one that nobody can read; the rest is the
+        channel's own.
+        """
+        return cls._of(publish_id, packed, lambda _: {})
+
+    @classmethod
+    def _of(cls, publish_id: str, packed: bytes, read: Callable[[bytes], dict[str, Any]]) -> Entry:
+        head, home, index, pin, task_id, created, envelope = packed.split(_UNIT, 6)
+        message = read(envelope)
         deaths, begins, past = head.partition(b"[")
         history = tuple(
             Death(ms / 1000, node, reason)

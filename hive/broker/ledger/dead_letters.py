@@ -14,7 +14,7 @@ import redis
 from celery import Celery, states
 from pydantic import BaseModel, ConfigDict
 
-from hive.broker.channel.entries import UNIT, Entry
+from hive.broker.channel.entries import Entry
 from hive.broker.channel.publishing import following_up
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient, client_of
@@ -239,9 +239,8 @@ def _letter(publish_id: str, packed: bytes, ms: int, reason: str) -> DeadLetter:
         task = entry.task_name
         args, kwargs, _ = entry.body()
     except (ValueError, KeyError, TypeError, AttributeError):
-        # Whatever another producer sent: it may be here for that very reason. Its head is the
-        # channel's own.
-        entry = Entry.unpack(publish_id, UNIT.join([*packed.split(UNIT, 6)[:6], b"{}"]))
+        # Whatever another producer sent: it may be here for that very reason.
+        entry = Entry.head(publish_id, packed)
         log.warning("dead_letter_not_readable", publish_id=publish_id)
     return DeadLetter(
         task_id=entry.task_id,

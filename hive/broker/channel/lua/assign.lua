@@ -15,15 +15,13 @@ for i = 4, #ARGV do
   end
 end
 if redis.call('EXISTS', P .. 'incarnations:' .. node) == 0 then return {'offline'} end
-local deaths, home, priority, _, _, created, at = unpack_entry(value)
+local _, home, priority = unpack_entry(value)
 local found = redis.call('LREM', queue_list(home, priority), 1, id)
 for i = 4, #ARGV do
   if found == 0 then found = redis.call('ZREM', P .. 'placed:' .. ARGV[i], id) end
 end
 if found == 0 then return {'unknown'} end
-redis.call('HSET', P .. 'entries', id,
-  deaths .. history(value) .. '\31' .. home .. '\31' .. priority .. '\31' .. node .. '\31'
-    .. task_id .. '\31' .. created .. '\31' .. string.sub(value, at))
+pin_entry(id, value, node)
 redis.call('ZADD', P .. 'placed:' .. node, now(), id)
 wake('node:' .. node)
 return {'moved', node}

@@ -1,9 +1,9 @@
 -- Shared by every script of the channel. ARGV[1] is kombu's global key prefix, usually "".
--- An entry is one string, packed so that a waiting task costs one hash field:
---   deaths US home US priority index US pin US task id US created ms US envelope      (US = byte
---   31)
+-- An entry is one string, packed so that a waiting task costs one hash field. US is byte 31:
+--   deaths US home US priority index US pin US task id US created ms US envelope
 -- Right behind the number of deaths stands their history, once there is one: JSON, [[ms, node,
 -- reason], ...], the last 10. Times are integer milliseconds of the broker's clock.
+-- pack_entry and unpack_entry here, and entries.py in Python, are all that know this form.
 local G = ARGV[1]
 local P = G .. 'venom:'
 
@@ -12,12 +12,24 @@ local function now()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+local function pack_entry(deaths, past, home, priority, pin, task_id, created, envelope)
+  return table.concat({deaths .. past, home, priority, pin, task_id, created, envelope}, '\31')
+end
+
+-- Returns deaths, home, priority, pin, task id, created, and where the envelope begins.
 local function unpack_entry(value)
   return string.match(value,
     '^(%d+)[^\31]*\31([^\31]*)\31(%d+)\31([^\31]*)\31([^\31]*)\31(%d+)\31()')
 end
 
 local function history(value) return string.match(value, '^%d+([^\31]*)') end
+
+-- Write an entry anew with another pin.
+local function pin_entry(id, value, pin)
+  local deaths, home, priority, _, task_id, created, at = unpack_entry(value)
+  redis.call('HSET', P .. 'entries', id, pack_entry(deaths, history(value), home, priority, pin,
+    task_id, created, string.sub(value, at)))
+end
 
 local function remember(past, node, reason)
   local deaths = past ~= '' and cjson.decode(past) or {}
@@ -90,9 +102,8 @@ local function go_home(id, deaths, max, reason, node)
   if deaths ~= 0 or (pin ~= '' and not stays) then
     local past = history(value)
     if deaths > 0 then past = remember(past, node, reason) end
-    redis.call('HSET', P .. 'entries', id, n .. past .. '\31' .. home .. '\31' .. priority .. '\31'
-      .. (stays and pin or '') .. '\31' .. task_id
-      .. '\31' .. created .. '\31' .. string.sub(value, at))
+    redis.call('HSET', P .. 'entries', id, pack_entry(n, past, home, priority, stays and pin or '',
+      task_id, created, string.sub(value, at)))
   end
   if dies then
     redis.call('HSET', P .. 'dead', id, now() .. '|' .. reason)

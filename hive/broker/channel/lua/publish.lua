@@ -37,8 +37,7 @@ if parent ~= '' and redis.call('HEXISTS', entries, parent) == 1 then
     redis.call('SADD', sent, 'successor')
   end
 end
-redis.call('HSET', entries, id, '0\31' .. home .. '\31' .. priority .. '\31\31' .. ARGV[5] .. '\31'
-  .. t .. '\31' .. ARGV[9])
+redis.call('HSET', entries, id, pack_entry(0, '', home, priority, '', ARGV[5], t, ARGV[9]))
 if ARGV[5] ~= '' then redis.call('HSET', P .. 'ids', ARGV[5], id) end
 count('accepted', 1)
 if ARGV[7] ~= '' then

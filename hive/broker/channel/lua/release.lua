@@ -9,12 +9,8 @@ for _, id in ipairs(redis.call('ZREVRANGE', placed, 0, -1)) do
   redis.call('ZREM', placed, id)
   local value = redis.call('HGET', P .. 'entries', id)
   if value then
-    local deaths, home, priority, pin, task_id, created, at = unpack_entry(value)
-    if pin ~= '' then
-      redis.call('HSET', P .. 'entries', id, deaths .. history(value) .. '\31' .. home .. '\31'
-        .. priority .. '\31\31' .. task_id
-        .. '\31' .. created .. '\31' .. string.sub(value, at))
-    end
+    local pin = select(4, unpack_entry(value))
+    if pin ~= '' then pin_entry(id, value, '') end
     moved = moved + go_home(id, 0, 0, '')
   end
 end

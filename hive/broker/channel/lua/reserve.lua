@@ -60,7 +60,7 @@ local function take(id, list)
     -- kombu puts 0 for a priority that nobody gave, and serves 0 first; here it is the default one.
     local unset = not priority and message.properties.priority == 0
     priority = unset and '5' or priority or '0'
-    value = '0\31' .. home .. '\31' .. priority .. '\31\31' .. task_id .. '\31' .. t .. '\31' .. raw
+    value = pack_entry(0, '', home, priority, '', task_id, t, raw)
     redis.call('HSET', P .. 'entries', id, value)
     if task_id ~= '' then redis.call('HSET', P .. 'ids', task_id, id) end
     count('accepted', 1)
