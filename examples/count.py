@@ -15,7 +15,5 @@ with fileinput.input(encoding="utf-8") as lines:
 
 for word, times in list(result.value.items())[:5]:
     print(f"{times:>6}  {word}")
-print(
-    f"{len(result.outcomes)} lines, counted on "
-    f"{', '.join(sorted({outcome.node for outcome in result.outcomes}))}"
-)
+nodes = sorted({outcome.node for outcome in result.outcomes})
+print(f"{len(result.outcomes)} lines, counted on {', '.join(nodes)}")
