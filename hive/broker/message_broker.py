@@ -13,6 +13,7 @@ from kombu.exceptions import EncodeError
 from kombu.utils.json import dumps, loads
 
 from hive.broker.application import application, skill_of
+from hive.broker.channel.header import Header
 from hive.broker.channel.publishing import derived_id
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.control.broadcast import BroadcastCaller
@@ -242,8 +243,8 @@ class MessageBroker:
             return task_id
         # Two callers at once: the broker accepts the first publication of an id and ignores the
         # other.
-        header = {"hive": {"id": derived_id(task_id), "keep": True}}
-        self._send(skill, payload, options, task_id=task_id, headers=header)
+        headers = Header.under_id(derived_id(task_id))
+        self._send(skill, payload, options, task_id=task_id, headers=headers)
         self._same(skill, payload, task_id)
         return task_id
 

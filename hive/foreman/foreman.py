@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hive.broker.channel import steps
+from hive.broker.channel.header import Header
 from hive.broker.link.client import broker_errors
 from hive.broker.message_broker import MessageBroker
 from hive.broker.nodes.requirements import Requirements
@@ -96,7 +97,7 @@ class Foreman:
             return self._where_it_ran(task_id)
         if place.name == "reserved":
             return place.node
-        own = Requirements.parse((place.entry.headers.get("hive") or {}).get("req"))
+        own = Requirements.parse(Header.read(place.entry.headers).requirements)
         able = {node_id: node for node_id, node in nodes.items() if own is None or own.fits(node)}
         while (best := select_best_node(able, wanted, self._broker.settings)) is not None:
             with broker_errors():

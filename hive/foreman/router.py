@@ -12,6 +12,8 @@ from celery import Celery
 from celery.app.routes import Router as CeleryRouter
 from celery.app.routes import prepare
 
+from hive.broker.channel.header import NAME as HEADER
+from hive.broker.channel.header import Header
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.requirements import Requirements
 from hive.errors import InvalidInputError
@@ -134,17 +136,11 @@ def _wishes(
     names = [name for name in OPTIONS if name not in (options.get("stamped_headers") or ())]
     called = {name: options.pop(name) for name in names if name in options}
     routed = {name: route.pop(name) for name in OPTIONS if name in route}
-    brought = _hive_header(options.get("headers"))
-    carried = {
-        name: brought[short]
-        for name, short in zip(OPTIONS, ("req", "aff"), strict=True)
-        if short in brought
-    }
-    wishes = (
-        {**routed, **carried, **called}
-        if _was_delivered(brought)
-        else {**routed, **called, **carried}
-    )
+    brought = Header.read(options.get("headers"))
+    carried = {"requirements": brought.requirements, "affinity": brought.affinity}
+    carried = {name: wish for name, wish in carried.items() if wish is not None}
+    last = (carried, called) if brought.is_delivered else (called, carried)
+    wishes = {**routed, **last[0], **last[1]}
     return Requirements.parse(wishes.get("requirements")), _checked_affinity(wishes.get("affinity"))
 
 
@@ -152,32 +148,13 @@ def _headers(
     given: Any, requirements: Requirements | None, affinity: str | None
 ) -> dict[str, Any] | None:
     """A copy of the headers with these wishes in it; None when the headers may stay as they are."""
-    brought = _hive_header(given)
-    wishes: dict[str, Any] = {}
-    if requirements is not None:
-        wishes = {"req": requirements.demands, "home": requirements.home}
-    if affinity is not None:
-        wishes["aff"] = affinity
-    if not wishes and not brought:
+    brought = Header.of_message(given)
+    if requirements is None and affinity is None and not brought:
         return None
-    kept = (
-        {}
-        if _was_delivered(brought)
-        else {key: value for key, value in brought.items() if key not in ("req", "home", "aff")}
-    )
-    return {**(given or {}), "hive": {**kept, **wishes}}
-
-
-def _hive_header(headers: Any) -> dict[str, Any]:
-    brought = headers.get("hive") if isinstance(headers, Mapping) else None
-    return dict(brought) if isinstance(brought, Mapping) else {}
-
-
-def _was_delivered(brought: Mapping[str, Any]) -> bool:
-    """The header of a message that a node received: everything in it but the wishes is of that
-    delivery.
-    """
-    return "inc" in brought
+    demands = requirements.demands if requirements is not None else None
+    home = requirements.home if requirements is not None else None
+    wishing = (brought or Header({})).wishing(demands, home, affinity)
+    return {**(given or {}), HEADER: wishing}
 
 
 def _checked_affinity(affinity: object) -> str | None:

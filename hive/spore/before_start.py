@@ -10,6 +10,7 @@ from typing import Any
 from celery.exceptions import Ignore
 
 from hive.broker.channel.fence import is_taken_away
+from hive.broker.channel.header import Header
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -24,7 +25,10 @@ def fenced(before_start: Callable[..., Any]) -> Callable[..., Any]:
 
     def hook(task: Any, task_id: str, args: Any, kwargs: Any) -> None:
         if is_taken_away(task.app, task.request):
-            log.warning("fenced_run_dropped", task_id=task_id, incarnation=task.request.hive["inc"])
+            header = Header.of_task(task)
+            delivery = header.delivery if header is not None else None
+            held_by = delivery.incarnation if delivery is not None else ""
+            log.warning("fenced_run_dropped", task_id=task_id, incarnation=held_by)
             raise Ignore("Another node has it: this one was taken for dead.")
         before_start(task, task_id, args, kwargs)
 

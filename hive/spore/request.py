@@ -11,6 +11,7 @@ import redis
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request as CeleryRequest
 
+from hive.broker.channel.header import Header
 from hive.broker.channel.incarnation import Incarnation, Outcome, current
 from hive.logs import get_logger
 
@@ -25,7 +26,7 @@ class Request(CeleryRequest):
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
         told: dict[str, Any] = self.request_dict
-        due = (told.get("hive") or {}).get("due")
+        due = Header.read(told).due
         # The task is told its eta; the worker is not, which would hold it again.
         if due is not None:
             told["eta"] = datetime.fromtimestamp(due, UTC).isoformat()

@@ -14,6 +14,8 @@ from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
 
 from hive.broker.channel.fence import is_taken_away
+from hive.broker.channel.header import NAME as HEADER
+from hive.broker.channel.header import Header
 from hive.broker.channel.patience import endures, passes, pause
 from hive.broker.channel.publishing import follows_up, outcome_unknown, vouched_for
 from hive.broker.channel.time_limits import Limit, fitting
@@ -48,7 +50,7 @@ class HiveAMQP(AMQP):
         ) -> Any:
             if self._sends_for_nobody(name):
                 return None
-            headers = {"hive": {}, **(headers or {})}
+            headers = Header.marked(headers)
             options |= self._admission(options)
             if "timelimit" in message.headers:
                 headers["timelimit"] = self._limits(*message.headers["timelimit"])
@@ -63,7 +65,7 @@ class HiveAMQP(AMQP):
                     if options.get("retry") is False or not endures():
                         raise _unreachable(name, message.headers, error) from error.__cause__
                     waited_since = pause(error, waited_since)
-                headers["hive"] = {**message.headers["hive"], "keep": True}
+                headers[HEADER] = Header.read(message.headers).again()
 
         return send_task_message
 
@@ -119,7 +121,7 @@ class HiveAMQP(AMQP):
 def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> BrokerUnreachableError:
     if isinstance(error, BrokerUnreachableError):
         return error
-    publish_id = (headers.get("hive") or {}).get("id")
+    publish_id = Header.read(headers).publish_id or None
     unknown = publish_id is not None and outcome_unknown(publish_id)
     what = (
         "may have been accepted: only the broker's reply is missing" if unknown else "was not sent"

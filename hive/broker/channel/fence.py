@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 
+from hive.broker.channel.header import Header
 from hive.broker.channel.incarnation import boottime
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import client_of
@@ -32,22 +33,21 @@ def is_taken_away(app: Any, request: Any) -> bool:
     The broker is asked only when its last word is old: the node's last heartbeat before the
     delivery, or the answer to this question.
     """
-    hive = getattr(request, "hive", None) or {}
     client = client_of(app)
-    if (
-        "inc" not in hive
-        or boottime() - hive["at"] <= STALE_BEATS * client.settings.hive_heartbeat_interval
-    ):
+    header = Header.of_request(request)
+    delivery = header.delivery if header is not None else None
+    if header is None or delivery is None:
         return False
+    stale = STALE_BEATS * client.settings.hive_heartbeat_interval
     asked_at = boottime()
+    if asked_at - header.fresh_until <= stale:
+        return False
     try:
-        taken_away = bool(
-            client.run(TAKEN_AWAY, (), (client.prefix, hive["node"], hive["inc"], hive["id"]))
-        )
+        taken_away = bool(client.run(TAKEN_AWAY, (), (client.prefix, *delivery)))
     except redis.exceptions.RedisError as error:
         # Nobody else can have it while the broker is away, but for a cut between this node and it.
-        log.warning("fence_not_asked", incarnation=hive["inc"], error=str(error))
+        log.warning("fence_not_asked", incarnation=delivery.incarnation, error=str(error))
         return False
     if not taken_away:
-        hive["at"] = asked_at
+        header.note_certain(asked_at)
     return taken_away

@@ -24,6 +24,7 @@ from celery.exceptions import Retry
 from kombu.exceptions import EncodeError
 from kombu.utils.json import dumps, loads
 
+from hive.broker.channel.header import Header
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient, broker_errors
 from hive.broker.link.scripts import Script
@@ -107,10 +108,11 @@ class _Delivery:
         """None where there is no delivery: a direct or eager call, an application without Hive."""
         task: Any = get_current_task()
         client = getattr(getattr(task, "app", None), "hive", None)
-        hive = getattr(getattr(task, "request", None), "hive", None) or {}
-        if not isinstance(client, BrokerClient) or "inc" not in hive:
+        header = Header.of_task(task)
+        delivery = header.delivery if header is not None else None
+        if not isinstance(client, BrokerClient) or delivery is None:
             return None
-        return cls(task, client, hive["id"], hive["inc"])
+        return cls(task, client, delivery.publish_id, delivery.incarnation)
 
     def complete_once(self, key: str, run: Callable[[], Any]) -> Any:
         """The result of the key's one completion, which may be this run's."""

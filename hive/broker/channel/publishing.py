@@ -22,6 +22,7 @@ from celery import current_task, signals
 from celery._state import get_current_worker_task
 
 from hive.broker.channel import incarnation
+from hive.broker.channel.header import NAME, Header
 from hive.broker.channel.naming import name_links, regroup
 from hive.broker.link.priorities import DEFAULT
 
@@ -43,40 +44,32 @@ def _prepare(
     body: Any = None,
     **_: Any,
 ) -> None:
-    if headers is None or not {"hive", "id", "task"} <= headers.keys():
+    header = Header.of_message(headers)
+    if headers is None or header is None or not {"id", "task"} <= headers.keys():
         return
     if properties is not None and properties.get("priority") is None:
         properties["priority"] = DEFAULT  # kombu would make an unset priority 0
-    inherited = headers.get("hive") or {}
-    hive = {key: inherited[key] for key in ("home", "req", "aff") if key in inherited}
-    if inherited.get("keep"):
-        hive["id"] = inherited["id"]
-    else:
-        hive |= _publish_ids(headers)
+    kept = header.keeps_id
+    publish_id, parent_id = (header.publish_id, None) if kept else _publish_ids(headers)
     if isinstance(body, tuple):  # not as protocol 1 has it
         _regroup(headers, body[2])
-        name_links(body[2], hive["id"])
-    hive["created"] = round(time.time(), 3)
-    due = _due(headers) or (inherited.get("due") if inherited.get("keep") else None)
-    if due is not None:
-        hive["due"] = due
-    headers["hive"] = hive
+        name_links(body[2], publish_id)
+    due = _due(headers) or (header.due if kept else None)
+    headers[NAME] = header.published(publish_id, parent_id, round(time.time(), 3), due)
 
 
-def _publish_ids(headers: dict[str, Any]) -> dict[str, str]:
-    """The publish id of a message, and `of`, the one of the message for whose run it is sent, if it
-    is.
-    """
+def _publish_ids(headers: dict[str, Any]) -> tuple[str, str | None]:
+    """The publish id of a message, and that of the message for whose run it is sent, if it is."""
     request = _running()
-    if request is None:
-        return {"id": uuid.uuid4().hex[:24]}
-    parent = request.hive
+    parent = Header.of_request(request)
+    if parent is None:
+        return uuid.uuid4().hex[:24], None
     published = request.__dict__.setdefault(_SEEN, {})
     which = (headers["id"], headers.get("retries"))
     published[which] = nth = published.get(which, -1) + 1
     # A dead letter's error callbacks are not those of its next run, should it be sent again.
-    run = () if "inc" in parent else ("dead",)
-    return {"id": derived_id(parent["id"], *which, nth, *run), "of": parent["id"]}
+    run = () if parent.is_delivered else ("dead",)
+    return derived_id(parent.publish_id, *which, nth, *run), parent.publish_id
 
 
 def chord_group(group_id: str, first: str | None = None) -> str:
@@ -109,11 +102,8 @@ def _regroup(headers: dict[str, Any], embed: dict[str, Any]) -> None:
 def _running() -> Any:
     """The request of the run for which this process publishes just now, None for none."""
     request = _behalf.get() or getattr(current_task, "request", None)
-    return (
-        request
-        if request is not None and not request.called_directly and getattr(request, "hive", None)
-        else None
-    )
+    runs = request is not None and not request.called_directly and Header.of_request(request)
+    return request if runs else None
 
 
 _behalf: ContextVar[Any] = ContextVar("hive_behalf", default=None)
@@ -124,7 +114,7 @@ def on_behalf_of(request: Any) -> Iterator[None]:
     """What is published within belongs to the run of that request, though another process publishes
     it: its end, by who saw it die.
     """
-    token = _behalf.set(request if getattr(request, "hive", None) else None)
+    token = _behalf.set(request if Header.of_request(request) else None)
     try:
         yield
     finally:
@@ -150,12 +140,8 @@ def follows_up() -> bool:
     So do those of a running task (its retry, its callbacks, and what else it sends) and those of a
     worker's own process, which calls back for tasks whose process it lost.
     """
-    task = get_current_worker_task()
-    return (
-        bool(task and getattr(task.request, "hive", None))
-        or incarnation.current() is not None
-        or _following_up.get()
-    )
+    runs = Header.of_task(get_current_worker_task()) is not None
+    return runs or incarnation.current() is not None or _following_up.get()
 
 
 def vouched_for() -> bool:

@@ -24,6 +24,8 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from hive.broker.channel import steps
+from hive.broker.channel.header import NAME as HEADER
+from hive.broker.channel.header import Delivery, Header
 from hive.broker.channel.incarnation import Incarnation, current, triples
 from hive.broker.channel.publishing import note_unknown
 from hive.broker.channel.refusals import PublishBatch, raise_refusal, raise_unconfirmed
@@ -123,23 +125,24 @@ class Channel(kombu_redis.Channel):
     # -- publishing
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        hive = (message.get("headers") or {}).get("hive")
-        if not hive or queue in self._expires or queue in self.auto_delete_queues:
+        header = Header.read(message.get("headers"))
+        publish_id = header.publish_id
+        if not publish_id or queue in self._expires or queue in self.auto_delete_queues:
             super()._put(queue, message, **kwargs)
             return
-        arguments = self._publish_arguments(queue, message, hive)
+        arguments = self._publish_arguments(queue, message, header)
         script = steps.FOLLOW_UP if message["properties"].get("hive_follow_up") else steps.PUBLISH
         batch = kwargs.get("_publish_batch")
         if batch is not None:
             batch.add("evalsha", script.sha, 0, *arguments)
             return
         try:
-            copies = self._publish(script, arguments, hive["id"])
+            copies = self._publish(script, arguments, publish_id)
         except redis.exceptions.ResponseError as error:
             raise_refusal(error)
             raise
         if copies < self.wait_replicas:
-            raise_unconfirmed(copies, self.wait_replicas, hive["id"])
+            raise_unconfirmed(copies, self.wait_replicas, publish_id)
 
     @property
     def wait_command(self) -> tuple[str | int, ...]:
@@ -168,9 +171,7 @@ class Channel(kombu_redis.Channel):
         finally:
             pool.release(connection)
 
-    def _publish_arguments(
-        self, queue: str, message: dict[str, Any], hive: dict[str, Any]
-    ) -> list[Any]:
+    def _publish_arguments(self, queue: str, message: dict[str, Any], header: Header) -> list[Any]:
         """The arguments of lua/publish.lua.
 
         The message is copied where it changes: kombu shares it between attempts.
@@ -178,17 +179,17 @@ class Channel(kombu_redis.Channel):
         properties = {
             key: value for key, value in message["properties"].items() if key not in FOR_THE_CHANNEL
         }
-        properties["delivery_tag"] = hive["id"]
+        properties["delivery_tag"] = header.publish_id
         candidates = message["properties"].get("hive_candidates") or ()
-        home, requirements = hive.get("home", queue), ""
+        home, requirements = header.home or queue, ""
         if home.startswith(f"{SPACE}req:"):
             # Nodes that satisfy the requirements but do not consume the task's queue must not take
             # it.
-            home, requirements = f"{home}:{queue}", dumps(hive["req"])
-        delay = max(0.0, hive["due"] - time.time()) if hive.get("due") else 0.0
+            home, requirements = f"{home}:{queue}", dumps(header.requirements or {})
+        delay = max(0.0, header.due - time.time()) if header.due else 0.0
         arguments = [
             self.global_keyprefix,
-            hive["id"],
+            header.publish_id,
             home,
             list_index(properties.get("priority")),
             message["headers"].get("id", ""),
@@ -197,7 +198,7 @@ class Channel(kombu_redis.Channel):
             message["properties"].get("hive_tasks_weight", 0.3),
             dumps({**message, "properties": properties}),
             message["properties"].get("hive_limit", 0),
-            hive.get("of", ""),
+            header.parent_id,
         ]
         for candidate in candidates:
             arguments += candidate
@@ -460,13 +461,9 @@ class Channel(kombu_redis.Channel):
         while waiting:
             tag, home, deaths, _, reserved, _, envelope = waiting[0]
             try:
-                stamp = {
-                    "id": bytes_to_str(tag),
-                    "at": fresh_until,
-                    "deaths": int(deaths),
-                    "reserved": int(reserved) / 1000,
-                }
-                message = self._received(incarnation, stamp, bytes_to_str(envelope))
+                delivery = Delivery(incarnation.node_id, incarnation.id, bytes_to_str(tag))
+                stamp = {"fresh_until": fresh_until, "reserved": int(reserved) / 1000}
+                message = _received(delivery, int(deaths), stamp, bytes_to_str(envelope))
                 queue = bytes_to_str(home)
                 self.connection._deliver(message, queue if queue in callbacks else fallback)
             except BaseException as error:
@@ -489,24 +486,6 @@ class Channel(kombu_redis.Channel):
         incarnation.give_back(tags[1:] if guilty else tags, deaths=0, reason="not delivered")
         if guilty:
             incarnation.give_back(tags[:1], deaths=1, reason=f"it cannot be delivered: {error!r}")
-
-    def _received(
-        self, incarnation: Incarnation, stamp: dict[str, Any], envelope: str
-    ) -> dict[str, Any]:
-        """The kombu message of an entry, stamped with who holds it, and until when that was certain
-        (`at`).
-        """
-        message: dict[str, Any] = loads(envelope)
-        message["properties"]["delivery_tag"] = stamp["id"]
-        message["properties"].setdefault("delivery_info", {})["redelivered"] = stamp["deaths"] > 0
-        headers = message["headers"] = message.get("headers") or {}
-        headers["hive"] = {
-            **(headers.get("hive") or {}),
-            "node": incarnation.node_id,
-            "inc": incarnation.id,
-            **stamp,
-        }
-        return message
 
     def _get(self, queue: str) -> Any:
         if self.consumes_tasks:
@@ -538,3 +517,17 @@ def _remember_revoked(task_id: str) -> None:
     from celery.worker import state  # only a worker needs it
 
     state.revoked.add(task_id)
+
+
+def _received(
+    delivery: Delivery, deaths: int, stamp: dict[str, float], envelope: str
+) -> dict[str, Any]:
+    """The kombu message of an entry, stamped with who holds it since when, and until when that was
+    certain.
+    """
+    message: dict[str, Any] = loads(envelope)
+    message["properties"]["delivery_tag"] = delivery.publish_id
+    message["properties"].setdefault("delivery_info", {})["redelivered"] = deaths > 0
+    headers = message["headers"] = message.get("headers") or {}
+    headers[HEADER] = Header.read(headers).delivered_to(delivery, deaths=deaths, **stamp)
+    return message

@@ -19,6 +19,7 @@ from celery.app.task import Context
 from pydantic import BaseModel, ConfigDict
 
 from hive.broker.channel.entries import Entry
+from hive.broker.channel.header import Header
 from hive.broker.channel.publishing import derived_id
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.ledger.dead_letters import DeadLetters, forget_failure, stored_result
@@ -154,22 +155,14 @@ class TaskRecords:
             retries=0,
             children=[],
         )
-        # What a spore's delivery would carry, for the result's meta; `stated` tells it from one.
-        hive: dict[str, Any] = {
-            "node": assigned_node,
-            "deaths": 0,
-            "reserved": time.time(),
-            "stated": True,
-        }
+        node, started, created = assigned_node, time.time(), None
         if now is not None:
-            hive |= {
-                "node": assigned_node or now.assigned_node,
-                "created": now.created_at and now.created_at.timestamp(),
-            }
+            node = assigned_node or now.assigned_node
+            created = now.created_at.timestamp() if now.created_at else None
             if now.status != "pending" and now.started_at is not None:
-                hive["reserved"] = now.started_at.timestamp()
+                started = now.started_at.timestamp()
             request.update(task=_task_name(now.task_type), kwargs=now.payload)
-        request.update(hive=hive, hostname=hive["node"])
+        request.update(Header.stated_by(node, started, created), hostname=node)
         value = (
             HiveError(error or "It failed; no reason was given.") if status == "failed" else result
         )
@@ -208,13 +201,13 @@ class TaskRecords:
         }
         # Two callers at once derive the same publish id from the same failure, and the broker takes
         # one.
-        header = {"hive": {"id": derived_id(task_id, "again", meta.get("date_done")), "keep": True}}
+        headers = Header.under_id(derived_id(task_id, "again", meta.get("date_done")))
         self._app.send_task(
             meta["name"],
             meta.get("args") or [],
             meta.get("kwargs") or {},
             task_id=task_id,
-            headers=header,
+            headers=headers,
             ignore_result=False,
             **{name: value for name, value in options.items() if value is not None},
         )

@@ -23,6 +23,7 @@ from celery.exceptions import BackendStoreError
 from celery.states import FAILURE, STARTED
 
 from hive.broker.channel.fence import is_taken_away
+from hive.broker.channel.header import Header
 from hive.broker.channel.patience import Patience
 from hive.broker.channel.publishing import chord_group, following_up, on_behalf_of
 from hive.broker.channel.steps import LIBRARY
@@ -37,8 +38,8 @@ log = get_logger(__name__)
 
 STORE = Script("hive.broker.results", "store_result", include=(LIBRARY,))
 CHORD_ADD = Script("hive.broker.results", "chord_add")
-_CLAIM = Script("hive.broker.results", "chord_claim", refusable=True)
-CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{_CLAIM.text}"
+_claim = Script("hive.broker.results", "chord_claim", refusable=True).text
+CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{_claim}"
 
 LOOK_AFTER = 0.5
 """Seconds after a subscription."""
@@ -118,18 +119,19 @@ class Backend(RedisBackend):
         meta: dict[str, Any] = super()._get_result_meta(  # type: ignore[misc]
             result, state, traceback, request, *args, **kwargs
         )
-        hive = getattr(request, "hive", None)
-        if hive and "node" in hive:
+        header = Header.of_request(request)
+        if header is not None and (header.is_delivered or header.is_stated):
             delivery = getattr(request, "delivery_info", None) or {}
             meta["hive"] = {
-                "node": hive["node"],
-                "attempt": hive["deaths"] + (getattr(request, "retries", 0) or 0) + 1,
-                "created": hive.get("created"),
-                "started": hive["reserved"],
+                "node": header.node,
+                "attempt": header.deaths + (getattr(request, "retries", 0) or 0) + 1,
+                "created": header.created,
+                "started": header.reserved,
                 "priority": delivery.get("priority"),
                 "queue": delivery.get("routing_key"),
             }
-            meta["hive"] |= {key: hive[key] for key in ("req", "stated") if hive.get(key)}
+            more = {"req": header.requirements, "stated": header.is_stated}
+            meta["hive"] |= {key: value for key, value in more.items() if value}
         return meta
 
     def _store_result(
@@ -154,19 +156,21 @@ class Backend(RedisBackend):
                 state=state,
                 task_id=task_id,
             )
-        hive = getattr(request, "hive", None) or {}
-        delivery = (hive["node"], hive["inc"], hive["id"]) if "inc" in hive else ("", "", "")
+        header = Header.of_request(request)
+        delivery = header.delivery if header is not None else None
         expires = self.failure_expires if state == FAILURE else self.expires
-        arguments = (client_of(self.app).prefix, value, int(expires or 0), *delivery)
+        holder = delivery or ("", "", "")
+        arguments = (client_of(self.app).prefix, value, int(expires or 0), *holder)
         keyed = (1, self.get_key_for_task(task_id), *arguments)
-        if state == STARTED and "inc" in hive and self._lines.send(*keyed):
+        if state == STARTED and delivery is not None and self._lines.send(*keyed):
             return result  # a fenced run is told so when it stores its result
         stored = self._lines.store(*keyed)
         if stored is None:
             stored = self.ensure(STORE, (self.client, (self.get_key_for_task(task_id),), arguments))
         if stored < 0:
+            incarnation = delivery.incarnation if delivery is not None else ""
             log.warning(
-                "fenced_result_dropped", task_id=task_id, state=state, incarnation=hive["inc"]
+                "fenced_result_dropped", task_id=task_id, state=state, incarnation=incarnation
             )
         return result
 

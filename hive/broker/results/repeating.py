@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import signature
 
+from hive.broker.channel.header import Header
 from hive.broker.channel.naming import named
 
 _ADDED = "_hive_added"
@@ -44,5 +45,5 @@ def add_to_chord(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _publish_id(task: Any) -> str | None:
     """That of the message that a task runs for; None where it runs for none."""
-    hive = getattr(task.request, "hive", None)
-    return None if task.request.is_eager or not hive else str(hive["id"])
+    header = Header.of_task(task)
+    return None if task.request.is_eager or header is None else header.publish_id

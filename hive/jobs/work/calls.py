@@ -5,7 +5,7 @@ little more than its own run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +14,7 @@ from celery._state import _task_stack  # type: ignore[attr-defined]  # as Task._
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
+from hive.broker.channel.header import Header
 from hive.jobs.state.outcomes import Status, error_text
 from hive.jobs.work.lease_size import OVERDUE
 from hive.jobs.work.leases import Lease
@@ -35,9 +36,9 @@ class SkillCalls:
         node: str,
         limit: TimeLimit,
         *,
-        delivery: Mapping[str, Any],
+        header: Header,
     ) -> None:
-        """delivery: the header `hive` of the puller's message, which the items run under.
+        """header: of the puller's message, under which the items run.
 
         Raises: KeyError when this process does not know the task.
         """
@@ -46,15 +47,14 @@ class SkillCalls:
         self._job_id = job_id
         self._node = node
         self._limit = limit
-        self._delivery = delivery
+        self._header = header
 
     def __enter__(self) -> SkillCalls:
         _task_stack.push(self._task)
         # called_directly (the default) makes `self.retry` raise the item's own error: an item is no
         # message that could be sent again.
-        self._task.push_request(
-            id=self._job_id, hostname=self._node, group=None, chord=None, hive=self._delivery
-        )
+        own = {"id": self._job_id, "hostname": self._node, "group": None, "chord": None}
+        self._task.push_request(**own, **self._header.for_request())
         self._context: Context = self._task.request_stack.top
         return self
 

@@ -10,6 +10,7 @@ from typing import Any
 import redis
 from celery import Task, shared_task
 
+from hive.broker.channel.header import Header
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import list_index, queue_lists
 from hive.jobs.input.launch import PULL
@@ -58,7 +59,8 @@ def message_id(task: Task[..., Any]) -> str:
     """The publish id of the message that a task is running for: a retry under the same task id has
     another.
     """
-    return str((getattr(task.request, "hive", None) or {}).get("id") or task.request.id)
+    header = Header.of_task(task)
+    return str((header.publish_id if header is not None else "") or task.request.id)
 
 
 class Puller:
@@ -67,13 +69,14 @@ class Puller:
     def __init__(self, task: Task[..., None], job_id: str) -> None:
         request = task.request
         delivery = request.delivery_info or {}
-        self.delivery = hive = getattr(request, "hive", None) or {}
+        header = Header.of_request(request) or Header({})
+        self.header = header
         self.app = task.app
         self.client = client_of(task.app)
         self.job_id = job_id
         self.owner = message_id(task)
-        self.node = str(hive.get("node") or request.hostname)
-        self.redelivered = bool(hive.get("deaths") or delivery.get("redelivered"))
+        self.node = str(header.node or request.hostname)
+        self.redelivered = bool(header.deaths or delivery.get("redelivered"))
         self.urgent, self.others = self._queues(
             str(delivery.get("routing_key") or ""), delivery.get("priority")
         )
@@ -113,7 +116,7 @@ class Puller:
         with TimeLimit(plan.item_limit) as limit:
             try:
                 calls = SkillCalls(
-                    self.app, plan.task, self.job_id, self.node, limit, delivery=self.delivery
+                    self.app, plan.task, self.job_id, self.node, limit, header=self.header
                 )
             except KeyError:
                 return self._decline(reply, plan)
