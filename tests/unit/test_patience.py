@@ -9,8 +9,9 @@ import redis
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from hive.broker.channel import patience
-from hive.broker.channel.patience import Patience, passes
+from hive.broker.channel.patience import Patience
 from hive.broker.channel.publishing import following_up
+from hive.broker.link.outage import passes
 
 PASSING = (
     redis.exceptions.ConnectionError("refused"),

@@ -16,10 +16,11 @@ from kombu.exceptions import OperationalError
 from hive.broker.channel.fence import is_taken_away
 from hive.broker.channel.header import NAME as HEADER
 from hive.broker.channel.header import Header
-from hive.broker.channel.patience import endures, passes, pause
+from hive.broker.channel.patience import endures, pause
 from hive.broker.channel.publishing import follows_up, outcome_unknown, vouched_for
 from hive.broker.channel.time_limits import Limit, fitting
 from hive.broker.link.client import client_of
+from hive.broker.link.outage import passes
 from hive.errors import BrokerUnreachableError
 from hive.logs import get_logger
 

@@ -27,6 +27,7 @@ from kombu.utils.json import dumps, loads
 from hive.broker.channel.header import Header
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient, broker_errors
+from hive.broker.link.outage import until_back
 from hive.broker.link.scripts import Script
 from hive.errors import HiveError, InvalidInputError
 from hive.logs import get_logger
@@ -200,21 +201,20 @@ class _Delivery:
 
     def _step(self, script: Script, key: str, *values: Any) -> Any:
         """Run a step; each may be repeated, so a broker that is away is waited for."""
-        ends = time.monotonic() + _OUTAGE
-        while True:
-            try:
-                return self.client.run(script, (), self._arguments(key, values))
-            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-                if time.monotonic() > ends:
-                    with broker_errors():
-                        raise
-                log.warning(
-                    "idempotent_task_waits_for_broker",
-                    task=self.task.name,
-                    task_id=self.task.request.id,
-                    error=str(error),
-                )
-                time.sleep(0.25)
+
+        def waits(error: Exception) -> None:
+            log.warning(
+                "idempotent_task_waits_for_broker",
+                task=self.task.name,
+                task_id=self.task.request.id,
+                error=str(error),
+            )
+
+        def step() -> Any:
+            return self.client.run(script, (), self._arguments(key, values))
+
+        with broker_errors():
+            return until_back(step, longest=_OUTAGE, waits=waits)
 
     def _arguments(self, key: str, values: Iterable[Any]) -> tuple[Any, ...]:
         return self.client.prefix, self.task.name, key, *values

@@ -16,45 +16,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from hive.broker.channel.publishing import follows_up
+from hive.broker.link.outage import passes
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
 _PAUSE = 0.5
-_REFUSALS = (
-    "LOADING",
-    "BUSY ",
-    "READONLY",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "MISCONF",
-    "TRYAGAIN",
-    "CLUSTERDOWN",
-    "UNBLOCKED",
-    "NOAUTH",
-)
-
-
-def passes(error: BaseException) -> bool:
-    """Whether an error says that the broker is away or refuses for now: it loads its data, has just
-    become or ceased to be a replica.
-    """
-    if isinstance(
-        error,
-        redis.exceptions.ConnectionError
-        | redis.exceptions.TimeoutError
-        | redis.exceptions.InvalidResponse
-        | OSError,
-    ):
-        return True
-    now = (
-        redis.exceptions.ReadOnlyError,
-        redis.exceptions.TryAgainError,
-        redis.exceptions.ClusterDownError,
-    )
-    return isinstance(error, now) or (
-        isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_REFUSALS)
-    )
 
 
 def endures() -> bool:

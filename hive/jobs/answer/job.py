@@ -17,6 +17,7 @@ from celery import Celery
 from celery.app import app_or_default
 
 from hive.broker.link.client import broker_errors, client_of
+from hive.broker.link.outage import AWAY, PAUSE, Outage
 from hive.errors import InvalidInputError, UnknownJobError
 from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
 from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
@@ -190,7 +191,7 @@ class Job:
         key = steps.job_key(self._client, self.id, "outcomes")
         watch = JobWatch(self._app, self.id, self._plan)
         until = None if timeout is None else time.monotonic() + max(timeout, 0.0)
-        outage = _Outage()
+        outage = Outage(_OUTAGE)
         while not position.ended:
             left = _BLOCK if until is None else min(_BLOCK, until - time.monotonic())
             block = max(1, int(left * 1000)) if left > 0 else None
@@ -202,9 +203,9 @@ class Job:
                 )
                 if not raw:
                     watch.look()
-            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-                outage.came(error)
-                time.sleep(min(0.25, max(left, 0.0)))
+            except AWAY as error:
+                _came(outage, error)
+                time.sleep(min(PAUSE, max(left, 0.0)))
                 raw = []
             else:
                 outage.over()
@@ -216,7 +217,7 @@ class Job:
     async def _batches_async(self, position: StreamPosition) -> AsyncGenerator[list[Entry], None]:
         key = steps.job_key(self._client, self.id, "outcomes")
         watch = JobWatch(self._app, self.id, self._plan)
-        outage = _Outage()
+        outage = Outage(_OUTAGE)
         async with self._client.asyncio_redis() as client:
             while not position.ended:
                 try:
@@ -227,9 +228,9 @@ class Job:
                     )
                     if not raw:
                         await asyncio.to_thread(watch.look)
-                except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-                    outage.came(error)
-                    await asyncio.sleep(0.25)
+                except AWAY as error:
+                    _came(outage, error)
+                    await asyncio.sleep(PAUSE)
                 else:
                     outage.over()
                     if raw:
@@ -284,24 +285,14 @@ class Job:
         return UnknownJobError(f"No job has the id {self.id!r}, or its results have expired.")
 
 
-class _Outage:
-    """Rides out a broker that does not answer for a while."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    def came(self, error: redis.exceptions.RedisError) -> None:
-        """Raises: BrokerUnreachableError or BrokerAuthError when it has lasted too long, or waiting
-        will not mend it.
-        """
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        if now - self._since > _OUTAGE or isinstance(error, redis.exceptions.AuthenticationError):
-            with broker_errors():
-                raise error
-
-    def over(self) -> None:
-        self._since = None
+def _came(outage: Outage, error: Exception) -> None:
+    """Raises: BrokerUnreachableError or BrokerAuthError when it has lasted too long, or waiting
+    will not mend it.
+    """
+    with broker_errors():
+        if isinstance(error, redis.exceptions.AuthenticationError):
+            raise error
+        outage.came(error)
 
 
 def job(job_id: str, *, app: Celery | None = None) -> Job:

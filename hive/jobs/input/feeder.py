@@ -14,6 +14,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from hive.broker.link.client import client_of
+from hive.broker.link.outage import AWAY, until_back
 from hive.broker.link.scripts import Script
 from hive.errors import HiveError
 from hive.jobs.input.blocks import BLOCK_BYTES, Block, BlockBuilder, growing_sizes
@@ -203,20 +204,16 @@ class Feeder:
 
         Raises: redis errors when it lasts for a minute.
         """
-        ends = time.monotonic() + _OUTAGE
-        while True:
-            try:
-                reply: list[Any] = steps.run(self._client, script, self._job_id, *args)
-                return reply
-            except (
-                redis.exceptions.ConnectionError,
-                redis.exceptions.TimeoutError,
-                redis.exceptions.OutOfMemoryError,
-            ) as error:
-                if time.monotonic() > ends:
-                    raise
-                log.warning("feeder_waits_for_broker", job_id=self._job_id, error=str(error))
-                time.sleep(0.25)
+
+        def waits(error: Exception) -> None:
+            log.warning("feeder_waits_for_broker", job_id=self._job_id, error=str(error))
+
+        def step() -> list[Any]:
+            reply: list[Any] = steps.run(self._client, script, self._job_id, *args)
+            return reply
+
+        errors = (*AWAY, redis.exceptions.OutOfMemoryError)
+        return until_back(step, longest=_OUTAGE, waits=waits, errors=errors)
 
     def _give_up(self, fault: Exception) -> None:
         """The job cannot be fed on: it ends with what was sent.

@@ -7,11 +7,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import redis
 from celery import Task, shared_task
 
 from hive.broker.channel.header import Header
 from hive.broker.link.client import client_of
+from hive.broker.link.outage import AWAY, until_back
 from hive.broker.link.priorities import list_index, queue_lists
 from hive.jobs.input.launch import PULL
 from hive.jobs.state import steps
@@ -150,37 +150,22 @@ class Puller:
         go: bool = True,
     ) -> list[Any]:
         done = commit.arguments() if commit else (0, 0, "", 0, 0, 0, 0, 0, "")
-        ends = time.monotonic() + _OUTAGE
-        while True:
-            fixed = (
-                self.owner,
-                self.node,
-                mode,
-                int(go),
-                want,
-                block,
-                self.attempts_allowed,
-                len(self.urgent),
-                lease,
-            )
-            try:
-                reply: list[Any] = steps.run(
-                    self.client,
-                    steps.STEP,
-                    self.job_id,
-                    *fixed,
-                    *done,
-                    keys=(*self.urgent, *self.others),
-                )
-                return reply
-            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-                if time.monotonic() > ends:
-                    raise
-                log.warning("puller_waits_for_broker", job_id=self.job_id, error=str(error))
-                time.sleep(0.25)
-                # The step may have been done and its reply lost: then the commit is refused now,
-                # and the lease that came with the lost reply is given back.
-                mode = mode or "recover"
+        wanted = (int(go), want, block, self.attempts_allowed, len(self.urgent), lease)
+        queues = (*self.urgent, *self.others)
+
+        def step() -> list[Any]:
+            fixed = (self.owner, self.node, mode, *wanted, *done)
+            reply: list[Any] = steps.run(self.client, steps.STEP, self.job_id, *fixed, keys=queues)
+            return reply
+
+        def waits(error: Exception) -> None:
+            nonlocal mode
+            log.warning("puller_waits_for_broker", job_id=self.job_id, error=str(error))
+            # The step may have been done and its reply lost: then the commit is refused now, and
+            # the lease that came with the lost reply is given back.
+            mode = mode or "recover"
+
+        return until_back(step, longest=_OUTAGE, waits=waits)
 
     def wait_for_items(self, reply: list[Any]) -> list[Any]:
         """Wait for what others push or give back, unless another task waits for this slot; the
@@ -205,7 +190,7 @@ class Puller:
             self.client.redis.blpop(
                 [steps.job_key(self.client, self.job_id, "wake")], timeout=_WAIT
             )
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+        except AWAY:
             time.sleep(_WAIT)
 
 

@@ -1,0 +1,96 @@
+"""Trying again while the broker is away: what counts as away, and the one loop that waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import redis
+
+T = TypeVar("T")
+
+AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+"""What redis-py raises when the broker did not answer. A step that met one may have been done."""
+
+PAUSE = 0.25
+"""Seconds between two tries."""
+
+_REFUSALS = (
+    "LOADING",
+    "BUSY ",
+    "READONLY",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "MISCONF",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "UNBLOCKED",
+    "NOAUTH",
+)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error says that the broker is away or refuses for now.
+
+    It refuses while it loads its data, or has just become or ceased to be a replica.
+    """
+    if isinstance(error, (*AWAY, redis.exceptions.InvalidResponse, OSError)):
+        return True
+    now = (
+        redis.exceptions.ReadOnlyError,
+        redis.exceptions.TryAgainError,
+        redis.exceptions.ClusterDownError,
+    )
+    return isinstance(error, now) or (
+        isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_REFUSALS)
+    )
+
+
+class Outage:
+    """How long the broker has been away, for who asks it again and again.
+
+    longest: seconds after which it is given up.
+    """
+
+    def __init__(self, longest: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._longest = longest
+        self._clock = clock
+        self._since: float | None = None
+
+    def came(self, error: Exception) -> None:
+        """It did not answer. Raises: the error, once it has been away for too long."""
+        now = self._clock()
+        self._since = now if self._since is None else self._since
+        if now - self._since > self._longest:
+            raise error
+
+    def over(self) -> None:
+        """It answered."""
+        self._since = None
+
+
+def until_back(
+    step: Callable[[], T],
+    *,
+    longest: float,
+    waits: Callable[[Exception], object],
+    errors: tuple[type[Exception], ...] = AWAY,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> T:
+    """Do a step that may be repeated, again and again while the broker is away.
+
+    longest: seconds for which it is tried. waits: called with the error before each pause.
+    errors: what means that the broker is away.
+
+    Returns: what the step returns. Raises: its last error once the time is over, any other at once.
+    """
+    outage = Outage(longest, clock=clock)
+    while True:
+        try:
+            return step()
+        except errors as error:
+            outage.came(error)
+            waits(error)
+            sleep(PAUSE)
