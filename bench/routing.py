@@ -23,6 +23,7 @@ from celery import Celery
 
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.table import BEAT, NodeTable
+from hive.foreman.policy import LoadScore
 from hive.foreman.router import Router
 from tests.harness import BrokerServer
 from tests.nodes import BACKGROUND, make_facts, make_load, make_settings
@@ -114,7 +115,7 @@ def measure(client: BrokerClient) -> tuple[list[float], list[float]]:
     """Seconds of each decision and of the PING after it."""
     app = Celery("bench", set_as_current=False, broker=client.url)
     app.conf.task_default_queue = BACKGROUND
-    router = Router(app, client)
+    router = Router(app, client, LoadScore.of(client.settings))
     decisions: list[float] = []
     pings: list[float] = []
     begin = time.monotonic() + WARM_UP

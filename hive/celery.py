@@ -5,7 +5,8 @@ is one that has them already.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import kombu
@@ -18,8 +19,11 @@ from hive.broker.channel.time_limits import hard_limit
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import INDEXES
 from hive.broker.link.silence import SILENCE, keepalive
-from hive.errors import SettingsError
+from hive.errors import InvalidInputError, SettingsError
+from hive.foreman.policy import Policy, policy_of
 from hive.foreman.router import Router
+from hive.foreman.watch.duty import Duty
+from hive.jobs.work import recovery
 from hive.logs import get_logger
 from hive.security.tls import agreed_parameters, tls_parameters
 from hive.settings import Settings
@@ -27,6 +31,9 @@ from hive.spore import consumer, control
 from hive.spore.annotation import Annotation
 from hive.spore.bootsteps import SporeConsumerStep, SporeStep
 from hive.tasks import MODULES as SKILL_MODULES
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
 
 log = get_logger(__name__)
 
@@ -58,18 +65,31 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def install(app: Celery, settings: Settings | None = None) -> Celery:
+def install(
+    app: Celery,
+    settings: Settings | None = None,
+    *,
+    policy: Policy | None = None,
+    duties: Iterable[Duty] = (),
+    routes: Iterable[BaseRoute] = (),
+) -> Celery:
     """Make `app` an application of the hive, and Celery's default.
 
     settings: what to use instead of the environment's.
+    policy: how nodes are ranked for its tasks; the load score by default.
+    duties: what the watchdog does besides its own, in a nexus started with `--app`, and in the
+        application's spores while there is no nexus.
+    routes: Starlette routes that such a nexus serves besides its own.
 
     What the application configured itself wins, except for FORCED; one warning names every
     conflict.
     With ENABLE_HIVE=false the application only gets the broker's address, where it has none, and
     stays plain Celery.
 
+    Installing it again in the same application only adds duties and routes.
+
     Returns: `app`. Raises: SettingsError when a setting is wrong or the application's broker is not
-        Redis or Valkey.
+        Redis or Valkey; InvalidInputError for what is no policy, or one that comes too late.
     """
     settings = settings or Settings.load()
     url = _broker_url(app, settings)
@@ -80,6 +100,7 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
             _configure(app, {"broker_url": url, "result_backend": url, **secured})
         app.set_default()
         return app
+    _extend(app, policy, duties, routes)
     if isinstance(getattr(app, "hive", None), BrokerClient):
         return app
     tls = _tls(app, settings)
@@ -87,7 +108,7 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     _configure(app, _configuration(settings, url, app) | tls | _prefixed_results(app, prefix))
     client = BrokerClient(url, settings, prefix=prefix, tls=tls.get("broker_use_ssl"))
     app.hive = client  # type: ignore[attr-defined]
-    app.conf.task_routes = [Router(app, client)]
+    app.conf.task_routes = [Router(app, client, policy_of(app, settings))]
     app.amqp_cls, app.control_cls = amqp.NAME, control.NAME
     for made_before in ("amqp", "control"):
         app.__dict__.pop(made_before, None)
@@ -99,6 +120,26 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     publishing.connect()
     app.set_default()
     return app
+
+
+def _extend(
+    app: Any, policy: Policy | None, duties: Iterable[Duty], routes: Iterable[BaseRoute]
+) -> None:
+    """Note on the application what it adds to Hive, and what Hive's own rooms bring."""
+    if policy is not None and not isinstance(policy, Policy):
+        raise InvalidInputError(
+            f"policy is an object of a class made from hive.foreman.policy.Policy, not {policy!r}."
+        )
+    if policy is not None and isinstance(getattr(app, "hive", None), BrokerClient):
+        raise InvalidInputError(
+            f"Hive is installed in the application {app.main!r} already, and routes its tasks; "
+            "give the policy to the first hive.install."
+        )
+    if policy is not None:
+        app.hive_policy = policy
+    app.hive_recoveries = (recovery.RECOVERY,)
+    app.hive_duties = (*getattr(app, "hive_duties", ()), *duties)
+    app.hive_routes = (*getattr(app, "hive_routes", ()), *routes)
 
 
 def _broker_url(app: Celery, settings: Settings) -> str:

@@ -78,6 +78,8 @@ def cluster_of(app: Celery) -> Iterator[Cluster]:
 def load_application(name: str | None) -> Celery:
     """Import `module:app` from the working directory or the path; None is Hive's ready application.
 
+    Without an attribute it is looked for as `celery -A` does: `app`, `celery`, or `module.celery`.
+
     Raises: InvalidInputError when there is no such module or no Celery application in it.
     """
     if name is None:
@@ -90,7 +92,7 @@ def load_application(name: str | None) -> Celery:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), attribute or "app", None)
+        found = _found(module, attribute)
     except ImportError as error:
         raise InvalidInputError(f"--app {name}: {error}. Example: --app shop.tasks:app") from error
     if not isinstance(found, Celery):
@@ -100,6 +102,19 @@ def load_application(name: str | None) -> Celery:
         )
     found.set_default()
     found.loader.import_default_modules()
+    return found
+
+
+def _found(module: str, attribute: str) -> object:
+    from celery.app.utils import find_app
+
+    if attribute:
+        return getattr(importlib.import_module(module), attribute, None)
+    importlib.import_module(module)
+    try:
+        found: object = find_app(module)
+    except (AttributeError, ImportError):
+        return None
     return found
 
 

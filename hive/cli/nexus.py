@@ -6,29 +6,35 @@ import json
 
 import click
 
-from hive.cli.output import json_option
+from hive.cli.output import app_option, json_option
 from hive.logs import log_to_stderr
 
 
 @click.command("nexus", short_help="Run the nexus: the Foreman's watchdog and /health.")
+@app_option
 @json_option
-def nexus(as_json: bool) -> None:
+def nexus(application: str | None, as_json: bool) -> None:
     """Run the nexus until Ctrl-C or SIGTERM.
 
     It watches over the cluster (brings back what dead nodes held) and answers /health on
     NEXUS_HOST:NEXUS_PORT. Several may run for one cluster; one at a time acts. With --json the log
     on stderr is unchanged, and stdout gets one JSON line with the address.
 
+    With --app it does the duties and serves the routes that the application gave to hive.install,
+    and tells of dead letters where the application keeps its results.
+
     \b
     Example:
       NEXUS_PORT=8787 hive nexus
       curl http://127.0.0.1:8787/health
     """
-    from hive.celery import app
+    from hive.celery import app as ready
+    from hive.cli.cluster import load_application
     from hive.nexus.server import serve
     from hive.settings import Settings
 
     log_to_stderr()
+    app = ready if application is None else load_application(application)
     serve(app, Settings.load(), _announce_json if as_json else _announce)
 
 

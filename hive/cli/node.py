@@ -42,9 +42,12 @@ def list_nodes(as_json: bool) -> None:
     from hive.cli.cluster import connected
     from hive.cli.status import node_table
     from hive.foreman.cluster import cluster_status
+    from hive.foreman.policy import policy_of
 
     with connected() as cluster:
-        nodes = cluster_status(cluster.nodes(), cluster.client.settings)["nodes"]
+        nodes = cluster_status(cluster.nodes(), policy_of(cluster.app, cluster.client.settings))[
+            "nodes"
+        ]
     if as_json:
         print_json(nodes)
     elif nodes:

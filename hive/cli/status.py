@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
 from hive.cli.output import console, json_option, print_json, seconds, table
+
+if TYPE_CHECKING:
+    from hive.broker.ledger.account import Alarm
+    from hive.foreman.watch.duty import DutyState
 
 
 @click.command("status", short_help="Show the nodes and the queues.")
@@ -22,18 +26,19 @@ def status(as_json: bool) -> None:
       hive status
       hive status --json | jq '.nodes[] | {node_id, load_score}'
     """
-    from hive.broker.ledger.account import Conservation
+    from hive.broker.ledger.account import Ledger
     from hive.cli.cluster import connected
     from hive.cli.queue import queue_stats, queue_table
     from hive.foreman.cluster import cluster_status
+    from hive.foreman.policy import policy_of
+    from hive.foreman.watch.duty import duty_states
 
     with connected() as cluster:
-        found = cluster_status(cluster.nodes(), cluster.client.settings)
-        alarm = Conservation(cluster.client).alarm()
+        found = cluster_status(cluster.nodes(), policy_of(cluster.app, cluster.client.settings))
+        alarm = Ledger(cluster.client).alarm()
+        failing = [state for state in duty_states(cluster.client) if state.error]
         if as_json:
-            print_json(
-                found | {"alarm": alarm and {**alarm.model_dump(), "sentence": alarm.sentence}}
-            )
+            print_json(found | {"alarm": told(alarm), "failing_duties": list(map(told, failing))})
             return
         stats = asyncio.run(queue_stats())
     out = console()
@@ -47,10 +52,16 @@ def status(as_json: bool) -> None:
     if not found["online_nodes"]:
         out.print("no spore is online; start one with `hive spore`")
     out.print(queue_table(stats))
+    faults = [f"FAILING: {state.sentence}" for state in failing]
     if alarm is not None:
-        out.print(
-            f"ALARM: {alarm.sentence}; `hive audit` tells more", markup=False, style="bold red"
-        )
+        faults.append(f"ALARM: {alarm.sentence}; `hive account` tells more")
+    for fault in faults:
+        out.print(fault, markup=False, style="bold red")
+
+
+def told(fault: Alarm | DutyState | None) -> dict[str, Any] | None:
+    """A fault as JSON has it, with its sentence for people; None stays None."""
+    return None if fault is None else {**fault.model_dump(), "sentence": fault.sentence}
 
 
 def node_table(nodes: list[dict[str, Any]]) -> Table:

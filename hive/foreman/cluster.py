@@ -8,36 +8,38 @@ from typing import Any
 
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
-from hive.foreman.score import Weights, load_score
-from hive.settings import Settings
+from hive.foreman.policy import Policy, told
 
 
 def select_best_node(
-    nodes: Mapping[str, Node], requirements: Requirements | None, settings: Settings
+    nodes: Mapping[str, Node], requirements: Requirements | None, policy: Policy
 ) -> str | None:
-    """The node with the lowest load score of those online, not draining, with a free slot, that
-    satisfy the requirements.
+    """The node with the lowest load of those online, not draining, with a free slot, that satisfy
+    the requirements.
+
+    policy: what their load is; a node for which it tells none is left out.
 
     Ties are broken at random. Returns: its id, or None when there is none.
     """
-    weights = Weights.of(settings)
     free = [
-        (node_score(node, weights), random.random(), node.node_id)
+        (load, random.random(), node.node_id)
         for node in nodes.values()
         if node.available
         and node.load.active < node.facts.slots
         and (requirements is None or requirements.fits(node))
+        and (load := told(policy.load, node)) is not None
     ]
     return min(free)[2] if free else None
 
 
-def cluster_status(nodes: Mapping[str, Node], settings: Settings) -> dict[str, Any]:
+def cluster_status(nodes: Mapping[str, Node], policy: Policy) -> dict[str, Any]:
     """How the cluster is, as `hive status --json` prints it.
 
     Averages (percent) and the number of active tasks are those of the nodes online. An offline node
     shows its last measured load and no active tasks, since what it had is given to others.
+
+    policy: whose load is shown of each node as `load_score`; None where it tells none.
     """
-    weights = Weights.of(settings)
     online = [node for node in nodes.values() if node.online]
     return {
         "total_nodes": len(nodes),
@@ -46,17 +48,13 @@ def cluster_status(nodes: Mapping[str, Node], settings: Settings) -> dict[str, A
         "avg_cpu_usage": _mean_percent([node.load.cpu for node in online]),
         "avg_memory_usage": _mean_percent([node.load.memory for node in online]),
         "total_active_tasks": sum(node.load.active for node in online),
-        "nodes": [_node_status(nodes[node_id], weights) for node_id in sorted(nodes)],
+        "nodes": [_node_status(nodes[node_id], policy) for node_id in sorted(nodes)],
     }
 
 
-def node_score(node: Node, weights: Weights) -> float:
-    """The mission's load score of a node."""
-    return load_score(node.load.cpu, node.load.memory, node.load.active, weights)
-
-
-def _node_status(node: Node, weights: Weights) -> dict[str, Any]:
+def _node_status(node: Node, policy: Policy) -> dict[str, Any]:
     facts, load = node.facts, node.load
+    score = told(policy.load, node)
     return {
         "node_id": facts.node_id,
         "node_name": facts.node_name,
@@ -81,7 +79,7 @@ def _node_status(node: Node, weights: Weights) -> dict[str, Any]:
         "capabilities": facts.capabilities,
         "queues": facts.queues,
         "versions": facts.versions,
-        "load_score": round(node_score(node, weights), 4),
+        "load_score": None if score is None else round(score, 4),
         "started_at": facts.started_at,
         "last_update": node.last_update,
     }

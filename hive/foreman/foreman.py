@@ -16,6 +16,8 @@ from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
 from hive.errors import UnknownTaskError
 from hive.foreman.cluster import cluster_status, select_best_node
+from hive.foreman.policy import policy_of
+from hive.foreman.watch.rooms import OnRestored
 from hive.foreman.watch.thread import WatchdogThread
 
 
@@ -30,18 +32,19 @@ class Foreman:
     """
 
     def __init__(
-        self, broker: MessageBroker, *, on_restored: Callable[[list[str]], None] | None = None
+        self, broker: MessageBroker, *, on_restored: Callable[[list[str]], object] | None = None
     ) -> None:
         self._broker = broker
         self._on_restored = on_restored
+        self._policy = policy_of(broker.app, broker.settings)
         self._watchdog: WatchdogThread | None = None
 
     async def start(self) -> None:
         """Run the watchdog in a thread of this process. Starting twice changes nothing."""
         if self._watchdog is None:
-            self._watchdog = WatchdogThread(
-                self._broker.client, self._broker.app, self._on_restored
-            )
+            told = self._on_restored
+            hook: OnRestored | None = None if told is None else lambda _, restored: told(restored)
+            self._watchdog = WatchdogThread(self._broker.client, self._broker.app, hook)
             self._watchdog.start()
 
     async def stop(self) -> None:
@@ -59,9 +62,8 @@ class Foreman:
         Returns: its id, or None when there is none. Blocks for one round trip.
         Raises: InvalidInputError for unknown requirements, BrokerUnreachableError.
         """
-        return select_best_node(
-            self._nodes(), Requirements.parse(task_requirements), self._broker.settings
-        )
+        wanted = Requirements.parse(task_requirements)
+        return select_best_node(self._nodes(), wanted, self._policy)
 
     async def assign_task(
         self, task_id: str, task_requirements: Mapping[str, Any] | None = None
@@ -83,7 +85,7 @@ class Foreman:
 
         Blocks for one round trip. Raises: BrokerUnreachableError.
         """
-        return cluster_status(self._nodes(), self._broker.settings)
+        return cluster_status(self._nodes(), self._policy)
 
     def _nodes(self) -> dict[str, Node]:
         with broker_errors():
@@ -99,7 +101,7 @@ class Foreman:
             return place.node
         own = Requirements.parse(Header.read(place.entry.headers).requirements)
         able = {node_id: node for node_id, node in nodes.items() if own is None or own.fits(node)}
-        while (best := select_best_node(able, wanted, self._broker.settings)) is not None:
+        while (best := select_best_node(able, wanted, self._policy)) is not None:
             with broker_errors():
                 status, *node = self._broker.client.run(
                     steps.ASSIGN, (), (self._broker.client.prefix, task_id, best, *nodes)

@@ -17,7 +17,7 @@ from itertools import chain
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
 from hive.errors import NoEligibleNodeError
-from hive.foreman.score import Weights, machine_score
+from hive.foreman.policy import Policy, told
 
 Candidate = list[str | int | float]
 """`[node id, slots, score]`; the publish script adds the tasks' share to the score by their true
@@ -29,10 +29,6 @@ RING_POINTS = 16
 RANKINGS_KEPT = 64
 UNUSED_AFTER = 10.0
 AFFINITY_SCORE = -1.0
-FULL = 10.0
-"""Added to the score of a node whose slots are all taken, so that free nodes come first whatever
-the weights are.
-"""
 
 
 class HashRing:
@@ -66,25 +62,25 @@ class Ranking:
         nodes: Mapping[str, Node],
         queue: str,
         requirements: Requirements | None,
-        weights: Weights,
+        policy: Policy,
         assigned: dict[str, int],
     ) -> None:
         self.queue = queue
         self.requirements = requirements
         self.used_at = time.monotonic()
-        self._weights = weights
+        self._tasks_weight = policy.tasks_weight
         self._assigned = assigned
-        self._nodes = [
-            node
+        fitting = (
+            (node, told(policy.machine, node))
             for node in nodes.values()
             if node.available
             and queue in node.facts.queues
             and (requirements is None or requirements.fits(node))
-        ]
+        )
+        known = [(node, number) for node, number in fitting if number is not None]
+        self._nodes = [node for node, _ in known]
+        self._machine = [number for _, number in known]
         self._index = {node.facts.node_id: index for index, node in enumerate(self._nodes)}
-        self._machine = [
-            machine_score(node.load.cpu, node.load.memory, weights) for node in self._nodes
-        ]
         self._heap = [self._entry(index) for index in range(len(self._nodes))]
         heapq.heapify(self._heap)
 
@@ -93,7 +89,7 @@ class Ranking:
         key's node before them.
         """
         popped = [heapq.heappop(self._heap) for _ in range(min(CANDIDATES, len(self._heap)))]
-        chosen = [index for _, _, index in popped]
+        chosen = [entry[3] for entry in popped]
         first = chosen[0] if chosen else None
         candidates = [self._candidate(index) for index in chosen]
         owner = ring.owner(affinity, self._index) if ring and affinity else None
@@ -105,7 +101,7 @@ class Ranking:
             node_id = self._nodes[first].facts.node_id
             self._assigned[node_id] = self._assigned.get(node_id, 0) + 1
         for entry in popped:
-            heapq.heappush(self._heap, self._entry(entry[2]) if entry[2] == first else entry)
+            heapq.heappush(self._heap, self._entry(entry[3]) if entry[3] == first else entry)
         return candidates
 
     def _candidate(self, index: int, score: float | None = None) -> Candidate:
@@ -116,15 +112,17 @@ class Ranking:
             round(self._machine[index], 4) if score is None else score,
         ]
 
-    def _entry(self, index: int) -> tuple[float, float, int]:
-        """Ordered as the publish script orders: by the share of slots that is taken, not by the
-        mission's tasks of ten.
+    def _entry(self, index: int) -> tuple[bool, float, float, int]:
+        """Nodes without a free slot last; else ordered as the publish script orders: by the share
+        of slots that is taken, not by the mission's tasks of ten.
         """
         node = self._nodes[index]
         taken = node.load.active + self._assigned.get(node.facts.node_id, 0)
         slots = node.facts.slots
-        busy = taken / slots * self._weights.tasks if taken < slots else self._weights.tasks + FULL
-        return self._machine[index] + busy, random.random(), index
+        full = taken >= slots
+        busy = 1.0 if full else taken / slots
+        score = self._machine[index] + busy * self._tasks_weight
+        return full, score, random.random(), index
 
 
 class Rankings:
@@ -134,9 +132,9 @@ class Rankings:
     The next reading's are made from these by `following`, while these still serve.
     """
 
-    def __init__(self, nodes: Mapping[str, Node], weights: Weights) -> None:
+    def __init__(self, nodes: Mapping[str, Node], policy: Policy) -> None:
         self.nodes = nodes
-        self._weights = weights
+        self._policy = policy
         self._assigned: dict[str, int] = {}
         self._kept: OrderedDict[tuple[str, str], Ranking] = OrderedDict()
         self._able: dict[str, bool] = {}
@@ -148,7 +146,7 @@ class Rankings:
 
         Own assignments are kept until the node's next beat tells of them.
         """
-        new = Rankings(nodes, self._weights)
+        new = Rankings(nodes, self._policy)
         counts = self._assigned.copy()
         new._assigned = {
             node_id: count
@@ -212,7 +210,7 @@ class Rankings:
             nodes = (
                 {requirements.node: nodes[requirements.node]} if requirements.node in nodes else {}
             )
-        return Ranking(nodes, queue, requirements, self._weights, self._assigned)
+        return Ranking(nodes, queue, requirements, self._policy, self._assigned)
 
     def _satisfiable(self, requirements: Requirements) -> bool:
         """Whether a known node could ever satisfy them; nothing is known from an empty table."""

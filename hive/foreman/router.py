@@ -17,6 +17,7 @@ from hive.broker.channel.header import Header
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.requirements import Requirements
 from hive.errors import InvalidInputError
+from hive.foreman.policy import Policy
 from hive.foreman.snapshot import Snapshot
 from hive.skills import skill_of_task
 
@@ -30,16 +31,16 @@ class Router:
 
     app: the application. Its `task_routes` of this moment are its own routes: what they say about a
         task is kept. Its task_default_queue takes what no route and no caller gives a queue.
-    client: its broker client.
+    client: its broker client. policy: how it ranks nodes.
 
     It is called as Celery documents routers. It must not have an attribute `route_for_task`: Celery
     would call that one, and without the options (celery.app.routes.Router.query_router).
     """
 
-    def __init__(self, app: Celery, client: BrokerClient) -> None:
+    def __init__(self, app: Celery, client: BrokerClient, policy: Policy) -> None:
         self._app = app
-        self._snapshot = Snapshot(client)
-        self._tasks_weight = client.settings.foreman_tasks_weight
+        self._snapshot = Snapshot(client, policy)
+        self._tasks_weight = policy.tasks_weight
         own = app.conf.task_routes
         self._own = CeleryRouter(routes=prepare(own), app=app) if own else None
         self._shared: dict[str, bool] = {}

@@ -16,8 +16,8 @@ from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import NodeTable
 from hive.errors import NoEligibleNodeError
+from hive.foreman.policy import Policy
 from hive.foreman.ranking import Candidate, Rankings
-from hive.foreman.score import Weights
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -36,9 +36,10 @@ class Snapshot:
     counts as empty.
     """
 
-    def __init__(self, client: BrokerClient) -> None:
+    def __init__(self, client: BrokerClient, policy: Policy) -> None:
         self._client = client
-        self._refresher = _Refresher(client)
+        self._policy = policy
+        self._refresher = _Refresher(client, policy)
 
     def decide(
         self,
@@ -55,7 +56,7 @@ class Snapshot:
         refresher = self._refresher
         # A fork takes neither threads nor connections along, and may copy a held lock.
         if refresher.pid != os.getpid():
-            refresher = self._refresher = _Refresher(self._client)
+            refresher = self._refresher = _Refresher(self._client, self._policy)
         try:
             return refresher.rankings().decide(queue, requirements, affinity)
         except NoEligibleNodeError:
@@ -70,12 +71,11 @@ class Snapshot:
 class _Refresher:
     """The thread of one process, its connection and what it read last."""
 
-    def __init__(self, client: BrokerClient) -> None:
+    def __init__(self, client: BrokerClient, policy: Policy) -> None:
         self.pid = os.getpid()
-        self._weights = Weights.of(client.settings)
         self._client = client.with_timeout(READ_TIMEOUT)
         self._table = NodeTable(self._client)
-        self._rankings = Rankings({}, self._weights)
+        self._rankings = Rankings({}, policy)
         self._readable = True
         self._used_at = 0.0
         self._thread: threading.Thread | None = None

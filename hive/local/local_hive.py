@@ -217,9 +217,9 @@ class LocalHive:
     def _launch(self, name: str) -> Child:
         environment = {**os.environ, **self._variables, **self.environment, **self.state.mark}
         if name == NEXUS:
-            return Child(
-                [sys.executable, "-m", "hive", "nexus"], environment, output=self.state.log_of(name)
-            )
+            command = [sys.executable, "-m", "hive", "nexus"]
+            command += ["--app", self.app] if self.app != "hive" else []
+            return Child(command, environment, output=self.state.log_of(name))
         home = self.state.home_of(name)
         home.mkdir(parents=True, exist_ok=True)
         own = {

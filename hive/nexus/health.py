@@ -8,7 +8,6 @@ from typing import Literal
 
 import redis
 from pydantic import BaseModel
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -16,10 +15,9 @@ from starlette.routing import Route
 
 from hive.broker.ledger.account import Conservation
 from hive.broker.link.client import BrokerClient
-from hive.broker.nodes.table import NodeTable
-from hive.foreman.watch.thread import WatchdogThread
+from hive.foreman.watch.duty import duty_states
+from hive.nexus.context import Nexus, nexus_of
 
-BROKER_TIMEOUT = 2.0
 TICK_OVERDUE = 10.0
 VERSION = version("venom-hive")
 
@@ -37,39 +35,35 @@ class Health(BaseModel):
     nodes_total: int | None = None
     lease_holder: str | None = None
     watchdog_last_tick: float | None = None
+    failing_duties: list[str] | None = None
+    """The duties of the leading watchdog that fail, a sentence each."""
     alarm: str | None = None
     """Why the account of all messages fails; None while it balances. The nexus itself does its
     work.
     """
 
 
-def health_application(client: BrokerClient, watchdog: WatchdogThread) -> Starlette:
-    """The ASGI application of the nexus.
-
-    `/health` answers 200, or 503 while the broker or the watchdog is away.
-    """
-    # A connection with a short timeout: the page must answer while the broker does not.
-    probe = client.with_timeout(BROKER_TIMEOUT)
-    table = NodeTable(probe)
-
-    async def health(_: Request) -> JSONResponse:
-        found = await run_in_threadpool(_examine, probe, table, watchdog)
-        return JSONResponse(
-            found.model_dump(),
-            status_code=200 if found.status == "ok" else 503,
-            headers={"Cache-Control": "no-store"},
-        )
-
-    return Starlette(routes=[Route("/health", health)])
+async def health(request: Request) -> JSONResponse:
+    """Answer 200, or 503 while the broker or the watchdog is away."""
+    found = await run_in_threadpool(_examine, nexus_of(request))
+    return JSONResponse(
+        found.model_dump(),
+        status_code=200 if found.status == "ok" else 503,
+        headers={"Cache-Control": "no-store"},
+    )
 
 
-def _examine(probe: BrokerClient, table: NodeTable, watchdog: WatchdogThread) -> Health:
-    tick = watchdog.last_tick
+ROUTES = (Route("/health", health),)
+
+
+def _examine(nexus: Nexus) -> Health:
+    tick = nexus.watchdog.last_tick
     ticking = tick is not None and time.time() - tick < TICK_OVERDUE
     try:
-        nodes = table.read().values()
-        holder = _lease_holder(probe)
-        alarm = Conservation(probe).alarm()
+        nodes = nexus.table.read().values()
+        holder = _lease_holder(nexus.probe)
+        alarm = Conservation(nexus.probe).alarm()
+        failing = [state.sentence for state in duty_states(nexus.probe) if state.error]
     except redis.exceptions.RedisError:
         return Health(
             status="degraded", version=VERSION, broker_reachable=False, watchdog_last_tick=tick
@@ -83,6 +77,7 @@ def _examine(probe: BrokerClient, table: NodeTable, watchdog: WatchdogThread) ->
         lease_holder=holder,
         watchdog_last_tick=tick,
         alarm=alarm.sentence if alarm else None,
+        failing_duties=failing,
     )
 
 

@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -19,9 +18,9 @@ from celery import Celery
 from hive.broker.link.client import broker_errors, client_of
 from hive.errors import PortInUseError, SettingsError
 from hive.foreman.watch.thread import WatchdogThread
-from hive.jobs.work.recovery import return_leases
 from hive.logs import get_logger
-from hive.nexus.health import health_application
+from hive.nexus.context import Nexus
+from hive.nexus.routes import application
 from hive.process.lifeline import supervisor_fd, watch_supervisor
 from hive.settings import Settings
 
@@ -50,8 +49,8 @@ def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None])
         client.redis.ping()
     with _listen(settings.nexus_host, settings.nexus_port) as listener:
         port = int(listener.getsockname()[1])
-        watchdog = WatchdogThread(client, app, on_restored=partial(return_leases, client))
-        page = health_application(client, watchdog)
+        watchdog = WatchdogThread(client, app)
+        page = application(Nexus(app, client, watchdog))
         server = _Server(
             uvicorn.Config(
                 page,

@@ -7,14 +7,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from hive.broker.link.client import client_of
 from hive.foreman.watch.watchdog import Watchdog
 from hive.jobs.answer.job import Job
 from hive.jobs.state.outcomes import Outcome
-from hive.jobs.work.recovery import return_leases
 from tests.harness import WorkerProcess, wait_until
 from tests.integration.cluster import Cluster
 
@@ -36,7 +34,7 @@ class MapCluster(Cluster):
     def watchdog(self) -> Iterator[None]:
         """Restore what dead spores held, as the nexus does."""
         client = client_of(self.app)
-        watchdog = Watchdog(client, self.app, partial(_return_leases, client))
+        watchdog = Watchdog(client, self.app)
         stop = threading.Event()
         thread = threading.Thread(target=watchdog.run, args=(stop,), daemon=True)
         thread.start()
@@ -48,10 +46,6 @@ class MapCluster(Cluster):
 
     def key(self, job: Job, part: str) -> str:
         return client_of(self.app).key("job", job.id, part)
-
-
-def _return_leases(client: object, publish_ids: list[str]) -> None:
-    return_leases(client, publish_ids)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import NodeTable
 from hive.errors import NoEligibleNodeError
 from hive.foreman import snapshot
+from hive.foreman.policy import LoadScore
 from hive.foreman.router import Router
 from hive.foreman.snapshot import Snapshot
 from tests.harness import BrokerServer, free_port, wait_until
@@ -38,7 +39,7 @@ def client(broker: BrokerServer) -> Iterator[BrokerClient]:
 
 @pytest.fixture
 def view(client: BrokerClient) -> Iterator[Snapshot]:
-    view = Snapshot(client)
+    view = Snapshot(client, LoadScore())
     yield view
     view.close()
     assert not refreshers()
@@ -163,7 +164,7 @@ def test_a_node_that_came_a_moment_ago_is_not_refused(
 
 def test_without_a_broker_there_are_no_candidates_and_nothing_raises() -> None:
     client = BrokerClient(f"redis://127.0.0.1:{free_port()}/0", make_settings())
-    view = Snapshot(client)
+    view = Snapshot(client, LoadScore())
     try:
         assert view.decide(BACKGROUND) == []
         assert view.decide(BACKGROUND, Requirements(gpu=True), "model-7") == []
@@ -197,7 +198,7 @@ def test_a_broker_that_does_not_answer_holds_up_one_call_briefly(
 
 def test_with_a_wrong_password_there_are_no_candidates(broker: BrokerServer) -> None:
     client = BrokerClient(broker.url.replace("redis://", "redis://:wrong@"), make_settings())
-    view = Snapshot(client)
+    view = Snapshot(client, LoadScore())
     try:
         assert view.decide(BACKGROUND) == []
     finally:
@@ -211,7 +212,7 @@ def test_a_published_task_carries_its_candidates_to_the_channel(
     join(client, "b@h", gpu=True)
     app = Celery("routed", broker=broker.url, set_as_current=False)
     app.conf.task_default_queue = BACKGROUND
-    router = Router(app, client)
+    router = Router(app, client, LoadScore())
     app.conf.task_routes = [router]
     try:
         app.send_task("tasks.add", (1, 2), requirements={"gpu": True}, affinity="k", priority=9)

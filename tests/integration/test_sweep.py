@@ -9,11 +9,12 @@ from contextlib import closing
 
 import pytest
 
-from hive.broker.ledger.account import Conservation
+from hive.broker.ledger.account import Ledger
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.table import NodeTable
 from hive.foreman.watch import sweep
 from hive.foreman.watch.sweep import Sweeper
+from hive.jobs.work.recovery import RECOVERY
 from tests.chaos.conservation import look
 from tests.harness import BrokerServer
 from tests.integration.channel_steps import A1, B1, Steps
@@ -33,7 +34,7 @@ class Swept:
         self.client = BrokerClient(server.url, make_settings(), prefix=prefix)
         self.steps = Steps(self.client)
         self.redis = self.client.redis
-        self.sweeper = Sweeper(self.client, forget_after=0)
+        self.sweeper = Sweeper(self.client, rows=RECOVERY.rows, forget_after=0)
 
     def sweep(self) -> int:
         """Until everything was looked at, twice over."""
@@ -142,11 +143,11 @@ def test_what_a_node_held_that_is_gone_goes_home(swept: Swept) -> None:
     swept.redis.hset(swept.client.key("reserved", "gone@h"), "reserved", "gone@h/1|1")
     swept.redis.zadd(swept.client.key("placed", "gone@h"), {"placed": 1})
     swept.redis.sadd(swept.client.key("incarnations", "gone@h"), "gone@h/1")
-    assert Conservation(swept.client).look().account.stranded == 2
+    assert Ledger(swept.client).look().account.stranded == 2
     swept.sweep()
     assert sorted(steps.waiting(BACKGROUND)) == ["placed", "reserved"]
     look(swept.client).check()
-    assert Conservation(swept.client).look().account.stranded == 0
+    assert Ledger(swept.client).look().account.stranded == 0
 
 
 def test_an_incarnation_that_nobody_would_ever_find_silent_is_found(swept: Swept) -> None:
@@ -213,7 +214,7 @@ def test_requirements_that_are_sent_while_the_entries_are_surveyed_stay(
 
 
 def test_requirements_are_kept_for_a_day(swept: Swept) -> None:
-    swept.sweeper = Sweeper(swept.client)
+    swept.sweeper = Sweeper(swept.client, rows=RECOVERY.rows)
     swept.steps.attach(A1)
     swept.steps.publish("p", home=HOME, demands='{"gpu": true}')
     swept.steps.take(A1, 1, served=[HOME])

@@ -37,7 +37,9 @@ class Cluster:
         self.client: BrokerClient = client_of(self.app)
         self.steps = Steps(self.client)
         self.restored: list[str] = []
-        self.watchdog = Watchdog(self.client, self.app, self.restored.extend)
+        self.watchdog = Watchdog(
+            self.client, self.app, lambda _, restored: self.restored.extend(restored)
+        )
 
     def beat(self, incarnation: str, held: str = "") -> None:
         """A heartbeat, later than all that was before it."""

@@ -12,13 +12,14 @@ from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
 from hive.errors import NoEligibleNodeError
 from hive.foreman import ranking
+from hive.foreman.policy import LoadScore
 from hive.foreman.ranking import HashRing, Rankings
 from hive.foreman.score import Weights
 from tests.nodes import BACKGROUND, HIGH, make_load, make_node, table
 
 
 def rankings(*nodes: Node, weights: Weights | None = None) -> Rankings:
-    return Rankings(table(nodes), weights or Weights())
+    return Rankings(table(nodes), LoadScore(weights))
 
 
 def names(candidates: list[Any]) -> list[str]:
@@ -144,7 +145,7 @@ def test_a_key_has_one_node_which_is_preferred() -> None:
 def test_a_key_moves_only_when_its_node_goes_and_returns_with_it() -> None:
     nodes = table(make_node(f"n{number}@h") for number in range(10))
     keys = [f"model-{number}" for number in range(100)]
-    before = Rankings(nodes, Weights())
+    before = Rankings(nodes, LoadScore())
     owners = {key: before.decide(HIGH, None, key)[0][0] for key in keys}
     without = before.following(nodes | table([make_node("n3@h", online=False)]))
     moved = {key for key in keys if without.decide(HIGH, None, key)[0][0] != owners[key]}

@@ -15,9 +15,9 @@ from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
 from hive.errors import InvalidInputError, NoEligibleNodeError
+from hive.foreman.policy import LoadScore
 from hive.foreman.ranking import Rankings
 from hive.foreman.router import Router
-from hive.foreman.score import Weights
 from tests.nodes import BACKGROUND, HIGH, make_node, make_settings, table
 
 DELIVERED = {
@@ -36,8 +36,8 @@ def make_app(*nodes: Node, **conf: Any) -> Celery:
     """An application whose router knows these nodes, and which needs no broker."""
     app = Celery("routed", set_as_current=False, broker="memory://", backend="cache+memory://")
     app.conf.update({"task_default_queue": BACKGROUND} | conf)
-    router = Router(app, BrokerClient("redis://127.0.0.1:1/0", make_settings()))
-    router._snapshot = Rankings(table(nodes), Weights())  # type: ignore[assignment]
+    router = Router(app, BrokerClient("redis://127.0.0.1:1/0", make_settings()), LoadScore())
+    router._snapshot = Rankings(table(nodes), LoadScore())  # type: ignore[assignment]
     app.conf.task_routes = [router]
     return app
 

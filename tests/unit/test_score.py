@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hive.broker.nodes.requirements import Requirements
 from hive.foreman.cluster import cluster_status, select_best_node
+from hive.foreman.policy import LoadScore
 from hive.foreman.score import Weights, load_score
 from tests.nodes import make_load, make_node, make_settings, table
 
@@ -67,19 +68,19 @@ def test_the_least_loaded_free_node_is_selected() -> None:
             make_node("offline@h", online=False),
         ]
     )
-    assert select_best_node(nodes, None, make_settings()) == "idle@h"
+    assert select_best_node(nodes, None, LoadScore()) == "idle@h"
 
 
 def test_selection_obeys_requirements() -> None:
     nodes = table([make_node("plain@h"), make_node("gpu@h", gpu=True, load=make_load(cpu=0.9))])
-    assert select_best_node(nodes, Requirements(gpu=True), make_settings()) == "gpu@h"
-    assert select_best_node(nodes, Requirements(labels={"zone": "a"}), make_settings()) is None
-    assert select_best_node({}, None, make_settings()) is None
+    assert select_best_node(nodes, Requirements(gpu=True), LoadScore()) == "gpu@h"
+    assert select_best_node(nodes, Requirements(labels={"zone": "a"}), LoadScore()) is None
+    assert select_best_node({}, None, LoadScore()) is None
 
 
 def test_ties_are_broken_at_random() -> None:
     nodes = table(make_node(f"n{number}@h") for number in range(3))
-    chosen = Counter(select_best_node(nodes, None, make_settings()) for _ in range(300))
+    chosen = Counter(select_best_node(nodes, None, LoadScore()) for _ in range(300))
     assert set(chosen) == set(nodes)
     assert min(chosen.values()) > 50
 
@@ -97,7 +98,7 @@ def test_the_cluster_status_counts_what_is_online() -> None:
             make_node("c@h", online=False, load=make_load(cpu=1.0, memory=1.0, active=2)),
         ]
     )
-    status = cluster_status(nodes, make_settings())
+    status = cluster_status(nodes, LoadScore())
     assert {key: value for key, value in status.items() if key != "nodes"} == {
         "total_nodes": 3,
         "online_nodes": 2,
@@ -119,6 +120,6 @@ def test_the_cluster_status_counts_what_is_online() -> None:
 
 
 def test_the_status_of_no_node_at_all() -> None:
-    status = cluster_status({}, make_settings())
+    status = cluster_status({}, LoadScore())
     assert status["nodes"] == []
     assert status["avg_cpu_usage"] == 0.0

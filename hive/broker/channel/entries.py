@@ -15,6 +15,13 @@ from kombu.utils.json import loads
 _UNIT = b"\x1f"
 
 
+def reservation(publish_id: str, reserved: int) -> str:
+    """A message and the moment (ms) at which it was reserved, as lua/give_back.lua reads them: what
+    has been reserved again since is another reservation.
+    """
+    return f"{publish_id}{_UNIT.decode()}{reserved}"
+
+
 @dataclass(frozen=True, slots=True)
 class Death:
     """One delivery that died: when (unix seconds by the broker's clock), on which node, and of

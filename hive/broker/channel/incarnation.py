@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import redis
 
 from hive.broker.channel import steps
+from hive.broker.channel.entries import reservation
 from hive.broker.link.client import BrokerClient
 from hive.logs import get_logger
 
@@ -333,7 +334,7 @@ class Incarnation:
             fates.setdefault((back.incarnation, back.deaths, back.reason), []).append(tag)
         retries = self.client.settings.hive_max_retries
         for (incarnation, deaths, reason), tags in fates.items():
-            stamped = [f"{tag}\x1f{pending[tag].reserved}" for tag in tags]
+            stamped = [reservation(tag, pending[tag].reserved) for tag in tags]
             arguments = (
                 self.client.prefix,
                 self.node_id,

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hive.broker.channel.steps import LIBRARY
 from hive.broker.ledger.account import Conservation
+from hive.broker.ledger.sweep import OWN, Rows, sweep_requirements, sweep_some
 from hive.broker.link.client import BrokerClient
-from hive.broker.link.scripts import Script
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -23,23 +22,27 @@ FORGET_AFTER = 86_400.0
 ones at their next heartbeat.
 """
 
-SWEEP = Script("hive.foreman.watch", "sweep", include=(LIBRARY,))
-REQUIREMENTS = Script("hive.foreman.watch", "sweep_requirements", include=(LIBRARY,))
-_ROWS = ("ids", "dead", "pullers")
-
 
 class Sweeper:
     """Sweeps one broker.
 
+    rows: what rooms above the broker have a row of for each message.
     forget_after: seconds for which requirements must have been idle.
     """
 
-    def __init__(self, client: BrokerClient, *, forget_after: float = FORGET_AFTER) -> None:
+    def __init__(
+        self,
+        client: BrokerClient,
+        *,
+        rows: tuple[Rows, ...] = (),
+        forget_after: float = FORGET_AFTER,
+    ) -> None:
         self._client = client
         self._conservation = Conservation(client)
         self._age = int(forget_after * 1000)
         self._keys: Any = "0"
-        self._rows: Any = "0"
+        self._rows = (*OWN, *rows)
+        self._row: Any = "0"
         self._which = 0
         self._rest = 0
         self._survey = ""
@@ -47,11 +50,12 @@ class Sweeper:
 
     def sweep(self) -> int:
         """One step. Returns: how much was cleared away. Raises redis errors."""
-        arguments = (self._client.prefix, SWEPT, self._keys, _ROWS[self._which], self._rows)
-        self._keys, self._rows, swept = self._client.run(SWEEP, (), arguments)
-        if self._rows == b"0":
-            self._which = (self._which + 1) % len(_ROWS)
-        swept = int(swept) + self._forget_requirements()
+        self._keys, self._row, swept = sweep_some(
+            self._client, self._keys, self._rows[self._which], self._row, SWEPT
+        )
+        if self._row == b"0":
+            self._which = (self._which + 1) % len(self._rows)
+        swept += self._forget_requirements()
         if swept:
             log.info("swept", count=swept)
         return swept
@@ -69,9 +73,7 @@ class Sweeper:
             self._rest -= 1
             return 0
         self._rest = REST
-        now, due, forgotten = self._client.run(
-            REQUIREMENTS, (), (self._client.prefix, self._age, self._survey_began)
-        )
+        now, due, forgotten = sweep_requirements(self._client, self._age, self._survey_began)
         self._survey_began = str(now) if due else ""
         self._survey = "0" if due else ""
-        return int(forgotten)
+        return forgotten

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from celery import Celery
 
 from hive.broker.link.client import BrokerClient
+from hive.foreman.watch.rooms import OnRestored
 from hive.foreman.watch.watchdog import Watchdog
 from hive.logs import get_logger
 
@@ -26,7 +26,7 @@ class WatchdogThread:
         self,
         client: BrokerClient,
         app: Celery,
-        on_restored: Callable[[list[str]], object] | None = None,
+        on_restored: OnRestored | None = None,
     ) -> None:
         self._client = client
         self._app = app

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 
 import redis
 
-from hive.broker.channel.entries import Entry
+from hive.broker.channel import steps
+from hive.broker.channel.entries import Entry, reservation
 from hive.broker.channel.incarnation import UNREAD
 from hive.broker.link.client import BrokerClient
+from hive.foreman.watch.duty import Watch
+from hive.logs import get_logger
+
+log = get_logger(__name__)
 
 GRACE_SECONDS = 30.0
 REMEMBERED_SECONDS = 3600
@@ -146,3 +151,27 @@ def _limits(line: str) -> dict[str, float | None]:
     """
     parts = (part.partition(":") for part in line.split())
     return {publish_id: float(limit) if limit else None for publish_id, _, limit in parts}
+
+
+class ZombieHunt:
+    """The duty: what is found is given back, counted as a death."""
+
+    def __init__(self, client: BrokerClient) -> None:
+        self._finder = ZombieFinder(client)
+
+    def retry(self, watch: Watch) -> None:
+        """Give back what a live incarnation has reserved but no longer knows, or has run for too
+        long. Raises: redis errors.
+        """
+        client = watch.client
+        retries = client.settings.hive_max_retries
+        for zombie in self._finder.find():
+            holder = (client.prefix, zombie.node_id, zombie.incarnation)
+            taken = reservation(zombie.publish_id, zombie.reserved_at)
+            if client.run(steps.GIVE_BACK, (), (*holder, 1, retries, zombie.reason, taken)):
+                log.warning(
+                    "zombie_retried",
+                    task_id=zombie.task_id,
+                    node_id=zombie.node_id,
+                    reason=zombie.reason,
+                )

@@ -1,10 +1,12 @@
-"""What the watchdog calls about pullers whose processes died."""
+"""What jobs bring to recovery: pullers whose processes died give back what they had leased."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hive.broker.ledger.sweep import Rows
 from hive.broker.link.client import BrokerClient
+from hive.foreman.watch.rooms import Recovery
 from hive.jobs.state import steps
 from hive.logs import get_logger
 
@@ -40,3 +42,7 @@ def _jobs_of(client: BrokerClient, publish_ids: Iterable[str]) -> list[tuple[str
         for publish_id, job_id in zip(ids, jobs, strict=True)
         if job_id
     ]
+
+
+RECOVERY = Recovery(on_restored=return_leases, rows=(Rows("pullers"),))
+"""For `hive.install`."""

@@ -2,8 +2,9 @@
 -- and rows of messages that are done. Every step of the channel leaves none of it; a person's hand,
 -- an older release or a disk may have.
 -- KEYS none
--- ARGV 1 prefix  2 how many keys, and rows, to look at, about  3 cursor of the keys  4 hash whose
---      rows are keyed by or point to publish ids: ids | dead | pullers  5 cursor of its rows
+-- ARGV 1 prefix  2 how many keys, and rows, to look at, about  3 cursor of the keys
+--      4 name of a hash with a row for each message  5 cursor of its rows
+--      6 'field' or 'value': which of a row is the publish id  7 set of the same ids, or ''
 -- Reply {next cursor of the keys, next cursor of the rows, what was cleared away or sent home}
 -- Keeps: accepted work. What a gone node holds goes home; a row is removed only when its message
 --      has no entry.
@@ -69,10 +70,10 @@ local rows = P .. ARGV[4]
 local part = redis.call('HSCAN', rows, ARGV[5], 'COUNT', ARGV[2])
 for i = 1, #part[2], 2 do
   local field = part[2][i]
-  local id = ARGV[4] == 'ids' and part[2][i + 1] or field
+  local id = ARGV[6] == 'value' and part[2][i + 1] or field
   if redis.call('HEXISTS', P .. 'entries', id) == 0 then
     swept = swept + redis.call('HDEL', rows, field)
-    if ARGV[4] == 'dead' then redis.call('SREM', P .. 'untold', id) end
+    if ARGV[7] ~= '' then redis.call('SREM', P .. ARGV[7], id) end
   end
 end
 return {found[1], part[1], swept}

@@ -1,0 +1,81 @@
+"""How nodes are ranked: the interface, and the load score, which is what Hive uses by itself."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from hive.broker.nodes.table import Node
+from hive.foreman.score import Weights, load_score, machine_score
+from hive.logs import get_logger
+from hive.settings import Settings
+
+log = get_logger(__name__)
+
+
+class Policy(ABC):
+    """Ranks nodes for tasks: the lower a node's number, the sooner it is offered one.
+
+    A subclass says what a node's machine is worth in `machine`. To that is added what its tasks are
+    worth, where their true number is known: `tasks_weight` times the share of its slots that is
+    taken. Which nodes may run a task at all (online, not draining, of its queue, meeting its
+    requirements, with a free slot) is no matter of policy.
+
+    Give it to `hive.install(app, policy=…)`, in every process that sends tasks.
+    """
+
+    tasks_weight: float = 0.3
+    """What a node adds whose slots are all taken; 0 or more."""
+
+    @abstractmethod
+    def machine(self, node: Node) -> float:
+        """A node without its tasks: 0 for the best, more for a worse one.
+
+        Asked for each node whenever its heartbeat changed it, four times a second at most, so it
+        has to be quick. A node for which this raises, or gives no number, is offered nothing; it
+        takes tasks from the shared queue all the same.
+        """
+
+    def load(self, node: Node) -> float:
+        """A node with the tasks that its last heartbeat told of: what `hive status` shows as load,
+        and by which `Foreman.select_best_node` chooses.
+        """
+        slots = max(node.facts.slots, 1)
+        return self.machine(node) + self.tasks_weight * min(node.load.active / slots, 1.0)
+
+
+class LoadScore(Policy):
+    """The mission's: the busier a node's processors and memory are, and the more tasks it runs."""
+
+    def __init__(self, weights: Weights | None = None) -> None:
+        self._weights = weights or Weights()
+        self.tasks_weight = self._weights.tasks
+
+    @classmethod
+    def of(cls, settings: Settings) -> LoadScore:
+        """With the weights of the settings (FOREMAN_CPU_WEIGHT and so on)."""
+        return cls(Weights.of(settings))
+
+    def machine(self, node: Node) -> float:
+        return machine_score(node.load.cpu, node.load.memory, self._weights)
+
+    def load(self, node: Node) -> float:
+        return load_score(node.load.cpu, node.load.memory, node.load.active, self._weights)
+
+
+def policy_of(app: Any, settings: Settings) -> Policy:
+    """The policy that was given when Hive was installed in an application, else the load score."""
+    given: Policy | None = getattr(app, "hive_policy", None)
+    return LoadScore.of(settings) if given is None else given
+
+
+def told(number_of: Callable[[Node], float], node: Node) -> float | None:
+    """A policy's number for a node, 0 or more; None where it gives none."""
+    try:
+        number = float(number_of(node))
+    except Exception as error:  # noqa: BLE001 - a policy is foreign code: it may raise anything
+        log.warning("policy_failed", node_id=node.node_id, error=f"{type(error).__name__}: {error}")
+        return None
+    return max(0.0, number) if math.isfinite(number) else None
