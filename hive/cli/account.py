@@ -1,4 +1,4 @@
-"""`hive audit`: the account of all messages, and settling it after a loss."""
+"""`hive account`: the account of all messages, and settling it after a loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hive.cli.confirmation import confirmed, yes_option
 from hive.cli.output import console, json_option, print_json, table
 
 if TYPE_CHECKING:
-    from hive.broker.ledger.account import Audit
+    from hive.broker.ledger.account import Look
 
 MEANINGS = {
     "queued": "waiting in a queue",
@@ -27,7 +27,7 @@ MEANINGS = {
 }
 
 
-@click.command("audit", short_help="Count all messages: is any lost?")
+@click.command("account", short_help="Count all messages: is any lost?")
 @click.option(
     "--settle",
     is_flag=True,
@@ -35,7 +35,7 @@ MEANINGS = {
 )
 @yes_option
 @json_option
-def audit(settle: bool, yes: bool, as_json: bool) -> int:
+def account(settle: bool, yes: bool, as_json: bool) -> int:
     """Count every accepted message by where it is, all at one instant, and show the alarm where the
     account fails.
 
@@ -43,10 +43,10 @@ def audit(settle: bool, yes: bool, as_json: bool) -> int:
 
     \b
     Example:
-      hive audit
-      hive audit --settle
+      hive account
+      hive account --settle
     """
-    from hive.broker.ledger.account import Conservation
+    from hive.broker.ledger.account import Ledger
     from hive.cli.cluster import connected
 
     if settle and not confirmed(
@@ -56,7 +56,7 @@ def audit(settle: bool, yes: bool, as_json: bool) -> int:
     ):
         return 1
     with connected() as cluster:
-        conservation = Conservation(cluster.client)
+        conservation = Ledger(cluster.client)
         settled = conservation.settle() if settle else None
         found = conservation.look()
     if as_json:
@@ -74,12 +74,12 @@ def audit(settle: bool, yes: bool, as_json: bool) -> int:
     return 1 if found.alarm or found.account.missing or found.account.stranded > 0 else 0
 
 
-def _counts(found: Audit) -> dict[str, Any]:
+def _counts(found: Look) -> dict[str, Any]:
     account = found.account
     return {**asdict(account), "missing": account.missing, "stranded": max(0, account.stranded)}
 
 
-def _show(found: Audit, settled: tuple[int, int] | None) -> None:
+def _show(found: Look, settled: tuple[int, int] | None) -> None:
     counts = _counts(found)
     out = console()
     if settled is not None:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from hive.broker.ledger.account import Conservation
+from hive.broker.ledger.account import Ledger
 from hive.broker.link.client import BrokerClient
 from hive.foreman.watch.duty import duty_states
 from hive.nexus.context import Nexus, nexus_of
@@ -62,7 +62,7 @@ def _examine(nexus: Nexus) -> Health:
     try:
         nodes = nexus.table.read().values()
         holder = _lease_holder(nexus.probe)
-        alarm = Conservation(nexus.probe).alarm()
+        alarm = Ledger(nexus.probe).alarm()
         failing = [state.sentence for state in duty_states(nexus.probe) if state.error]
     except redis.exceptions.RedisError:
         return Health(

@@ -172,7 +172,7 @@ class ChaosCluster(Cluster):
         return set(self._logged(DEAD))
 
     def alarms(self) -> list[str]:
-        """What the conservation audit cried."""
+        """What the account's alarm cried."""
         return self._logged(ALARM)
 
     def _logged(self, what: re.Pattern[str]) -> list[str]:

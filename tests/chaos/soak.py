@@ -37,7 +37,7 @@ SHORT_LIVED = 300
 """Seconds: what has a time to live up to this must be gone in the end."""
 
 STAYS = (
-    "venom:counters", "venom:audit", "venom:requirements", "venom:nodes:<>", "venom:lease:<>",
+    "venom:counters", "venom:account", "venom:requirements", "venom:nodes:<>", "venom:lease:<>",
     "venom:wake:<>", "_kombu.binding<>",
 )  # fmt: skip
 """Keys without a time to live that belong to the hive itself, however idle it is; each is bounded.

@@ -53,7 +53,7 @@ class Report:
                 f"kills    {sum(self.kills.values())}: {kills}; {mistaken}",
                 f"runs     {again}, unexplained {len(self.unexplained)}",
                 f"lost     {len(self.lost)}, stuck {len(self.stuck)}, {doubled}",
-                f"audit    {len(self.alarms)} alarms",
+                f"account  {len(self.alarms)} alarms",
                 f"answers  {self.answers}, wrong {len(self.wrong)}",
                 f"all done {self.settled_after:.1f} s after the last kill",
             )

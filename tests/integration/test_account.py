@@ -1,6 +1,4 @@
-"""The conservation audit: it raises the alarm when something is lost, says what, and never when
-nothing is.
-"""
+"""The account of all messages: the alarm when something is lost says what, and never cries wolf."""
 
 from __future__ import annotations
 
@@ -13,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hive.broker.ledger.account import Alarm, Conservation
+from hive.broker.ledger.account import Alarm, Ledger
 from hive.broker.link.client import BrokerClient
 from hive.foreman.watch import account as audit
-from hive.foreman.watch.account import Auditor
+from hive.foreman.watch.account import AccountWatch
 from hive.foreman.watch.sweep import Sweeper
 from tests.chaos.conservation import look
 from tests.harness import BrokerServer
@@ -31,15 +29,15 @@ class Audited:
     def __init__(self, server: BrokerServer) -> None:
         self.client = BrokerClient(server.url, make_settings())
         self.steps = Steps(self.client)
-        self.conservation = Conservation(self.client)
-        self.auditor = Auditor(self.client)
+        self.conservation = Ledger(self.client)
+        self.auditor = AccountWatch(self.client)
 
     def alarm(self, audits: int = 4) -> Alarm | None:
         """What stands after so many audits: the first of them may have to make itself acquainted
         with unknown lists.
         """
         for _ in range(audits):
-            self.auditor.audit()
+            self.auditor.look()
         return self.conservation.alarm()
 
     def close(self) -> None:
@@ -221,7 +219,7 @@ def test_a_broker_that_lost_its_last_second_is_told_and_how_much_is_gone(
         steps.attach(A1)
         steps.take(A1, 1)
         steps.acknowledge(A1, "kept0")
-        audited.auditor.audit()
+        audited.auditor.look()
         began = time.time()
         lose_what_follows(everysec, size)
         steps.publish("new")
@@ -247,15 +245,15 @@ def test_a_broker_that_lost_its_last_second_is_told_and_how_much_is_gone(
 def test_whoever_has_only_watched_knows_it_too(everysec: BrokerServer) -> None:
     """The nexus that led may have gone down with the broker."""
     with closing(Audited(everysec)) as audited:
-        other = Auditor(audited.client)
+        other = AccountWatch(audited.client)
         audited.steps.publish("kept")
-        audited.auditor.audit()
+        audited.auditor.look()
         size = incremental_file(everysec).stat().st_size
         audited.steps.publish("lost")
-        audited.auditor.audit()
+        audited.auditor.look()
         other.witness()
         lose_what_follows(everysec, size)
-        other.audit()
+        other.look()
         alarm = audited.conservation.alarm()
         assert alarm is not None
         assert alarm.went_back is not None
@@ -270,7 +268,7 @@ def test_a_broker_that_lost_nothing_is_not_suspected(everysec: BrokerServer) -> 
         everysec.kill()
         everysec.start()
         assert audited.alarm() is None
-        assert Auditor(audited.client).audit() is None
+        assert AccountWatch(audited.client).look() is None
         assert audited.conservation.alarm() is None
 
 
@@ -279,15 +277,30 @@ def test_people_see_the_alarm_and_settle_it(
 ) -> None:
     cli = Cli(broker.environment, tmp_path)
     at_every_place(audited.steps)
-    assert json.loads(cli("audit", "--json").stdout)["alarm"] is None
+    assert json.loads(cli("account", "--json").stdout)["alarm"] is None
     audited.steps.redis.hdel("venom:entries", "waits0")
     audited.alarm()
-    told = json.loads(cli("audit", "--json", code=1).stdout)
+    told = json.loads(cli("account", "--json", code=1).stdout)
     assert (told["missing"], told["alarm"]["missing"]) == (1, 1)
     assert "ALARM: 1 message accepted and gone" in cli("status").stdout
     assert json.loads(cli("status", "--json").stdout)["alarm"]["missing"] == 1
-    assert "--yes" in cli("audit", "--settle", code=2).stderr, "nobody can be asked here"
-    said = cli("audit", "--settle", "--yes").stdout
+    assert "--yes" in cli("account", "--settle", code=2).stderr, "nobody can be asked here"
+    said = cli("account", "--settle", "--yes").stdout
     assert "0 sent home, 1 written off" in said
     assert "ALARM" not in said
     assert audited.conservation.alarm() is None
+
+
+@pytest.mark.parametrize(("theirs", "kept"), [(7, 7), (2, 5)])
+def test_what_a_release_before_wrote_is_taken_over(
+    audited: Audited, theirs: int, kept: int
+) -> None:
+    alarm = Alarm(since=1.0, missing=3)
+    redis = audited.client.redis
+    redis.hset("venom:audit", mapping={"mark": theirs, "at": 1, "alarm": alarm.model_dump_json()})
+    if kept != theirs:
+        redis.hset("venom:account", mapping={"mark": kept, "at": 2})
+    look = audited.conservation.look(0)
+    assert look.found[0] == kept
+    assert look.alarm == (alarm if kept == theirs else None)
+    assert not redis.exists("venom:audit")

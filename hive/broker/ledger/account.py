@@ -16,7 +16,7 @@ from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.scripts import Script
 
-AUDIT = Script("hive.broker.ledger", "account", include=(LIBRARY,))
+ACCOUNT = Script("hive.broker.ledger", "account", include=(LIBRARY,))
 SURVEY = Script("hive.broker.ledger", "survey", include=(LIBRARY,))
 ALARM = Script("hive.broker.ledger", "alarm", include=(LIBRARY,))
 SETTLE = Script("hive.broker.ledger", "settle", include=(LIBRARY,))
@@ -98,7 +98,7 @@ class Alarm(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Look:
     """One look: the account, the alarm that stands, and the marks (number, unix seconds): that
     which was found, and the one left now.
     """
@@ -109,13 +109,13 @@ class Audit:
     left: tuple[int, float]
 
 
-class Conservation:
+class Ledger:
     """Looks at one broker's account. Its calls block, and raise redis-py's errors."""
 
     def __init__(self, client: BrokerClient) -> None:
         self._client = client
 
-    def look(self, seen: int | None = None) -> Audit:
+    def look(self, seen: int | None = None) -> Look:
         """Count everything.
 
         seen: the highest mark that the caller has seen; a higher one is left then. None leaves
@@ -123,21 +123,21 @@ class Conservation:
         """
         settings = self._client.settings
         queues = (settings.hive_high_priority_queue, settings.hive_background_queue)
-        reply = self._run(AUDIT, "" if seen is None else seen, *queues)
+        reply = self._run(ACCOUNT, "" if seen is None else seen, *queues)
         found, found_at, left, now = map(int, reply[:4])
         alarm = Alarm.model_validate_json(reply[4]) if reply[4] else None
-        return Audit(
+        return Look(
             Account(*map(int, reply[5:])), alarm, (found, found_at / 1000), (left, now / 1000)
         )
 
     def alarm(self) -> Alarm | None:
         """The alarm that stands: one round trip, nothing counted."""
-        raw = self._client.redis.hget(self._client.key("audit"), "alarm")
+        raw = self._client.redis.hget(self._client.key("account"), "alarm")
         return Alarm.model_validate_json(raw) if raw else None
 
     def mark(self) -> tuple[int, float]:
         """The last mark that was left, and when (unix seconds)."""
-        mark, at = self._client.redis.hmget(self._client.key("audit"), "mark", "at")
+        mark, at = self._client.redis.hmget(self._client.key("account"), "mark", "at")
         return int(mark or 0), int(at or 0) / 1000
 
     def raise_alarm(self, alarm: Alarm | None) -> None:
@@ -145,7 +145,7 @@ class Conservation:
         self._run(ALARM, "" if alarm is None else alarm.model_dump_json())
 
     def survey(self, cursor: str, entries: int) -> str:
-        """Find lists that the audit does not know yet, by about so many entries from `cursor` on.
+        """Find lists that the account does not know yet, by about so many entries from `cursor` on.
 
         Returns: where to go on, "0" at the end.
         """

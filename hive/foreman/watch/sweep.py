@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hive.broker.ledger.account import Conservation
+from hive.broker.ledger.account import Ledger
 from hive.broker.ledger.sweep import OWN, Rows, sweep_requirements, sweep_some
 from hive.broker.link.client import BrokerClient
 from hive.logs import get_logger
@@ -38,7 +38,7 @@ class Sweeper:
         forget_after: float = FORGET_AFTER,
     ) -> None:
         self._client = client
-        self._conservation = Conservation(client)
+        self._ledger = Ledger(client)
         self._age = int(forget_after * 1000)
         self._keys: Any = "0"
         self._rows = (*OWN, *rows)
@@ -65,7 +65,7 @@ class Sweeper:
         something is due.
         """
         if self._survey:
-            cursor = self._conservation.survey(self._survey, SWEPT)
+            cursor = self._ledger.survey(self._survey, SWEPT)
             self._survey = "" if cursor == "0" else cursor
             if self._survey:
                 return 0

@@ -59,7 +59,7 @@ local function wake(queue)
 end
 
 -- Let an id wait: `RPUSH` where it is taken next, `LPUSH` after the others. A list that begins is
--- noted for the audit.
+-- noted for the account.
 local function let_wait(push, id, home, priority)
   local list = queue_list(home, priority)
   if redis.call(push, list, id) == 1 then redis.call('SADD', P .. 'queues', list) end

@@ -48,14 +48,24 @@ elseif beyond > 0 then
   end
 end
 
-local t, audit = now(), P .. 'audit'
+local t, account = now(), P .. 'account'
+-- Until version 0.2 the key was `audit`. One that an older nexus writes still is taken over, too.
+local old = P .. 'audit'
+if redis.call('EXISTS', old) == 1 then
+  local theirs, ours = redis.call('HGET', old, 'mark'), redis.call('HGET', account, 'mark')
+  if tonumber(theirs or 0) > tonumber(ours or 0) or not ours then
+    redis.call('RENAME', old, account)
+  else
+    redis.call('DEL', old)
+  end
+end
 local counters = redis.call('HMGET', P .. 'counters', 'accepted', 'done', 'written_off')
-local found = redis.call('HMGET', audit, 'mark', 'at', 'alarm')
+local found = redis.call('HMGET', account, 'mark', 'at', 'alarm')
 local mark = tonumber(found[1] or 0)
 local reply = {mark, tonumber(found[2] or 0), mark, t, found[3] or ''}
 if ARGV[2] ~= '' then
   reply[3] = math.max(mark, tonumber(ARGV[2])) + 1
-  redis.call('HSET', audit, 'mark', reply[3], 'at', t)
+  redis.call('HSET', account, 'mark', reply[3], 'at', t)
 end
 for _, n in ipairs({counters[1] or 0, counters[2] or 0, counters[3] or 0, entries, queued, placed,
   reserved, delayed, dead}) do

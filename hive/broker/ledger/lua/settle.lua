@@ -59,5 +59,5 @@ local counters = redis.call('HMGET', P .. 'counters', 'accepted', 'done', 'writt
 local gone = tonumber(counters[1] or 0) - tonumber(counters[2] or 0) - tonumber(counters[3] or 0)
   - redis.call('HLEN', P .. 'entries')
 if gone ~= 0 then count('written_off', gone) end
-redis.call('HDEL', P .. 'audit', 'alarm')
+redis.call('HDEL', P .. 'account', 'alarm')
 return {home, gone}
