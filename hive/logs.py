@@ -1,15 +1,18 @@
 """Structured logging: one event a line, a stable event name first, ids as fields.
 
 structlog writes through the standard library's loggers, so an application's own logging
-configuration stays in charge.
+configuration stays in charge. It is imported at the first line that is logged, since most programs
+that import a module of Hive's log nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
-import structlog
+if TYPE_CHECKING:
+    import structlog
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
@@ -23,18 +26,31 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return a logger whose calls read `log.info("node_dead", node_id=…)` and print
     `event=node_dead node_id=…`.
     """
-    return cast(
-        structlog.stdlib.BoundLogger,
-        structlog.wrap_logger(
-            logging.getLogger(name),
+    return cast("structlog.stdlib.BoundLogger", _LateLogger(name))
+
+
+class _LateLogger:
+    """structlog's logger of that name, made when something of it is used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @cached_property
+    def _logger(self) -> Any:
+        import structlog
+
+        return structlog.wrap_logger(
+            logging.getLogger(self._name),
             processors=[
                 structlog.stdlib.filter_by_level,
                 _plain_values,
                 structlog.processors.LogfmtRenderer(key_order=["event"], bool_as_flag=False),
             ],
             wrapper_class=structlog.stdlib.BoundLogger,
-        ),
-    )
+        )
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._logger, attribute)
 
 
 def _plain_values(_logger: Any, _method: str, event: Any) -> Any:

@@ -8,12 +8,13 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from celery import Task, shared_task
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any, Literal
 
 from hive.errors import InvalidInputError, UnknownSkillError
+
+if TYPE_CHECKING:
+    from celery import Task
+    from pydantic import BaseModel
 
 Placement = Literal["scored", "shared"]
 
@@ -73,6 +74,7 @@ def skill(
     """
     if not description.strip() or "\n" in description:
         raise InvalidInputError("A skill's description is one line that says what it does.")
+    from celery import shared_task  # importing this module alone costs no Celery
 
     def register(function: Callable[..., Any]) -> Task[Any, Any]:
         skill_name = name or function.__name__
@@ -149,6 +151,8 @@ def _checking(
 def _validated(
     skill_name: str, model: type[BaseModel], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> BaseModel:
+    from pydantic import ValidationError
+
     fields = list(model.model_fields)
     if len(args) > len(fields):
         raise InvalidInputError(
