@@ -1,15 +1,16 @@
 """Hive: Celery workers on a handful of machines as one compute cluster.
 
 `install` makes any Celery application part of the hive; `app` is a ready one, and Celery's default
-as soon as this is imported.
+as soon as this is imported. Every name below is imported at its first use, the ready application
+made at its own: importing Hive costs milliseconds, and a wrong setting is told when it matters.
 """
 
-import sys
-from pathlib import PurePath
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from hive.errors import SettingsError
+from hive import default_app
 
-try:
+if TYPE_CHECKING:
     from hive.agents.parallel_skill import ParallelSkill
     from hive.broker.channel.idempotency import idempotent
     from hive.broker.message_broker import MessageBroker
@@ -19,15 +20,6 @@ try:
     from hive.jobs.mapping import map
     from hive.jobs.state.outcomes import Outcome
     from hive.skills import skill
-except (SettingsError, KeyboardInterrupt) as error:
-    # `hive …` and `python -m hive …` (its argv[0] is "-m" until the package is there) go on to
-    # hive.cli.main, which says it in a line.
-    if PurePath(sys.argv[0]).name != "hive" and not (
-        sys.argv[0] == "-m" and "hive" in sys.orig_argv
-    ):
-        raise
-    if isinstance(error, KeyboardInterrupt):
-        sys.exit(130)
 
 __all__ = [
     "Foreman",
@@ -44,3 +36,41 @@ __all__ = [
     "map",
     "skill",
 ]
+
+_HOMES = {
+    "Foreman": "hive.foreman.foreman",
+    "Job": "hive.jobs.answer.job",
+    "JobResult": "hive.jobs.answer.job",
+    "MessageBroker": "hive.broker.message_broker",
+    "Outcome": "hive.jobs.state.outcomes",
+    "ParallelSkill": "hive.agents.parallel_skill",
+    "Progress": "hive.jobs.answer.job",
+    "app": "hive.celery",
+    "idempotent": "hive.broker.channel.idempotency",
+    "install": "hive.celery",
+    "job": "hive.jobs.answer.job",
+    "map": "hive.jobs.mapping",
+    "skill": "hive.skills",
+}
+"""Where each public name is at home."""
+
+_MODULES = frozenset({"celery", "errors", "logs", "settings", "skills", "tasks"})
+"""What `import hive` alone lets a program name, as `hive.errors.HiveError`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"hive.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
+
+
+default_app.stand_in()

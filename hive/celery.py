@@ -4,6 +4,8 @@ is one that has them already.
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -91,23 +93,28 @@ def install(
     Returns: `app`. Raises: SettingsError when a setting is wrong or the application's broker is not
         Redis or Valkey; InvalidInputError for what is no policy, or one that comes too late.
     """
-    settings = settings or Settings.load()
+    _extend(app, policy, duties, routes)
+    if not isinstance(getattr(app, "hive", None), BrokerClient):
+        _equip(app, settings or Settings.load())
+        app.set_default()
+    return app
+
+
+def _equip(app: Celery, settings: Settings) -> None:
+    """All of `install` but the choice of Celery's default application."""
     url = _broker_url(app, settings)
     if not settings.enable_hive:
         if url == settings.redis_url:
             ssl = tls_parameters(settings)
             secured = {} if ssl is None else {"broker_use_ssl": ssl, "redis_backend_use_ssl": ssl}
             _configure(app, {"broker_url": url, "result_backend": url, **secured})
-        app.set_default()
-        return app
-    _extend(app, policy, duties, routes)
-    if isinstance(getattr(app, "hive", None), BrokerClient):
-        return app
+        return
     tls = _tls(app, settings)
     prefix = (app.conf.broker_transport_options or {}).get("global_keyprefix", "")
     _configure(app, _configuration(settings, url, app) | tls | _prefixed_results(app, prefix))
     client = BrokerClient(url, settings, prefix=prefix, tls=tls.get("broker_use_ssl"))
     app.hive = client  # type: ignore[attr-defined]
+    app.hive_recoveries = (recovery.RECOVERY,)  # type: ignore[attr-defined]
     app.conf.task_routes = [Router(app, client, policy_of(app, settings))]
     app.amqp_cls, app.control_cls = amqp.NAME, control.NAME
     for made_before in ("amqp", "control"):
@@ -118,14 +125,12 @@ def install(
         # So that Flower recognises the broker.
         kombu.Connection.resolve_aliases[transport] = "redis"
     publishing.connect()
-    app.set_default()
-    return app
 
 
 def _extend(
     app: Any, policy: Policy | None, duties: Iterable[Duty], routes: Iterable[BaseRoute]
 ) -> None:
-    """Note on the application what it adds to Hive, and what Hive's own rooms bring."""
+    """Note on the application what it adds to Hive."""
     if policy is not None and not isinstance(policy, Policy):
         raise InvalidInputError(
             f"policy is an object of a class made from hive.foreman.policy.Policy, not {policy!r}."
@@ -137,7 +142,6 @@ def _extend(
         )
     if policy is not None:
         app.hive_policy = policy
-    app.hive_recoveries = (recovery.RECOVERY,)
     app.hive_duties = (*getattr(app, "hive_duties", ()), *duties)
     app.hive_routes = (*getattr(app, "hive_routes", ()), *routes)
 
@@ -283,7 +287,7 @@ def _configure(app: Celery, values: dict[str, Any]) -> None:
             conflicts.append(f"{name} becomes {ours!r} (was {theirs!r})")
         setattr(app.conf, name, ours)
     if conflicts:
-        warnings.warn(f"hive.install: {'; '.join(conflicts)}.", stacklevel=3)
+        warnings.warn(f"hive.install: {'; '.join(conflicts)}.", stacklevel=4)
 
 
 def _is_configured(app: Celery, name: str) -> bool:
@@ -301,6 +305,31 @@ def _stays(name: str, theirs: Any, ours: Any) -> str:
     return f"{name} stays {theirs!r} (Hive's is {ours!r})"
 
 
-app = install(Celery("hive", set_as_current=False))
-"""The ready application: `celery -A hive worker`. It is Celery's default until another one is
-installed, and never takes the place of the current one."""
+app: Celery
+"""The ready application: `celery -A hive worker`. It is made at its first use, which raises
+SettingsError when a setting is wrong. It is Celery's default unless the program chose another one,
+and never takes the place of the current one.
+"""
+
+_making = threading.RLock()
+
+
+def __getattr__(name: str) -> Celery:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    global app  # noqa: PLW0603  # a module's attribute that is made late is a global
+    with _making:
+        if "app" not in globals():
+            made = Celery("hive", set_as_current=False)
+            _equip(made, Settings.load())
+            app = made
+        return app
+
+
+def _unlocked() -> None:
+    """In the child of a fork nobody is left who would let go of the lock."""
+    global _making  # noqa: PLW0603
+    _making = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlocked)

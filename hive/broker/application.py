@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Celery
 from celery.app import default_app
+from celery.local import Proxy
 
 from hive.errors import UnknownSkillError
 from hive.skills import Skill, find_skill, import_skills, registered
@@ -15,8 +16,12 @@ def application(app: Celery | None = None) -> Celery:
     """The given application, else Celery's default one, which is the last that Hive was installed
     in.
     """
-    default: Any = default_app  # a proxy, which would follow a later install
-    return default._get_current_object() if app is None else app
+    if app is not None:
+        return app
+    proxy: Any = default_app  # which would follow a later install
+    default: Celery = proxy._get_current_object()
+    # Until the ready application is made, something that stands in for it is the default.
+    return default._get_current_object() if isinstance(default, Proxy) else default
 
 
 def skill_of(app: Celery, wanted: Any) -> Skill:

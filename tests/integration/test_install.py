@@ -501,7 +501,7 @@ def test_importing_a_skill_is_enough_to_send_it(broker: BrokerServer, enabled: s
 
 def test_a_wrong_setting_stops_the_program_with_one_sentence() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import hive"],
+        [sys.executable, "-c", "import hive; hive.app"],
         env={"PYTHONPATH": str(REPOSITORY), "REDIS_PORT": "abc"},
         capture_output=True,
         text=True,
