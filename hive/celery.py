@@ -9,7 +9,6 @@ import threading
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import kombu
 from celery import Celery
@@ -18,10 +17,10 @@ from kombu import Exchange, Queue
 
 from hive.broker.channel import amqp, encrypted, publishing
 from hive.broker.channel.time_limits import hard_limit
-from hive.broker.link.client import BrokerClient
+from hive.broker.link.client import BrokerClient, broker_url
 from hive.broker.link.priorities import INDEXES
 from hive.broker.link.silence import SILENCE, keepalive
-from hive.errors import InvalidInputError, SettingsError
+from hive.errors import InvalidInputError
 from hive.foreman.policy import Policy, policy_of
 from hive.foreman.router import Router
 from hive.foreman.watch.duty import Duty
@@ -102,7 +101,7 @@ def install(
 
 def _equip(app: Celery, settings: Settings) -> None:
     """All of `install` but the choice of Celery's default application."""
-    url = _broker_url(app, settings)
+    url = broker_url(app.conf.broker_url, settings)
     if not settings.enable_hive:
         if url == settings.redis_url:
             ssl = tls_parameters(settings)
@@ -144,19 +143,6 @@ def _extend(
         app.hive_policy = policy
     app.hive_duties = (*getattr(app, "hive_duties", ()), *duties)
     app.hive_routes = (*getattr(app, "hive_routes", ()), *routes)
-
-
-def _broker_url(app: Celery, settings: Settings) -> str:
-    own: Any = app.conf.broker_url
-    if not own or own == settings.redis_url:
-        return settings.redis_url
-    url = str(own[0] if isinstance(own, list | tuple) else own)
-    if settings.enable_hive and urlsplit(url).scheme != "redis":
-        hint = " and REDIS_TLS=true" if urlsplit(url).scheme == "rediss" else ""
-        raise SettingsError(
-            f"The application's broker_url is a {urlsplit(url).scheme}:// address; Hive needs redis://host:port/db{hint}."
-        )
-    return url
 
 
 def _tls(app: Celery, settings: Settings) -> dict[str, Any]:

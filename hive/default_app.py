@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from celery import Celery
 
 STATE = "celery._state"
@@ -60,7 +61,7 @@ def _ready() -> Celery:
     return app
 
 
-class _Watch(MetaPathFinder):
+class _Watch:
     """Takes the place when Celery's module is imported, and is gone then.
 
     A finder at the head of `sys.meta_path` is what the import system offers for that; it finds
@@ -75,13 +76,15 @@ class _Watch(MetaPathFinder):
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
             if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = _Loader(self, spec.loader)
+                own: Any = spec.loader
+                if own is not None:
+                    late: Any = _Loader(self, own)  # what makes a loader are its two methods
+                    spec.loader = late
                 return spec
         return None
 
 
-class _Loader(Loader):
+class _Loader:
     """The module's own loader, and the stand-in put in its place."""
 
     def __init__(self, watch: _Watch, own: Loader) -> None:

@@ -15,14 +15,13 @@ from kombu.utils.json import dumps, loads
 from hive.broker.application import application, skill_of
 from hive.broker.channel.header import Header
 from hive.broker.channel.publishing import derived_id
-from hive.broker.channel.steps import LIBRARY
 from hive.broker.control.broadcast import BroadcastCaller
 from hive.broker.control.mailbox import HIVE_COMMAND
 from hive.broker.control.subscription import BroadcastSubscription
+from hive.broker.ledger.queue_stats import queue_stats
 from hive.broker.ledger.records import TaskRecords, TaskStatus
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.priorities import queue_of
-from hive.broker.link.scripts import Script
 from hive.broker.nodes.table import NodeTable
 from hive.errors import ClusterUnreachableError, DuplicateTaskError, InvalidInputError
 from hive.logs import get_logger
@@ -32,8 +31,6 @@ log = get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_QUEUE_STATS = Script("hive.broker.ledger", "queue_stats", include=(LIBRARY,))
 
 
 class MessageBroker:
@@ -199,7 +196,7 @@ class MessageBroker:
             queue or at a node), tasks_pending (also those not due yet), tasks_running, tasks_dead;
             tasks_completed and tasks_failed since the broker's data began; connected.
         """
-        return await self._in_thread(self._queue_stats)
+        return await self._in_thread(queue_stats, self.client)
 
     async def detect_zombie_tasks(self) -> list[str]:
         """Ids of tasks that the watchdog found reserved by a node that does not run them, or
@@ -273,25 +270,6 @@ class MessageBroker:
                 "broadcast_unanswered", command=command, nodes=sorted(silent), timeout=timeout
             )
         return replies
-
-    def _queue_stats(self) -> dict[str, Any]:
-        queues = (self.settings.hive_high_priority_queue, self.settings.hive_background_queue)
-        reply = self.client.run(_QUEUE_STATS, (), (self.client.prefix, *queues))
-        entries, delayed, dead, running, completed, failed, high, background = map(int, reply)
-        # An entry is in a queue, at a node, delayed, reserved or dead. A plain Celery producer's
-        # message has no entry yet.
-        queued = max(entries - delayed - dead - running, high + background)
-        return {
-            "high_priority_queue": high,
-            "background_queue": background,
-            "total_queued": queued,
-            "tasks_pending": queued + delayed,
-            "tasks_running": running,
-            "tasks_completed": completed,
-            "tasks_failed": failed,
-            "tasks_dead": dead,
-            "connected": True,
-        }
 
 
 def _checked_payload(skill: Skill, payload: object) -> dict[str, Any]:

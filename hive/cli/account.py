@@ -47,7 +47,7 @@ def account(settle: bool, yes: bool, as_json: bool) -> int:
       hive account --settle
     """
     from hive.broker.ledger.account import Ledger
-    from hive.cli.cluster import connected
+    from hive.cli.looking import looking
 
     if settle and not confirmed(
         "Settle the account? What is gone cannot be brought back, and is not counted as missing "
@@ -55,8 +55,8 @@ def account(settle: bool, yes: bool, as_json: bool) -> int:
         yes,
     ):
         return 1
-    with connected() as cluster:
-        conservation = Ledger(cluster.client)
+    with looking() as client:
+        conservation = Ledger(client)
         settled = conservation.settle() if settle else None
         found = conservation.look()
     if as_json:

@@ -39,15 +39,14 @@ def list_nodes(as_json: bool) -> None:
       hive node list
       hive node list --json | jq -r '.[] | select(.is_online) | .node_id'
     """
-    from hive.cli.cluster import connected
+    from hive.broker.nodes.table import NodeTable
+    from hive.cli.looking import looking
     from hive.cli.status import node_table
     from hive.foreman.cluster import cluster_status
-    from hive.foreman.policy import policy_of
+    from hive.foreman.policy import LoadScore
 
-    with connected() as cluster:
-        nodes = cluster_status(cluster.nodes(), policy_of(cluster.app, cluster.client.settings))[
-            "nodes"
-        ]
+    with looking() as client:
+        nodes = cluster_status(NodeTable(client).read(), LoadScore.of(client.settings))["nodes"]
     if as_json:
         print_json(nodes)
     elif nodes:

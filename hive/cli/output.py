@@ -9,20 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,6 +59,8 @@ def console(*, stderr: bool = False) -> Console:
     """A rich console; in a pipe it is wide enough that a table's cells are not
     cut at 80 columns.
     """
+    from rich.console import Console
+
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
 
@@ -85,20 +81,8 @@ class Bar:
         self._line_every = line_every
         self._last: tuple[float, tuple[int, int | None, int]] = (time.monotonic(), (0, None, 0))
         self._live: Progress | None = None
-        self._task = TaskID(0)
         if self._out.is_terminal:
-            counts = (
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[failed]}"),
-                TimeElapsedColumn(),
-            )
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                *counts,
-                console=self._out,
-                transient=True,
-            )
+            self._live = _live_bar(self._out)
             self._task = self._live.add_task(label, total=None, failed="")
 
     def __enter__(self) -> Bar:
@@ -147,6 +131,26 @@ class Bar:
             )
 
 
+def _live_bar(out: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]}"),
+        TimeElapsedColumn(),
+        console=out,
+        transient=True,
+    )
+
+
 def table(
     title: str,
     columns: Sequence[str],
@@ -157,6 +161,9 @@ def table(
     """A table of plain text cells (no markup is read from them); columns named in `right` hold
     numbers.
     """
+    from rich.table import Table
+    from rich.text import Text
+
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from hive.cli.confirmation import confirmed, yes_option
 from hive.cli.output import console, json_option, print_json, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MEANINGS = {
     "high_priority_queue": "waiting, high priority",
@@ -44,10 +45,11 @@ def stats(as_json: bool) -> None:
       hive queue stats
       hive queue stats --json | jq .total_queued
     """
-    from hive.cli.cluster import connected
+    from hive.broker.ledger.queue_stats import queue_stats
+    from hive.cli.looking import looking
 
-    with connected():
-        found = asyncio.run(queue_stats())
+    with looking() as client:
+        found = queue_stats(client)
     if as_json:
         print_json(found)
     else:
@@ -93,21 +95,6 @@ def purge(name: str | None, yes: bool, as_json: bool) -> int:
         for queue, count in purged.items():
             click.echo(f"{count} task{'' if count == 1 else 's'} purged from {queue}")
     return 0
-
-
-async def queue_stats() -> dict[str, Any]:
-    """MessageBroker.get_queue_stats() of the current application.
-
-    Raises: BrokerUnreachableError.
-    """
-    from hive.broker.message_broker import MessageBroker
-
-    broker = MessageBroker()
-    await broker.connect()
-    try:
-        return await broker.get_queue_stats()
-    finally:
-        await broker.disconnect()
 
 
 def queue_table(stats: dict[str, Any]) -> Table:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from hive.cli.output import console, json_option, print_json, seconds, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from hive.broker.ledger.account import Alarm
     from hive.foreman.watch.duty import DutyState
 
@@ -27,20 +27,22 @@ def status(as_json: bool) -> None:
       hive status --json | jq '.nodes[] | {node_id, load_score}'
     """
     from hive.broker.ledger.account import Ledger
-    from hive.cli.cluster import connected
-    from hive.cli.queue import queue_stats, queue_table
+    from hive.broker.ledger.queue_stats import queue_stats
+    from hive.broker.nodes.table import NodeTable
+    from hive.cli.looking import looking
+    from hive.cli.queue import queue_table
     from hive.foreman.cluster import cluster_status
-    from hive.foreman.policy import policy_of
+    from hive.foreman.policy import LoadScore
     from hive.foreman.watch.duty import duty_states
 
-    with connected() as cluster:
-        found = cluster_status(cluster.nodes(), policy_of(cluster.app, cluster.client.settings))
-        alarm = Ledger(cluster.client).alarm()
-        failing = [state for state in duty_states(cluster.client) if state.error]
+    with looking() as client:
+        found = cluster_status(NodeTable(client).read(), LoadScore.of(client.settings))
+        alarm = Ledger(client).alarm()
+        failing = [state for state in duty_states(client) if state.error]
         if as_json:
             print_json(found | {"alarm": told(alarm), "failing_duties": list(map(told, failing))})
             return
-        stats = asyncio.run(queue_stats())
+        stats = queue_stats(client)
     out = console()
     out.print(
         f"{found['online_nodes']} of {found['total_nodes']} nodes online, "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hive.broker.nodes.requirements import Requirements
-from hive.broker.nodes.table import Node
 from hive.foreman.policy import Policy, told
+
+if TYPE_CHECKING:
+    from hive.broker.nodes.requirements import Requirements
+    from hive.broker.nodes.table import Node
 
 
 def select_best_node(

@@ -48,6 +48,12 @@ def test_a_module_on_the_ground_floor_imports_no_library_that_it_does_not_need(
     assert loaded_by(f"import {module}") & LIBRARIES == needs
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_the_help_of_hive_imports_click_and_nothing_of_a_command(arguments: list[str]) -> None:
+    loaded = loaded_by(f"from hive.cli.main import execute; execute({arguments})")
+    assert loaded & LIBRARIES == {"click"}
+
+
 def test_a_log_line_brings_the_library_that_writes_it() -> None:
     code = "from hive.logs import get_logger; log = get_logger('x'); "
     assert "structlog" not in loaded_by(code + "log")

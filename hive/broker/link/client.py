@@ -9,21 +9,28 @@ import ssl
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import kombu.exceptions
 import redis
-from celery import Celery
 from redis import Redis, asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from hive.broker.link.scripts import Script
 from hive.broker.link.silence import SILENCE, keepalive
-from hive.errors import BrokerAuthError, BrokerMemoryError, BrokerUnreachableError, HiveError
+from hive.errors import (
+    BrokerAuthError,
+    BrokerMemoryError,
+    BrokerUnreachableError,
+    HiveError,
+    SettingsError,
+)
 from hive.security.tls import tls_parameters
 from hive.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 SPACE = "venom:"
 
@@ -175,7 +182,11 @@ def _library_errors() -> Iterator[None]:
     """kombu wraps what redis-py raised while publishing; bring it to light."""
     try:
         yield
-    except kombu.exceptions.OperationalError as error:
+    except Exception as error:
+        from kombu.exceptions import OperationalError  # what only looks works without kombu
+
+        if not isinstance(error, OperationalError):
+            raise
         if isinstance(error.__cause__, redis.exceptions.RedisError):
             raise error.__cause__ from None
         raise redis.exceptions.ConnectionError(str(error)) from error
@@ -188,8 +199,40 @@ def client_of(app: Celery) -> BrokerClient:
     """
     client = getattr(app, "hive", None)
     if not isinstance(client, BrokerClient):
-        raise HiveError(
-            f"Hive is not installed in the application {app.main!r}; call hive.install(app) first "
-            "(ENABLE_HIVE=false installs nothing)."
-        )
+        raise _not_installed(app.main)
     return client
+
+
+def ready_client(settings: Settings) -> BrokerClient:
+    """A broker client like the ready application's, for who only looks and needs no application.
+
+    Raises: HiveError where ENABLE_HIVE is false, SettingsError.
+    """
+    if not settings.enable_hive:
+        raise _not_installed("hive")
+    return BrokerClient(broker_url(os.environ.get("CELERY_BROKER_URL"), settings), settings)
+
+
+def broker_url(own: Any, settings: Settings) -> str:
+    """The broker's address: the one that an application has for itself (the first of several; an
+    environment variable of Celery's counts), or else that of the settings.
+
+    Raises: SettingsError when it is not Redis or Valkey.
+    """
+    if not own or own == settings.redis_url:
+        return settings.redis_url
+    url = str(own[0] if isinstance(own, list | tuple) else own)
+    if settings.enable_hive and urlsplit(url).scheme != "redis":
+        hint = " and REDIS_TLS=true" if urlsplit(url).scheme == "rediss" else ""
+        raise SettingsError(
+            f"The application's broker_url is a {urlsplit(url).scheme}:// address; Hive needs "
+            f"redis://host:port/db{hint}."
+        )
+    return url
+
+
+def _not_installed(name: str | None) -> HiveError:
+    return HiveError(
+        f"Hive is not installed in the application {name!r}; call hive.install(app) first "
+        "(ENABLE_HIVE=false installs nothing)."
+    )
