@@ -5,6 +5,7 @@ A subcommand's module is imported when it is called, so that `hive --help` answe
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -86,6 +87,9 @@ def main() -> NoReturn:
         # meets it; so does the last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or 1
+    # The process ends here: Python need not look for garbage among all that was imported, which it
+    # would do several times over, for a third of the time of `hive status`.
+    gc.freeze()
     sys.exit(code)
 
 
