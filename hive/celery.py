@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import kombu
 from celery import Celery
@@ -17,7 +17,7 @@ from kombu import Exchange, Queue
 
 from hive.broker.channel import amqp, encrypted, publishing
 from hive.broker.channel.time_limits import hard_limit
-from hive.broker.link.client import BrokerClient, broker_url
+from hive.broker.link.client import BrokerClient, broker_url, client_of
 from hive.broker.link.priorities import INDEXES
 from hive.broker.link.silence import SILENCE, keepalive
 from hive.errors import InvalidInputError
@@ -66,6 +66,19 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+class Installation(NamedTuple):
+    """What `install` found in an application and what it made of it, so that it can be undone.
+
+    own, made: the settings that the application itself held, before and after. classes: its
+    `amqp_cls` and `control_cls` before.
+    """
+
+    router: Router
+    own: dict[str, Any]
+    made: dict[str, Any]
+    classes: tuple[Any, Any]
+
+
 def install(
     app: Celery,
     settings: Settings | None = None,
@@ -110,20 +123,53 @@ def _equip(app: Celery, settings: Settings) -> None:
         return
     tls = _tls(app, settings)
     prefix = (app.conf.broker_transport_options or {}).get("global_keyprefix", "")
+    changes: Any = app.conf.changes
+    own = dict(changes)
     _configure(app, _configuration(settings, url, app) | tls | _prefixed_results(app, prefix))
     client = BrokerClient(url, settings, prefix=prefix, tls=tls.get("broker_use_ssl"))
+    router = Router(app, client, policy_of(app, settings))
+    app.conf.task_routes = [router]
     app.hive = client  # type: ignore[attr-defined]
     app.hive_recoveries = (recovery.RECOVERY,)  # type: ignore[attr-defined]
-    app.conf.task_routes = [Router(app, client, policy_of(app, settings))]
-    app.amqp_cls, app.control_cls = amqp.NAME, control.NAME
-    for made_before in ("amqp", "control"):
-        app.__dict__.pop(made_before, None)
+    app.hive_installation = Installation(  # type: ignore[attr-defined]
+        router, own, dict(changes), (app.amqp_cls, app.control_cls)
+    )
+    _use(app, amqp.NAME, control.NAME)
     app.steps["worker"].add(SporeStep)
     app.steps["consumer"].add(SporeConsumerStep)
     for transport in (TRANSPORT, encrypted.NAME):
         # So that Flower recognises the broker.
         kombu.Connection.resolve_aliases[transport] = "redis"
     publishing.connect()
+
+
+def uninstall(app: Celery) -> None:
+    """Take Hive out of an application again: its settings are its own, as they were before
+    `install` or as it changed them since. Nothing where Hive is not in it.
+
+    Celery's default application stays, and a task that was used meanwhile keeps its options.
+    """
+    done: Installation | None = getattr(app, "hive_installation", None)
+    if done is None:
+        return
+    done.router.close()
+    client_of(app).close()
+    changes: Any = app.conf.changes
+    for name, value in done.made.items():
+        if name in done.own and changes.get(name) is value:
+            changes[name] = done.own[name]
+        elif changes.get(name) is value:
+            del changes[name]
+    _use(app, *done.classes)
+    app.steps["worker"].discard(SporeStep)
+    app.steps["consumer"].discard(SporeConsumerStep)
+    del app.hive, app.hive_installation  # type: ignore[attr-defined]
+
+
+def _use(app: Celery, amqp_cls: Any, control_cls: Any) -> None:
+    app.amqp_cls, app.control_cls = amqp_cls, control_cls
+    for made_before in ("amqp", "control"):
+        app.__dict__.pop(made_before, None)
 
 
 def _extend(

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +27,7 @@ class Skill:
 
     `intents` are phrases of plain words ("summarize", "article content") by which a description
     finds the skill. `placement="shared"` leaves its tasks in the shared queue instead of scoring
-    nodes for them.
+    nodes for them. `module` is where its function is defined.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Skill:
     intents: tuple[str, ...] = ()
     input: type[BaseModel] | None = None
     placement: Placement = "scored"
+    module: str = ""
 
     def arguments(self, item: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """How one item calls the skill: a dict is the input model's fields, anything else the one
@@ -85,7 +88,13 @@ def skill(
         )
         task: Task[Any, Any] = shared_task(**options)(body)
         _skills[skill_name] = Skill(
-            skill_name, description.strip(), task, tuple(intents), input, placement
+            skill_name,
+            description.strip(),
+            task,
+            tuple(intents),
+            input,
+            placement,
+            function.__module__,
         )
         return task
 
@@ -95,6 +104,25 @@ def skill(
 def registered() -> dict[str, Skill]:
     """All known skills by name, in alphabetical order."""
     return dict(sorted(_skills.items()))
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Leave the registry as it is: at the end, skills that were made inside are forgotten, and one
+    that was replaced is back. Those of modules that were imported inside stay, since an import
+    registers once.
+    """
+    before, modules = dict(_skills), set(sys.modules)
+    try:
+        yield
+    finally:
+        imported = {
+            name: known
+            for name, known in _skills.items()
+            if name not in before and known.module not in modules
+        }
+        _skills.clear()
+        _skills.update(before | imported)
 
 
 def find_skill(wanted: str | Task[Any, Any] | Skill) -> Skill:

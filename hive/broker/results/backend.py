@@ -70,6 +70,16 @@ class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
                 self._look_after(self._pubsub)
         super().drain_events(timeout)
 
+    def stop(self) -> None:
+        """Close the subscription and forget it; the next wait for a result makes another.
+
+        Celery keeps it, and a result that is freed later would open it again to unsubscribe: twenty
+        seconds of trying where the broker has ended.
+        """
+        with self._locked():
+            super().stop()
+            self._pubsub: Any = None
+
     def _look_after(self, pubsub: Any) -> None:
         """Look at what is stored a moment after each connect; ask whether the server is there once
         nothing was heard for a while.
