@@ -8,7 +8,7 @@ from celery import Celery
 from celery.app import default_app
 from celery.local import Proxy
 
-from hive.errors import UnknownSkillError
+from hive.errors import HiveError, UnknownSkillError
 from hive.skills import Skill, find_skill, import_skills, registered
 
 
@@ -22,6 +22,19 @@ def application(app: Celery | None = None) -> Celery:
     default: Celery = proxy._get_current_object()
     # Until the ready application is made, something that stands in for it is the default.
     return default._get_current_object() if isinstance(default, Proxy) else default
+
+
+def require_sending(app: Celery, what: str) -> None:
+    """Raise HiveError where the application runs its tasks in place, by `task_always_eager`.
+
+    what: the call that needs a broker.
+    """
+    if app.conf.task_always_eager:
+        raise HiveError(
+            f"{what} needs a broker and spores, and task_always_eager runs tasks without; nothing "
+            "was sent. Start a hive for the test with hive.testing.cluster, or turn "
+            "task_always_eager off."
+        )
 
 
 def skill_of(app: Celery, wanted: Any) -> Skill:

@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import EncodeError
 from kombu.utils.json import dumps, loads
 
-from hive.broker.application import application, skill_of
+from hive.broker.application import application, require_sending, skill_of
 from hive.broker.channel.header import Header
 from hive.broker.channel.publishing import derived_id
 from hive.broker.control.broadcast import BroadcastCaller
@@ -97,8 +97,9 @@ class MessageBroker:
         Returns: the task's id.
         Raises: UnknownSkillError, InvalidInputError, DuplicateTaskError when another task has that
             id, NoEligibleNodeError, BrokerUnreachableError (its `outcome` says whether the task may
-            have been sent), BrokerAuthError.
+            have been sent), BrokerAuthError, HiveError with `task_always_eager`.
         """
+        require_sending(self.app, "enqueue_task")
         skill = skill_of(self.app, task_type)
         checked = _checked_payload(skill, payload)
         queue, number = queue_of(priority, self.settings)

@@ -10,7 +10,7 @@ import redis
 from celery import Celery, Task
 from celery.app import app_or_default
 
-from hive.broker.application import skill_of
+from hive.broker.application import require_sending, skill_of
 from hive.broker.link.client import BrokerClient, broker_errors, client_of
 from hive.broker.link.priorities import queue_of
 from hive.errors import BrokerMemoryError, InvalidInputError, QueueFullError
@@ -58,10 +58,12 @@ def map(  # noqa: A001 the name is the public contract's
 
     Returns: the job, running. One item's failure is its outcome and never sinks the rest.
     Raises: InvalidInputError, UnknownSkillError, NoEligibleNodeError when no known node can ever do
-        it, QueueFullError, BrokerMemoryError, BrokerUnreachableError.
+        it, QueueFullError, BrokerMemoryError, BrokerUnreachableError, HiveError with
+        `task_always_eager`.
     """
     application = app_or_default(app)
     client = client_of(application)
+    require_sending(application, "hive.map")
     found = skill_of(application, skill)
     _check(items, timeout, chunk)
     with broker_errors():
