@@ -78,7 +78,7 @@ if SUITE == "kombu":
         )
         incarnation.begin(client, "kombu@h", slots=1)
         yield
-        incarnation._forget()
+        incarnation.end()
         client.close()
 
 

@@ -81,11 +81,11 @@ class Spore:
         for connection in self.connections:
             connection.release()
         self.client.close()
+        incarnations.end()
 
 
 @pytest.fixture
-def spore(broker: BrokerServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spore]:
-    monkeypatch.setattr(incarnations, "_current", None)
+def spore(broker: BrokerServer) -> Iterator[Spore]:
     spore = Spore(broker)
     yield spore
     spore.close()
@@ -456,10 +456,7 @@ def test_a_batch_is_published_like_single_messages(spore: Spore) -> None:
     assert spore.steps.waiting(BACKGROUND) == ["p0", "p1", "p2", "declares the queue"]
 
 
-def test_a_key_prefix_separates_hives_on_one_server(
-    broker: BrokerServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(incarnations, "_current", None)
+def test_a_key_prefix_separates_hives_on_one_server(broker: BrokerServer) -> None:
     spore = Spore(broker, prefix="tenant:")
     try:
         connection = spore.consume("video")

@@ -13,7 +13,6 @@ from queue import Empty
 
 import pytest
 
-from hive.broker.channel import incarnation as incarnations
 from hive.broker.nodes.table import NodeTable
 from hive.foreman.watch.zombies import ZombieFinder
 from tests.harness import BrokerServer, wait_until
@@ -24,8 +23,7 @@ from tests.proxy import Proxy
 
 
 @pytest.fixture
-def spore(broker: BrokerServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spore]:
-    monkeypatch.setattr(incarnations, "_current", None)
+def spore(broker: BrokerServer) -> Iterator[Spore]:
     spore = Spore(broker)
     yield spore
     spore.close()
@@ -105,10 +103,7 @@ def test_a_connection_that_falls_silent_is_dropped_and_gives_back_what_it_took(
         assert spore.reserved() == {"second"}
 
 
-def test_what_could_not_be_given_back_goes_back_later_and_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(incarnations, "_current", None)
+def test_what_could_not_be_given_back_goes_back_later_and_once(tmp_path: Path) -> None:
     server = BrokerServer(tmp_path / "broker").start()
     spore = Spore(server)
     try:

@@ -412,10 +412,13 @@ def current() -> Incarnation | None:
     return _current
 
 
-def _forget() -> None:
+def end() -> None:
+    """Make this process no spore any more: what consumes later is a client's. What its incarnation
+    holds stays as it is.
+    """
     global _current  # noqa: PLW0603
     _current = None
 
 
 # A forked pool child holds nothing: its parent does.
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=end)
