@@ -99,7 +99,7 @@ class Heartbeat(threading.Thread):
             identity, load, None if unchanged else facts, held=incarnation.held_line()
         )
         if reply.status == "fenced":
-            incarnation.fence(identity)
+            incarnation.taken_for_dead(identity)
             return
         incarnation.confirmed_beat = sent_at
         if incarnation.draining:

@@ -13,7 +13,7 @@ from hive.broker.channel import steps
 from hive.broker.ledger.dead_letters import PURGE_DEAD, REVIVE
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import queue_lists
-from hive.foreman.watch.watchdog import LEASE
+from hive.foreman.watch.lease import LEASE
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import (
     A1,

@@ -182,7 +182,7 @@ class Incarnation:
                 steps.ATTACH, (), (self.client.prefix, self.node_id, identity, epoch, first, *held)
             )
             if reply[0] != b"ok":
-                self.fence(identity)
+                self.taken_for_dead(identity)
             elif self._attached_as(identity, asked_at):
                 break
         if len(reply) > 1:
@@ -218,7 +218,7 @@ class Incarnation:
                 self._held[tag] = Held(reserver, task_id, reserved)
             return True
 
-    def fence(self, seen: str) -> None:
+    def taken_for_dead(self, seen: str) -> None:
         """The cluster declared `seen` dead: its messages are no longer ours.
 
         Start over as a new incarnation.

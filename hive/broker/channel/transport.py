@@ -375,7 +375,7 @@ class Channel(kombu_redis.Channel):
             if reply[0] != b"ok":
                 incarnation.answered()
                 if reply[0] == b"fenced" and self._attached:
-                    incarnation.fence(self._attached[0])
+                    incarnation.taken_for_dead(self._attached[0])
                 self._attached = None
                 break
             if len(reply) > 3:  # more than its head

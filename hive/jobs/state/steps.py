@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.scripts import Script
 
 
 def _step(name: str, *, refusable: bool = False) -> Script:
-    return Script("hive.jobs.state", name, include=("hive.jobs.state:lib",), refusable=refusable)
+    return Script(
+        "hive.jobs.state", name, include=(LIBRARY, "hive.jobs.state:lib"), refusable=refusable
+    )
 
 
 CREATE = _step("create", refusable=True)

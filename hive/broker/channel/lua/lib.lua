@@ -138,6 +138,13 @@ end
 
 local function holder(reservation) return string.match(reservation, '^(.-)|') end
 
+-- Whether a message is still to be finished: it has an entry until it is acknowledged, and longer
+-- only as a dead letter. What a process does for it, a job's puller say, goes on so long.
+local function is_unfinished(id)
+  return redis.call('HEXISTS', P .. 'entries', id) == 1
+    and redis.call('HEXISTS', P .. 'dead', id) == 0
+end
+
 -- Whether an id that was delivered to `incarnation` is no longer its to run. One that the broker
 -- itself has lost is not run by anybody else: it stays with who has it.
 local function taken_away(node, incarnation, id)

@@ -1,41 +1,29 @@
--- Shared by every script of a job. ARGV[1] is kombu's global key prefix, usually "", ARGV[2] the
--- job's id.
+-- Shared by every script of a job, behind the channel's library. ARGV[2] is the job's id.
 -- Keys, all <prefix>venom:job:<id>:<part> and with the job's time to live (seconds, field `ttl`):
---   state    hash: plan (JSON), ttl, slots, chunk, deadline (ms), pushed, waiting, done, ok,
+--   state     hash: plan (JSON), ttl, slots, chunk, deadline (ms), pushed, waiting, done, ok,
 --             failed, timeout, cancelled, us, bytes, seq, moves, eof, sent, stop (status of what
 --             will not run), why, error, excuse, reducer (message), reduces, ended (ms), trimmed
---   blocks    hash block number -> JSON list of items          left      hash block number -> items
---   without an outcome queue    list of `block:base:first:length`, never leased  back      list of
---   `block:base:first:length:attempt`, given back leases    hash lease ->
---   `block:base:first:length:attempt:owner:node`
+--   blocks    hash: block number -> JSON list of items
+--   left      hash: block number -> items without an outcome
+--   queue     list of `block:base:first:length`, never leased
+--   back      list of `block:base:first:length:attempt`, given back
+--   leases    hash: lease -> `block:base:first:length:attempt:owner:node`
 --   outcomes  stream, one entry a commit: first, n and either d (JSON) or r (JSON, the same outcome
---   for all n), or `end` partials  list of JSON [first, partial result, error]      value
---   string: JSON of the reduced value
---   wake      list of tokens that end a wait for items        caller    string that lapses when
---   whoever feeds the job is gone
+--             for all n), or `end`
+--   partials  list of JSON [first, partial result, error]
+--   value     string: JSON of the reduced value
+--   wake      list of tokens that end a wait for items
+--   caller    string that lapses when whoever feeds the job is gone
+-- <prefix>venom:pullers is a hash: owner -> job.
 -- base is the index of a block's first item, first and length are a range of item indexes.
--- <prefix>venom:pullers: hash owner -> job.
 -- Always: pushed = done + waiting + items under lease, and every item without an outcome is in
---      exactly one of queue, back, leases.
-local JOB = ARGV[1] .. 'venom:job:' .. ARGV[2] .. ':'
+-- exactly one of queue, back, leases.
+local JOB = P .. 'job:' .. ARGV[2] .. ':'
 local STATE, BLOCKS, LEFT, QUEUE, BACK = JOB .. 'state', JOB .. 'blocks', JOB .. 'left',
   JOB .. 'queue', JOB .. 'back'
 local LEASES, OUTCOMES, PARTIALS, VALUE = JOB .. 'leases', JOB .. 'outcomes', JOB .. 'partials',
   JOB .. 'value'
-local WAKE, CALLER, PULLERS = JOB .. 'wake', JOB .. 'caller', ARGV[1] .. 'venom:pullers'
-
--- Whether a task message is still to be finished: it is in venom:entries until it is acknowledged,
--- and longer only as a dead letter.
-local function is_alive(message)
-  local P = ARGV[1] .. 'venom:'
-  return redis.call('HEXISTS', P .. 'entries', message) == 1
-    and redis.call('HEXISTS', P .. 'dead', message) == 0
-end
-
-local function now()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
+local WAKE, CALLER, PULLERS = JOB .. 'wake', JOB .. 'caller', P .. 'pullers'
 
 local function bump(field, by) return redis.call('HINCRBY', STATE, field, by) end
 
@@ -50,7 +38,7 @@ local function keep_alive()
 end
 
 -- At most a token a puller: one carries nothing, and a lost one costs a short wait.
-local function wake(tokens)
+local function wake_pullers(tokens)
   local slots = tonumber(redis.call('HGET', STATE, 'slots') or 1)
   for _ = 1, math.min(tokens, slots - redis.call('LLEN', WAKE)) do
     redis.call('RPUSH', WAKE, '1')
@@ -82,7 +70,7 @@ local function give_back(block, base, first, length, attempt, tried)
   if stop[1] then return without_run(block, first, length, stop[1], stop[2] or '', tried, '') end
   redis.call('RPUSH', BACK, block .. ':' .. base .. ':' .. first .. ':' .. length .. ':' .. attempt)
   bump('waiting', length)
-  wake(length)
+  wake_pullers(length)
 end
 
 local function read_lease(id)
@@ -145,7 +133,7 @@ local function stop_job(status, why)
       without_run(block, first, length, status, why, tonumber(attempt) and attempt - 1 or 0, '')
     end
   end
-  wake(1000)
+  wake_pullers(1000)
 end
 
 -- Whoever feeds the job is gone: it ends with what was sent.

@@ -25,7 +25,7 @@ if ARGV[3] == '1' then
   n = 1000
 end
 redis.call('SET', CALLER, 1, 'PX', ARGV[5])
-wake(n)
+wake_pullers(n)
 keep_alive()
 local progress = redis.call('HMGET', STATE, 'done', 'us', 'bytes')
 return {'', tonumber(progress[1] or 0), tonumber(progress[2] or 0), tonumber(progress[3] or 0)}

@@ -11,7 +11,7 @@ check_deadline()
 local stopped = redis.call('HEXISTS', STATE, 'stop') == 1
 for _, id in ipairs(redis.call('HKEYS', LEASES)) do
   local lease = read_lease(id)
-  if stopped or not is_alive(lease.owner) then reclaim(lease, 1, tonumber(ARGV[3])) end
+  if stopped or not is_unfinished(lease.owner) then reclaim(lease, 1, tonumber(ARGV[3])) end
 end
 local v = redis.call('HMGET', STATE, 'eof', 'waiting', 'moves', 'seen_moves', 'stalled')
 if v[1] and tonumber(v[2]) > 0 or not v[1] then
@@ -26,6 +26,6 @@ keep_alive()
 if redis.call('HLEN', LEASES) > 0 then return {'wait'} end
 -- A reduce runs once, unless it dies: a second `finish` leaves it to the first.
 local reducer = redis.call('HGET', STATE, 'reducer')
-if reducer and reducer ~= ARGV[5] and is_alive(reducer) then return {'ended'} end
+if reducer and reducer ~= ARGV[5] and is_unfinished(reducer) then return {'ended'} end
 redis.call('HSET', STATE, 'reducer', ARGV[5])
 return {'reduce', bump('reduces', 1) - 1}

@@ -72,7 +72,7 @@ if waiting == 0 then
   if held > redis.call('HLEN', LEASES) then return {'linger', others_wait()} end
   -- Whoever lingers need not: a wait's own timeout is only as fine as the server's clock tick, 100
   -- ms.
-  wake(1000)
+  wake_pullers(1000)
   return leave({'end'})
 end
 

@@ -8,7 +8,7 @@ local s = redis.call('HMGET', STATE, 'ttl', 'ended', 'sent', 'deadline', 'reduce
 if not s[1] then return {'expired'} end
 if s[2] then return {'ended'} end
 if not s[3] and redis.call('EXISTS', CALLER) == 0 then return {'orphan'} end
-if s[5] and is_alive(s[5]) then return {'running'} end
+if s[5] and is_unfinished(s[5]) then return {'running'} end
 local deadline = tonumber(s[4] or 0)
 if deadline > 0 and now() > deadline then return {'overdue', now() - deadline} end
 if s[6] and s[7] == s[8] then return {'done'} end
