@@ -20,7 +20,8 @@ from celery import Celery, _state
 from celery.app.utils import find_app
 
 from hive.broker.link.client import client_of
-from hive.celery import BACKEND, Installation, install, uninstall
+from hive.celery import Installation, install, uninstall
+from hive.configuration import BACKEND
 from hive.errors import HiveError
 from hive.settings import Settings
 

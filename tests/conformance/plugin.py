@@ -30,7 +30,7 @@ def pytest_configure() -> None:
     if WAY != "stock":
         import kombu.transport
 
-        from hive.celery import TRANSPORT
+        from hive.configuration import TRANSPORT
 
         kombu.transport.TRANSPORT_ALIASES["redis"] = TRANSPORT
 
