@@ -235,6 +235,23 @@ def test_what_runs_far_beyond_its_own_limit_is_a_zombie(
         assert cluster.steps.waiting(BACKGROUND) == ([publish_id] if zombie else [])
 
 
+def test_what_a_silent_node_holds_is_no_zombie_however_long_ago(broker: BrokerServer) -> None:
+    """It comes home when its node is declared dead, or never: this began acknowledged early."""
+    with closing(Cluster(broker, hive_zombie_task_timeout=10.0, hive_task_timeout=60.0)) as cluster:
+        publish_id = cluster.send()
+        cluster.steps.attach(A1)
+        cluster.steps.take(A1, 1)
+        cluster.beat(A1, publish_id)
+        long_ago = cluster.steps.now() - 100_000
+        cluster.client.redis.hset("venom:reserved:a@h", publish_id, f"{A1}|{long_ago}|early")
+        cluster.client.redis.zadd("venom:beats", {A1: long_ago})
+        cluster.watchdog.tick()
+        assert cluster.steps.hash("reserved", "a@h").keys() == {publish_id}
+        wait_until(lambda: cluster.watchdog.tick() or cluster.restored)
+        assert cluster.steps.counters()["dropped"] == 1
+        assert cluster.steps.hash("zombies") == {}
+
+
 def test_who_waits_for_a_dead_letter_is_told(cluster: Cluster) -> None:
     cluster.steps.attach(A1)
     told, ignored = cluster.send(priority=9), cluster.send(ignore_result=True)

@@ -65,6 +65,7 @@ class ZombieFinder:
         }
         seconds, microseconds = client.redis.time()
         now = int(seconds) * 1000 + int(microseconds) // 1000
+        living = now - client.settings.dead_after * 1000
         found, missing = [], {}
         for node_id in {incarnation.rpartition("/")[0] for incarnation in beats}:
             for raw, value in client.redis.hgetall(client.key("reserved", node_id)).items():
@@ -72,7 +73,8 @@ class ZombieFinder:
                 incarnation, _, stamp = value.decode().partition("|")
                 reserved_at = int(stamp.partition("|")[0])
                 beat = beats.get(incarnation)
-                if beat is None or incarnation not in held:
+                # What a silent one has is brought home as from a dead node, once it counts as dead.
+                if beat is None or beat < living or incarnation not in held:
                     continue
                 unknown = beat > reserved_at and not {publish_id, UNREAD} & held[incarnation].keys()
                 if unknown:
