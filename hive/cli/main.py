@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import click
 
+from hive.cli.discovery import discover
 from hive.errors import HiveError
 
 INTERRUPTED = 130
@@ -65,6 +66,7 @@ def hive() -> None:
     """Hive turns Celery workers on a handful of machines into one compute cluster.
 
     Settings are read from the environment, from the file named by HIVE_ENV_FILE, and from .env.
+    Where none of them names a broker, the hive that `hive up` started in this directory is used.
 
     \b
     Example:
@@ -99,6 +101,8 @@ def execute(arguments: Sequence[str]) -> int:
     Returns: the exit code.
     """
     try:
+        if arguments and arguments[0] in COMMANDS:
+            discover(arguments)
         result = hive.main(list(arguments), prog_name="hive", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:

@@ -94,7 +94,7 @@ def up(
     \b
     Example:
       hive up --spores 5 --concurrency 2 --detach
-      HIVE_ENV_FILE=.hive/hive.env hive status
+      hive status
       hive down
     """
     directory = StateDirectory(state)

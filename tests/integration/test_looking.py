@@ -68,3 +68,29 @@ def test_a_hive_that_is_disabled_is_said(broker: BrokerServer, command: str) -> 
         "hive: Hive is not installed in the application 'hive'; call hive.install(app) first "
         "(ENABLE_HIVE=false installs nothing).\n"
     )
+
+
+def test_a_command_finds_the_hive_that_runs_in_its_directory(
+    broker: BrokerServer, tmp_path: Path
+) -> None:
+    variables = "".join(f"{name}={value}\n" for name, value in broker.environment.items())
+    (tmp_path / ".hive").mkdir()
+    (tmp_path / ".hive" / "hive.env").write_text(variables)
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "hive", *arguments],
+            env={"PYTHONPATH": str(REPOSITORY), "PATH": "", **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    found = run("status", "--json")
+    assert (found.returncode, json.loads(found.stdout)["total_nodes"]) == (0, 0)
+    assert found.stderr == "using .hive/hive.env (set HIVE_ENV_FILE to choose another hive)\n"
+    assert run("skills", "--help").stderr == ""
+    elsewhere = run("status", REDIS_HOST="127.0.0.1", REDIS_PORT=str(free_port()))
+    assert (elsewhere.returncode, elsewhere.stderr.count("\n")) == (3, 1)
+    assert run("no-such-command").stderr.count("using") == 0

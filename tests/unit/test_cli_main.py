@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import kombu.exceptions
@@ -22,6 +23,11 @@ from hive.errors import (
 )
 
 cli = importlib.import_module("hive.cli.main")  # the package's own `main` is the function
+
+
+@pytest.fixture(autouse=True)
+def _where_no_hive_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def raising(error: BaseException) -> click.Command:
