@@ -10,6 +10,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import kombu
+
+# What hive.logs imports at the first line: a worker's process must have it before the worker forks,
+# since a child waits for ever for a module that a thread of its parent was about to import.
+import structlog  # noqa: F401
 from celery import Celery
 
 from hive.broker.channel import amqp, encrypted, publishing

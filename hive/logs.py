@@ -8,7 +8,6 @@ that import a module of Hive's log nothing.
 from __future__ import annotations
 
 import logging
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -34,23 +33,26 @@ class _LateLogger:
 
     def __init__(self, name: str) -> None:
         self._name = name
-
-    @cached_property
-    def _logger(self) -> Any:
-        import structlog
-
-        return structlog.wrap_logger(
-            logging.getLogger(self._name),
-            processors=[
-                structlog.stdlib.filter_by_level,
-                _plain_values,
-                structlog.processors.LogfmtRenderer(key_order=["event"], bool_as_flag=False),
-            ],
-            wrapper_class=structlog.stdlib.BoundLogger,
-        )
+        self._logger: Any = None
 
     def __getattr__(self, attribute: str) -> Any:
+        if self._logger is None:
+            self._logger = _made_logger(self._name)
         return getattr(self._logger, attribute)
+
+
+def _made_logger(name: str) -> Any:
+    import structlog
+
+    return structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            _plain_values,
+            structlog.processors.LogfmtRenderer(key_order=["event"], bool_as_flag=False),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
 
 
 def _plain_values(_logger: Any, _method: str, event: Any) -> Any:

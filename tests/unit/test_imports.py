@@ -48,6 +48,10 @@ def test_a_module_on_the_ground_floor_imports_no_library_that_it_does_not_need(
     assert loaded_by(f"import {module}") & LIBRARIES == needs
 
 
+def test_what_a_worker_logs_with_is_there_before_it_forks() -> None:
+    assert "structlog" in loaded_by("import hive.celery")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
 def test_the_help_of_hive_imports_click_and_nothing_of_a_command(arguments: list[str]) -> None:
     loaded = loaded_by(f"from hive.cli.main import execute; execute({arguments})")
