@@ -13,7 +13,7 @@ import pytest
 from tests.harness import BrokerServer, free_port
 
 REPOSITORY = Path(__file__).parents[2]
-LOOKING = ("status", "status --json", "node list --json", "queue stats --json", "audit --json")
+LOOKING = ("status", "status --json", "node list --json", "queue stats --json", "account --json")
 
 RUN = """
 import json, sys
