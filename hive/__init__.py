@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 from hive import default_app
 
 if TYPE_CHECKING:
+    from hive import celery as celery
+    from hive import errors as errors
+    from hive import logs as logs
+    from hive import settings as settings
+    from hive import skills as skills
+    from hive import tasks as tasks
     from hive.agents.parallel_skill import ParallelSkill
     from hive.broker.channel.idempotency import idempotent
     from hive.broker.message_broker import MessageBroker
@@ -58,15 +64,17 @@ _MODULES = frozenset({"celery", "errors", "logs", "settings", "skills", "tasks"}
 """What `import hive` alone lets a program name, as `hive.errors.HiveError`."""
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"hive.{name}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to which a name that is not above is a mistake
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            value = getattr(importlib.import_module(_HOMES[name]), name)
+        elif name in _MODULES:
+            value = importlib.import_module(f"hive.{name}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -28,13 +28,15 @@ def nexus(application: str | None, as_json: bool) -> None:
       NEXUS_PORT=8787 hive nexus
       curl http://127.0.0.1:8787/health
     """
-    from hive.celery import app as ready
     from hive.cli.cluster import load_application
     from hive.nexus.server import serve
     from hive.settings import Settings
 
     log_to_stderr()
-    app = ready if application is None else load_application(application)
+    if application is None:
+        from hive.celery import app  # its tasks are not needed here
+    else:
+        app = load_application(application)
     serve(app, Settings.load(), _announce_json if as_json else _announce)
 
 
