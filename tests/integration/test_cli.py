@@ -9,10 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.harness import BrokerServer, WorkerProcess, free_port, wait_until
@@ -344,8 +344,7 @@ class TestJob:
         seen = json.loads(cli("job", job_id, "--json").stdout)
         assert (seen["over"], seen["running"], seen["outcomes"]) == (False, 1, [])
         left = cli.start("job", job_id, "--follow")
-        # Nothing tells when it has begun to follow, and either way it must not cancel.
-        time.sleep(1.0)
+        wait_until(psutil.Process(left.pid).net_connections, what="it asks the broker")
         left.send_signal(signal.SIGINT)
         left.communicate(timeout=20)
         assert left.returncode == 130
