@@ -23,7 +23,7 @@ def connection(broker: BrokerServer, request: pytest.FixtureRequest) -> Iterator
         incarnations.begin(client, "a@h", 2)
     with Connection(broker.url, transport=TRANSPORT) as connection:
         yield connection
-    incarnations._forget()
+    incarnations.end()
     client.close()
 
 
