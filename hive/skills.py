@@ -119,10 +119,15 @@ def kept() -> Iterator[None]:
         imported = {
             name: known
             for name, known in _skills.items()
-            if name not in before and known.module not in modules
+            if name not in before and known.module in sys.modules.keys() - modules
         }
         _skills.clear()
         _skills.update(before | imported)
+
+
+def forget(name: str) -> None:
+    """Take a skill out of the registry; nothing when there is none of that name."""
+    _skills.pop(name, None)
 
 
 def find_skill(wanted: str | Task[Any, Any] | Skill) -> Skill:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.harness import BrokerServer, wait_until
+from tests.registry import _tasks_of_a_file, _tasks_of_a_test  # noqa: F401 - fixtures for all
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -23,6 +23,7 @@ from hive import Foreman, MessageBroker
 from hive.broker.link.client import client_of
 from hive.broker.nodes.table import NodeTable
 from tests.harness import WorkerProcess, wait_until
+from tests.integration import jobs  # noqa: F401 - APPLICATION's skills
 from tests.integration.cluster import REPOSITORY
 
 APPLICATION = """

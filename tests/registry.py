@@ -1,0 +1,85 @@
+"""Each test file has the tasks that it makes or imports, and no others.
+
+Celery keeps what `@shared_task`, `@hive.skill` and `@app.task` make for every application of the
+process, of whichever file it is. Tasks of another file's would answer for this one's, or hide that
+a worker does not know one.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sys
+from collections.abc import Iterator, Set
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import _state
+
+from hive import skills
+from hive.testing import kept_registry
+from hive.testing.registry import function_of
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tasks_of_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hide what other files have imported; at the end, look at the applications of this one."""
+    state: Any = _state
+    own = {request.module.__name__, *imported_by(request.path)}
+    others = sys.modules.keys() - own
+    hidden = {
+        maker
+        for maker in state._on_app_finalizers
+        if is_foreign(function_of(maker).__module__, others)
+    }
+    before = {app: set(app._tasks) for app in state._get_active_apps()}
+    state._on_app_finalizers.difference_update(hidden)
+    try:
+        with skills.kept(), kept_registry():
+            for name, skill in skills.registered().items():
+                if is_foreign(skill.module, others):
+                    skills.forget(name)
+            for app in [app for app in state._get_active_apps() if app.finalized]:
+                for maker in list(state._on_app_finalizers):
+                    if function_of(maker).__module__ in own:
+                        maker(app)  # it was hidden when the application was first used
+            yield
+            foreign = {
+                f"{name} in {app}"
+                for app in list(state._get_active_apps())
+                for name in app._tasks.keys() - before.get(app, set())
+                if is_foreign(app._tasks[name].__module__, others)
+            }
+            assert not foreign, "tasks of another file"
+    finally:
+        state._on_app_finalizers.update(hidden)
+
+
+@pytest.fixture(autouse=True)
+def _tasks_of_a_test() -> Iterator[None]:
+    with kept_registry():
+        yield
+
+
+def is_foreign(module: str, others: Set[str]) -> bool:
+    """Whether a task is of a module that was there before a file began and that it does not import;
+    Celery's and Hive's are for all.
+    """
+    return module in others and not f"{module}.".startswith(("celery.", "hive."))
+
+
+@functools.cache
+def imported_by(path: Path) -> frozenset[str]:
+    """The modules of the tests that a file of them imports, and those that they import."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    paths = {name: ROOT / f"{name.replace('.', '/')}.py" for name in names}
+    found = {name for name, path in paths.items() if name.startswith("tests.") and path.is_file()}
+    return frozenset(found).union(*(imported_by(paths[name]) for name in found))
