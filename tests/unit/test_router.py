@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery.exceptions import QueueNotFound
+from celery.exceptions import CDeprecationWarning, QueueNotFound
 from kombu import Exchange, Queue
 from kombu.common import Broadcast
 
@@ -106,7 +106,8 @@ def test_a_tasks_own_queue_wins() -> None:
     @app.task(name="tasks.cut", queue="video")
     def cut() -> None: ...
 
-    sent = sent_by(app, cut.apply_async)
+    with pytest.warns(CDeprecationWarning, match="The 'queue' task attribute is deprecated"):
+        sent = sent_by(app, cut.apply_async)
     assert sent["queue"].name == "video"
     assert sent["hive_candidates"] == [["a@h", 2, 0.0]]
 
