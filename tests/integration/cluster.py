@@ -82,8 +82,6 @@ class Cluster:
         for spore in self.spores:
             spore.kill()
         client_of(self.app).close()
-        # A result that is freed later, in whatever test, would unsubscribe from a broker that is
-        # gone: 20 s of trying, inside its __del__.
-        self.app.backend.result_consumer._pubsub = None
+        self.app.backend.result_consumer.stop()
         if self.owned is not None:
             self.owned.kill()

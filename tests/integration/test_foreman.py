@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 import pytest
 
+import hive.testing
 from hive.broker.message_broker import MessageBroker
 from hive.errors import InvalidInputError, UnknownTaskError
 from hive.foreman.foreman import Foreman
+from hive.testing import Cluster
 from tests.harness import wait_until
 from tests.integration import jobs
-from tests.integration.cluster import Cluster
+from tests.integration.jobs_app import JOBS
 
 T = TypeVar("T")
 
@@ -24,15 +26,10 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), hive_heartbeat_interval=0.3)
-    try:
-        cluster.spawn("spore-1", concurrency=1)
-        cluster.spawn("spore-2", concurrency=1, env={"HIVE_NODE_LABELS": "zone=b"})
-        cluster.wait_online("spore-1", "spore-2")
-        yield cluster
-    finally:
-        cluster.close()
+def cluster() -> Iterator[Cluster]:
+    with hive.testing.cluster(JOBS, concurrency=1, watch=False) as started:
+        started.start("spore-2", environment={"HIVE_NODE_LABELS": "zone=b"})
+        yield started
 
 
 @pytest.fixture
@@ -60,8 +57,8 @@ def send_where_nobody_looks() -> str:
 
 
 def test_the_best_node_satisfies_what_is_required(foreman: Foreman) -> None:
-    wait_until(lambda: foreman.select_best_node() in ("spore-1@h", "spore-2@h"))
-    assert wait_until(lambda: foreman.select_best_node({"labels": {"zone": "b"}})) == "spore-2@h"
+    wait_until(lambda: foreman.select_best_node() in ("spore-1@test", "spore-2@test"))
+    assert wait_until(lambda: foreman.select_best_node({"labels": {"zone": "b"}})) == "spore-2@test"
     assert foreman.select_best_node({"gpu": True, "labels": {"zone": "nowhere"}}) is None
     with pytest.raises(InvalidInputError, match="Known"):
         foreman.select_best_node({"gpus": True})
@@ -70,7 +67,7 @@ def test_the_best_node_satisfies_what_is_required(foreman: Foreman) -> None:
 def test_the_cluster_status_tells_of_every_node(foreman: Foreman) -> None:
     status = foreman.get_cluster_status()
     assert (status["total_nodes"], status["online_nodes"], status["offline_nodes"]) == (2, 2, 0)
-    assert [node["node_id"] for node in status["nodes"]] == ["spore-1@h", "spore-2@h"]
+    assert [node["node_id"] for node in status["nodes"]] == ["spore-1@test", "spore-2@test"]
     assert all(
         node["is_online"] and "add_numbers" in node["capabilities"] for node in status["nodes"]
     )
@@ -79,10 +76,10 @@ def test_the_cluster_status_tells_of_every_node(foreman: Foreman) -> None:
 def test_an_assigned_task_runs_on_the_node_it_was_assigned_to(
     broker: MessageBroker, foreman: Foreman
 ) -> None:
-    for wanted in ({"labels": {"zone": "b"}}, {"node": "spore-1@h"}):
+    for wanted in ({"labels": {"zone": "b"}}, {"node": "spore-1@test"}):
         task_id = send_where_nobody_looks()
         node = wait_until(lambda: run(foreman.assign_task(task_id, wanted)))  # noqa: B023
-        assert node == ("spore-2@h" if "labels" in wanted else "spore-1@h")
+        assert node == ("spore-2@test" if "labels" in wanted else "spore-1@test")
         assert wait_until(lambda: node_of(broker, task_id)) == node  # noqa: B023
         status = broker.get_task_status
         wait_until(lambda: run(status(task_id)).status == "completed")  # type: ignore[union-attr]  # noqa: B023
@@ -116,11 +113,11 @@ def test_a_started_foreman_brings_back_what_a_dead_spore_held(
     cluster: Cluster, broker: MessageBroker, foreman: Foreman, tmp_path: Path
 ) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
-    doomed = cluster.spawn("spore-3", concurrency=1)
-    cluster.wait_online("spore-3")
+    cluster.start("spore-3")
     task_id = str(jobs.wait_for.apply_async((str(begun), str(go)), queue="nobody").id)
     assert (
-        wait_until(lambda: run(foreman.assign_task(task_id, {"node": "spore-3@h"}))) == "spore-3@h"
+        wait_until(lambda: run(foreman.assign_task(task_id, {"node": "spore-3@test"})))
+        == "spore-3@test"
     )
     wait_until(begun.exists)
 
@@ -128,7 +125,7 @@ def test_a_started_foreman_brings_back_what_a_dead_spore_held(
         await foreman.start()
         await foreman.start()
         try:
-            doomed.kill()
+            cluster.kill("spore-3")
             await asyncio.to_thread(
                 wait_until, lambda: broker.records.locate(task_id).name == "queued", 20
             )  # type: ignore[union-attr]
@@ -136,7 +133,7 @@ def test_a_started_foreman_brings_back_what_a_dead_spore_held(
             await foreman.stop()
 
     run(scene())
-    assert wait_until(lambda: run(foreman.assign_task(task_id))) in ("spore-1@h", "spore-2@h")
+    assert wait_until(lambda: run(foreman.assign_task(task_id))) in ("spore-1@test", "spore-2@test")
     wait_until(lambda: begun.read_text() == "xx", what="it runs again")
     go.touch()
     status = wait_until(

@@ -12,12 +12,14 @@ import pytest
 from celery import Celery
 
 import hive
+import hive.testing
 from hive.agents.parallel_skill import ParallelSkill
 from hive.broker.message_broker import MessageBroker
 from hive.settings import Settings
+from hive.testing import Cluster
 from tests.harness import BrokerServer, free_port, wait_until
 from tests.integration import jobs
-from tests.integration.cluster import Cluster
+from tests.integration.jobs_app import JOBS
 
 TROUBLE = """\
 import subprocess
@@ -27,15 +29,9 @@ password = 'correct-horse-battery'
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        cluster.spawn("spore-1")
-        cluster.spawn("spore-2")
-        cluster.wait_online("spore-1", "spore-2")
-        yield cluster
-    finally:
-        cluster.close()
+def cluster() -> Iterator[Cluster]:
+    with hive.testing.cluster(JOBS, spores=2) as started:
+        yield started
 
 
 @pytest.fixture
@@ -84,7 +80,7 @@ def test_every_item_has_its_result_and_one_bad_item_never_sinks_the_rest(
         (3, "completed", 3),
     ]
     assert "a: " in got["results"][2]["error"]
-    assert {one["node"] for one in got["results"]} <= {"spore-1@h", "spore-2@h"}
+    assert {one["node"] for one in got["results"]} <= {"spore-1@test", "spore-2@test"}
     assert got == answer(skill.get_task_status(got["job_id"]))
 
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+import hive.testing
 from hive.broker.link.client import client_of
 from hive.broker.nodes.table import NodeTable
+from hive.testing import Cluster
 from tests.harness import wait_until
-from tests.integration.cluster import Cluster
 from tests.integration.jobs import plain
+from tests.integration.jobs_app import JOBS
 
 ZONE = {"HIVE_NODE_LABELS": "zone=x"}
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    started = Cluster(tmp_path, hive_heartbeat_interval=0.3)
-    yield started
-    started.close()
+def cluster() -> Iterator[Cluster]:
+    with hive.testing.cluster(JOBS, spores=0, hive_heartbeat_interval=0.3) as started:
+        yield started
 
 
 def test_a_node_that_does_not_consume_the_queue_leaves_the_task(cluster: Cluster) -> None:
-    cluster.spawn("other", env=ZONE, options=("-Q", "venom:tasks:high"))
-    cluster.wait_online("other")
+    cluster.start("other", environment=ZONE, options=("-Q", "venom:tasks:high"))
     client = client_of(cluster.app)
     task_id = cluster.app.send_task(plain.name, requirements={"labels": {"zone": "x"}}).id
 
@@ -36,8 +35,7 @@ def test_a_node_that_does_not_consume_the_queue_leaves_the_task(cluster: Cluster
     after = beats() + 4
     wait_until(lambda: beats() >= after, what="the node has learnt of the requirements")
     assert client.redis.hget(client.key("ids"), task_id) is not None, "it still waits"
-    cluster.spawn("mine", env=ZONE)
-    cluster.wait_online("mine")
+    cluster.start("mine", environment=ZONE)
     wait_until(
         lambda: client.redis.hget(client.key("ids"), task_id) is None, what="the task has run"
     )

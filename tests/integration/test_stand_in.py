@@ -9,30 +9,29 @@ from pathlib import Path
 
 import pytest
 
+import hive.testing
 from hive.broker.link.client import client_of
 from hive.foreman.watch.watchdog import Watchdog
+from hive.testing import Cluster
 from tests.harness import wait_until
-from tests.integration.cluster import Cluster
 from tests.integration.jobs import wait_for
+from tests.integration.jobs_app import JOBS
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    started = Cluster(tmp_path)
-    yield started
-    started.close()
+def cluster() -> Iterator[Cluster]:
+    with hive.testing.cluster(JOBS, spores=0, watch=False, hive_heartbeat_interval=1.0) as started:
+        yield started
 
 
 @pytest.mark.slow
 def test_spores_recover_a_dead_nodes_work_without_a_nexus(cluster: Cluster, tmp_path: Path) -> None:
-    first = cluster.spawn("first", concurrency=1)
-    cluster.wait_online("first")
+    cluster.start("first", concurrency=1)
     begun, go = tmp_path / "begun", tmp_path / "go"
     result = cluster.app.send_task(wait_for.name, (str(begun), str(go)))
     wait_until(begun.exists, what="the task has begun")
-    cluster.spawn("second")
-    cluster.wait_online("second")
-    first.kill()
+    cluster.start("second")
+    cluster.kill("first")
     wait_until(lambda: begun.read_text() == "xx", what="the task has begun again elsewhere")
     go.touch()
     assert result.get(timeout=60) == "went on"
