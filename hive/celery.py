@@ -118,7 +118,8 @@ def uninstall(app: Celery) -> None:
     """Take Hive out of an application again: its settings are its own, as they were before
     `install` or as it changed them since. Nothing where Hive is not in it.
 
-    Celery's default application stays, and a task that was used meanwhile keeps its options.
+    Its policy, duties and routes stay for the next `install`, Celery's default application stays,
+    and a task that was used meanwhile keeps its options.
     """
     done: Installation | None = getattr(app, "hive_installation", None)
     if done is None:
@@ -134,7 +135,7 @@ def uninstall(app: Celery) -> None:
     _use(app, *done.classes)
     app.steps["worker"].discard(SporeStep)
     app.steps["consumer"].discard(SporeConsumerStep)
-    del app.hive, app.hive_installation  # type: ignore[attr-defined]
+    del app.hive, app.hive_installation, app.hive_recoveries  # type: ignore[attr-defined]
 
 
 def _use(app: Celery, amqp_cls: Any, control_cls: Any) -> None:

@@ -30,6 +30,10 @@ _RESULTS = "CELERY_RESULT_BACKEND"
 _HELD = (
     "hive",
     "hive_installation",
+    "hive_recoveries",
+    "hive_policy",
+    "hive_duties",
+    "hive_routes",
     "amqp_cls",
     "control_cls",
     "amqp",

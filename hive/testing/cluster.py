@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from hive.broker.link.client import client_of
 from hive.broker.nodes.table import Node, NodeTable
 from hive.errors import HiveError, InvalidInputError
 from hive.foreman.watch.thread import WatchdogThread
-from hive.jobs.work.recovery import return_leases
 from hive.local.embedded import EmbeddedBroker
 from hive.local.state_files import last_lines
 from hive.process.child import Child
@@ -295,8 +293,7 @@ def _temporary_directory() -> Iterator[str]:
 
 @contextmanager
 def _watchdog(app: Celery) -> Iterator[None]:
-    client = client_of(app)
-    watchdog = WatchdogThread(client, app, partial(return_leases, client))
+    watchdog = WatchdogThread(client_of(app), app)
     watchdog.start()
     try:
         yield
