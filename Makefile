@@ -38,11 +38,12 @@ conformance: $(READY) upstream ## Run kombu's and Celery's own integration tests
 soak: $(READY) ## Run a mixed load for MINUTES (30) at RATE (200) tasks a second; memory must stay flat, no key be left over
 	@$(BIN)/python -m tests.chaos.soak $(MINUTES) $(RATE)
 
-check: $(READY) ## Lint, types, layers
+check: $(READY) ## Lint, types, layers, the map of the modules
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/python -m tests.house
 
 # In the folder .upstream. Where there is no network `make test` goes without.
 upstream: $(READY)

@@ -21,8 +21,8 @@ _NUMBERS = {
 }
 
 _EXTENSIONS = (
-    "py|pyi|txt|toml|cfg|ini|json|ya?ml|md|rst|jsx?|tsx?|sh|env|lock|html?|xml|csv|log|rs|go|java|kt|cc?|cpp|hh?|hpp|rb|php|pl|lua|sql|tf|"
-    "conf|pem|key|in"
+    "py|pyi|txt|toml|cfg|ini|json|ya?ml|md|rst|jsx?|tsx?|sh|env|lock|html?|xml|csv|log|"
+    "rs|go|java|kt|cc?|cpp|hh?|hpp|rb|php|pl|lua|sql|tf|conf|pem|key|in"
 )
 _URL = r"https?://[^\s<>\"'`]+"
 _QUOTED = r"\"[^\"\n]+\"|“[^”\n]+”|`[^`\n]+`|(?<!\w)'[^'\n]+'(?!\w)"
@@ -31,7 +31,7 @@ _PATH = "|".join(
         r"(?:~|\.{1,2})?/[\w.@+~/-]+|~/",  # /src, ./src, ~/src
         r"[\w.-]*\w/[\w.@+/-]*",  # src/app
         r"(?<!\S)\.{1,2}(?=\s|$)",  # . and ..
-        rf"[\w.@+-]*\w\.(?:{_EXTENSIONS})(?!\w)|\.env(?!\w)",  # setup.py
+        rf"[\w.@+-]*\w\.(?:{_EXTENSIONS})(?!\w)|\.env(?!\w)",  # settings.py
     ]
 )
 _LITERAL = re.compile(rf"(?P<url>{_URL})|(?P<quoted>{_QUOTED})|(?P<path>(?<!\w)(?:{_PATH}))")

@@ -1,4 +1,6 @@
-"""The worker's side of signs.py: what tells a worker that takes work from one that hangs."""
+"""What tells a worker that takes work from one that hangs: the worker's side of the signs of life,
+whose other side is hive/process/liveness.py.
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,9 @@ class Request(CeleryRequest):
 
         It may have been killed before it published the chord's body.
         """
-        return False if self._context.chord else super()._success_was_stored()  # type: ignore[misc,attr-defined]
+        if self._context.chord:  # type: ignore[attr-defined]
+            return False
+        return super()._success_was_stored()  # type: ignore[misc]
 
     def revoked(self) -> bool:
         self._note("revoked")

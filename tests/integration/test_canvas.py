@@ -521,7 +521,7 @@ def test_an_expired_task_never_runs(canvas: Canvas) -> None:
     assert (result.status, canvas.noted()) == ("REVOKED", [])
 
 
-# -- routes and errors, as foreman.md has them
+# -- routes and errors
 
 
 def test_the_applications_own_routes_keep_their_queue(tasks: Any) -> None:

@@ -82,7 +82,8 @@ def test_an_assigned_task_runs_on_the_node_it_was_assigned_to(
         assert node == ("spore-2@test" if "labels" in wanted else "spore-1@test")
         assert wait_until(lambda: node_of(broker, task_id)) == node  # noqa: B023
         status = broker.get_task_status
-        wait_until(lambda: run(status(task_id)).status == "completed")  # type: ignore[union-attr]  # noqa: B023
+        is_completed = lambda: run(status(task_id)).status == "completed"  # noqa: B023
+        wait_until(is_completed)
         assert run(foreman.assign_task(task_id)) == node
 
 

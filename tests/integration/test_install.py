@@ -484,7 +484,10 @@ def test_a_ready_application_is_the_default_of_who_has_none() -> None:
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_importing_a_skill_is_enough_to_send_it(broker: BrokerServer, enabled: str) -> None:
-    code = "import json\nfrom hive.tasks.web import summarize\nprint(json.dumps(summarize.delay('http://a.example').id))"
+    code = (
+        "import json\nfrom hive.tasks.web import summarize\n"
+        "print(json.dumps(summarize.delay('http://a.example').id))"
+    )
     task_id = run_python(code, env={**broker.environment, "ENABLE_HIVE": enabled})
     with broker.client() as client:
         if enabled == "false":

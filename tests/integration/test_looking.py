@@ -56,7 +56,8 @@ def test_it_asks_the_broker_that_celerys_own_variable_names(broker: BrokerServer
     code, _, _, said = look("status", {**elsewhere, "CELERY_BROKER_URL": "amqp://elsewhere//"})
     assert code == 2
     assert said == (
-        "hive: The application's broker_url is a amqp:// address; Hive needs redis://host:port/db.\n"
+        "hive: The application's broker_url is a amqp:// address; "
+        "Hive needs redis://host:port/db.\n"
     )
 
 

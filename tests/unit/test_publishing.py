@@ -42,7 +42,8 @@ class Outbox:
     def __init__(self) -> None:
         self.sent: list[SimpleNamespace] = []
         self.app = Celery("outbox", broker="memory://", set_as_current=False, amqp=amqp.NAME)
-        self.app.hive = BrokerClient("redis://nowhere", make_settings())  # type: ignore[attr-defined]
+        client = BrokerClient("redis://nowhere", make_settings())
+        self.app.hive = client  # type: ignore[attr-defined]
         self.app.conf.task_queues = [
             Queue(BACKGROUND, Exchange(BACKGROUND), routing_key=BACKGROUND)
         ]

@@ -224,7 +224,8 @@ def _scan_in_child(path: str, answer: Connection) -> None:
 def test_a_daemonic_process_as_celerys_can_scan(tree: Path, method: str) -> None:
     context = multiprocessing.get_context(method)
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_scan_in_child, args=(str(tree), sender), daemon=True)  # type: ignore[attr-defined]
+    start: Any = context.Process
+    child = start(target=_scan_in_child, args=(str(tree), sender), daemon=True)
     child.start()
     sender.close()
     try:

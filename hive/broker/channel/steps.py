@@ -1,5 +1,6 @@
-"""The channel's scripts: each a step that happens wholly or not at all (transport.md; the files in
-lua/ say what each keeps).
+"""The channel's scripts: each a step that happens wholly or not at all.
+
+The rules that they keep are in docs/channel.md; each file in lua/ says what it keeps.
 """
 
 from __future__ import annotations

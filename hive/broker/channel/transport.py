@@ -1,8 +1,8 @@
 """Hive's kombu transport: Celery's messages over Redis or Valkey, none of them lost.
 
-The rules are transport.md's: ids in lists, bodies in a hash, every move one script (lua/),
-reservations that belong to the process (incarnation.py). Fanout, reply queues, `no_ack` consumers,
-expiring queues and messages without a hive header are kombu's own.
+The rules and their reasons are in docs/channel.md: ids in lists, bodies in a hash, every move one
+script (lua/), reservations that belong to the process (incarnation.py). Fanout, reply queues,
+`no_ack` consumers, expiring queues and messages without a hive header are kombu's own.
 """
 
 # celery-types leaves most of kombu's Redis transport out.
