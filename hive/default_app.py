@@ -1,4 +1,5 @@
-"""The ready application as Celery's default, from `import hive` on and before either is there.
+"""Makes the ready application Celery's default as soon as `hive` is imported, before either is
+made.
 
 A program that imports a skill and sends it, or has `shared_task`s of its own, names no application:
 Celery takes its default one. Until the first of that happens a stand-in holds that place; it makes
@@ -45,12 +46,12 @@ def _take_place(state: Any) -> None:
 
 
 def _is_fallback(default: Any) -> bool:
-    """Whether Celery made this default by itself, for who asked before there was any."""
+    """Whether Celery made this default by itself, for somebody who asked before there was one."""
     return default.main == "default" and not default.set_as_current
 
 
 def _ready() -> Celery:
-    """The ready application, which then is the default itself, where a stand-in still is."""
+    """The ready application; it becomes the default itself, in the stand-in's place."""
     from celery.local import Proxy
 
     from hive.celery import app
@@ -62,7 +63,7 @@ def _ready() -> Celery:
 
 
 class _Watch:
-    """Takes the place when Celery's module is imported, and is gone then.
+    """Puts the stand-in in its place when Celery's module is imported, and is gone then.
 
     A finder at the head of `sys.meta_path` is what the import system offers for that; it finds
     nothing by itself, and the module's own loader loads it.
@@ -85,7 +86,7 @@ class _Watch:
 
 
 class _Loader:
-    """The module's own loader, and the stand-in put in its place."""
+    """Loads Celery's module with the module's own loader, then puts the stand-in in its place."""
 
     def __init__(self, watch: _Watch, own: Loader) -> None:
         self._watch = watch

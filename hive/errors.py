@@ -80,8 +80,8 @@ class BrokerUnreachableError(ClusterUnreachableError):
     """The broker does not answer; check REDIS_HOST, REDIS_PORT and that the server runs.
 
     `outcome` says what became of a publication that was under way: "unsent" (it is safe to send it
-    again), "unknown" (only the reply was lost) or None where nothing was being published. Sending
-    again under `publish_id` never makes a second task.
+    again), "unknown" (the broker may have accepted it: only its reply is missing) or None where
+    nothing was being published. Sending again under `publish_id` never makes a second task.
     """
 
     def __init__(

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Have a process of Hive's own write its log to stderr; an application's processes configure
-    theirs themselves.
+    """Have one of Hive's own processes write its log to stderr.
+
+    The processes of an application configure their logging themselves.
     """
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Return a logger whose calls read `log.info("node_dead", node_id=…)` and print
-    `event=node_dead node_id=…`.
+    """Return a structured logger.
+
+    `log.info("node_dead", node_id=…)` prints `event=node_dead node_id=…`.
     """
     return cast("structlog.stdlib.BoundLogger", _LateLogger(name))
 
@@ -56,8 +58,9 @@ def _made_logger(name: str) -> Any:
 
 
 def _plain_values(_logger: Any, _method: str, event: Any) -> Any:
-    """Logfmt allows no newline inside a value; a traceback is left to the standard library's
-    formatter, which prints it below.
+    """Make values fit into one line of logfmt, which allows no newline inside a value.
+
+    A traceback is left to the standard library's formatter, which prints it below the line.
     """
     event.pop("exc_info", None)
     return {

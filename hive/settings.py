@@ -175,17 +175,16 @@ class Settings(BaseSettings):
 
     @property
     def dead_after(self) -> float:
-        """Seconds without a heartbeat after which a node's incarnation counts as dead (3 missed
-        beats).
-        """
+        """Seconds without a heartbeat after which an incarnation counts as dead: 3 missed beats."""
         return 3 * self.hive_heartbeat_interval
 
 
 def _check_certificates(
     authorities: Path | None, certificate: Path | None, key: Path | None
 ) -> None:
-    """Raise ValueError for files that no connection could use: connecting would be tried again and
-    again.
+    """Raise ValueError for files that no connection could use.
+
+    Found only while connecting, such a file would be an outage that is waited for without end.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -204,8 +203,9 @@ def _check_certificates(
 
 
 def _explain(settings: type[Settings], error: ValidationError) -> str:
-    """One sentence a fault: the variable, its value unless it is a secret, what is wrong, an
-    example.
+    """What is wrong, a sentence for each fault.
+
+    It names the variable, its value unless that is a secret, the reason, and an example.
     """
     sentences = []
     for fault in error.errors(include_url=False):

@@ -1,5 +1,6 @@
-"""What a skill is: a Celery task with a description, intents and a typed input, so that people and
-programs can find and call it.
+"""What a skill is: a Celery task with a description, intents and a typed input.
+
+By these, people and programs find it and call it.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class Skill:
     module: str = ""
 
     def arguments(self, item: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """How one item calls the skill: a dict is the input model's fields, anything else the one
-        argument.
+        """How one item calls the skill.
+
+        A dict is the fields of the input model, anything else the one argument.
         """
         if self.input is not None and isinstance(item, Mapping):
             return (), dict(item)
@@ -108,9 +110,10 @@ def registered() -> dict[str, Skill]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Leave the registry as it is: at the end, skills that were made inside are forgotten, and one
-    that was replaced is back. Those of modules that were imported inside stay, since an import
-    registers once.
+    """Leave the registry as it is.
+
+    At the end, skills that were made inside are forgotten, and one that was replaced is back. Those
+    of modules that were imported inside stay, since an import registers once.
     """
     before, modules = dict(_skills), set(sys.modules)
     try:
@@ -165,8 +168,9 @@ def import_skills(app: Any) -> None:
 def _checking(
     skill_name: str, model: type[BaseModel], function: Callable[..., Any], leading: int
 ) -> Callable[..., Any]:
-    """Wrap `function` so that it is called with the checked fields of `model`, after `leading`
-    arguments (a bound task's self).
+    """Wrap `function` so that it is called with the checked fields of `model`.
+
+    leading: arguments that come first and are passed on unchecked (a bound task's self).
     """
 
     @functools.wraps(function)

@@ -1,5 +1,6 @@
-"""A skill's arguments, out of the words of a description: its numbers, addresses, paths and quoted
-texts.
+"""A skill's arguments, out of the words of a description.
+
+They are the numbers, addresses, paths and quoted texts that it names.
 """
 
 from __future__ import annotations
@@ -24,15 +25,13 @@ _KINDS = {
     "path": frozenset(["path", "file", "filename", "directory", "folder"]),
     "text": frozenset(["text", "content", "query", "prompt", "message"]),
 }
-# "the repository", "this project": the caller's directory itself.
+# Words that mean the caller's directory itself, as in "scan the repository".
 _WHOLE = frozenset(map(canon, ("repository", "codebase", "here", "everything")))
 _LIMITING = frozenset(["in", "to", "into", "within", "under", "most", "max", "maximum", "least"])
 
 
 def item_field(skill: Skill) -> str:
-    """The name of a skill's first argument, which an item of a map is;
-    empty when it is not known.
-    """
+    """The name of a skill's first argument, which an item of a map is; "" when it is not known."""
     return next(iter(skill.input.model_fields), "") if skill.input is not None else ""
 
 
@@ -52,8 +51,9 @@ def unit_words(skill: Skill) -> frozenset[str]:
 
 
 def arguments_of(skill: Skill, clause: Clause, root: Path | None) -> dict[str, Any]:
-    """The arguments that the clause gives, by name; what it does not say is left to the skill's own
-    defaults.
+    """The arguments that the clause gives, by name.
+
+    What it does not say is left to the skill's own defaults.
 
     root: the caller's directory; passed on to a skill that takes a `root`.
 

@@ -1,6 +1,4 @@
-"""ParallelSkill: work described in plain words, done on all nodes; JSON text in and out, for
-agents.
-"""
+"""ParallelSkill, for agents: work described in plain words, done on all nodes, as JSON text."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ _FIRST_LOOK, _LONGEST_PAUSE = 0.02, 0.5
 
 @dataclass(slots=True)
 class _Answer:
-    """What is known so far; it is the answer also when something goes wrong halfway."""
+    """What is known so far; also the answer when something goes wrong halfway."""
 
     results: list[ItemReport]
     job_id: str | None = None
@@ -174,8 +172,7 @@ class ParallelSkill:
     async def _send(self, found: Resolution | HiveError, priority: str | int) -> str:
         """Send one sub-task.
 
-        One that cannot be sent gets a record that says why, so that it is found again with the
-        others.
+        One that cannot be sent gets a record that says why, and so is found among the others later.
         """
         if isinstance(found, Resolution):
             try:

@@ -31,7 +31,7 @@ _DETERMINERS = _words(
     "a an the this that these those all each every any my our your its their some both"
 )
 _NEGATIONS = _words("not never don't dont doesn't cannot can't")
-# What a polite or wordy request begins with; what is asked for comes after.
+# What a polite or wordy request begins with; what is asked for comes after it.
 _OPENINGS = re.compile(
     r"^(?:please|kindly|hey|hi|hello|now|just|(?:can|could|would|will) you|let's|let us|help "
     r"(?:me|us)(?: to)?|get (?:me|us)|go and|"
@@ -39,19 +39,19 @@ _OPENINGS = re.compile(
     r"to)?|(?:i|we)'d like(?: you)?(?: to)?)\b[\s,:]*",
     re.IGNORECASE,
 )
-# Verbs that say nothing of the work; the noun after them does: "run a security audit", "write a
-# summary".
+# Verbs that say nothing of the work: in "run a security audit" and "write a summary" the noun says
+# what is to be done.
 LIGHT_VERBS = _words(
     "run do perform make conduct execute carry start give provide show need want write create "
     "generate produce prepare"
 )
-# Of these, the ones that make what they name: the noun must be work ("a summary"), for an article
-# cannot be written here.
+# Those of them that make something. What they make must be the skill's work ("a summary"): Hive
+# cannot write an article.
 MAKING_VERBS = _words("make write create generate produce prepare")
 
 PARTICLES = _words("up off out down")
 
-# Words of one line mean the same here. The first is the one that is compared.
+# The words of one line mean the same; all are compared as the first.
 _SAME = """
 scan check inspect examine analyze analyse analysis audit review vet verify
 fetch get download retrieve load grab pull collect
@@ -68,8 +68,8 @@ problem vulnerability issue flaw weakness risk hole
 repository repo project workspace
 """
 
-# Work that is often asked for; where a skill does it, the skill's own words say so. Only these are
-# told from nouns by a list.
+# Verbs of work that is often asked for and that no built-in skill does. Where a skill does it, its
+# own words say so. That these words are verbs is known by this list alone.
 _VERBS = _words("""
     add alter archive bake build buy call cancel cause change clean click clone close commit compile
     compose compress compute convert cook
@@ -128,8 +128,8 @@ def canon(word: str) -> str:
 class Word:
     """One word of a clause.
 
-    `said`: in lower case. `written`: as it was. `literal`: it is a file's name, or stands for an
-    address.
+    `said`: in lower case. `written`: as it was. `literal`: it is the name of a file, or stands for
+    an address.
     """
 
     said: str

@@ -53,8 +53,8 @@ class Resolver:
         self._skills = tuple(registered().values()) if skills is None else tuple(skills)
         self._root = root
         self._known = [_Known.of(skill) for skill in self._skills]
-        # Begins an intent and never goes on with one: "article" in "article content" is no verb,
-        # since there is "fetch article".
+        # What begins an intent counts as a verb, unless it also stands later in one: "article" in
+        # "article content" is none, since there is "fetch article".
         later = frozenset().union(*(known.later for known in self._known))
         self._verbs = frozenset().union(
             *(known.alone | (known.first - later) for known in self._known)
@@ -74,8 +74,8 @@ class Resolver:
     def resolve_task(self, text: str, context: str = "") -> Resolution:
         """The skill and all its arguments for one sub-task.
 
-        context: the description of the whole, which says what to do where the sub-task only names
-            on what.
+        context: the description of the whole; it says what to do where the sub-task names only an
+            object.
 
         Raises: UnknownSkillError listing the skills when none fits; InvalidInputError when an
             argument is missing or wrong.
@@ -125,9 +125,7 @@ class Resolver:
         return named[0] if named and said.words else None
 
     def _merged(self, parts: list[Clause]) -> list[Clause]:
-        """`news and weather pages` is one object, not two works: a clause of bare nouns belongs to
-        its neighbour.
-        """
+        """Join bare nouns with the clause beside them: `news and weather pages` is one object."""
         merged: list[Clause] = []
         for clause in parts:
             if merged and (self._is_bare_noun(clause) or self._is_bare_noun(merged[-1])):
@@ -137,7 +135,7 @@ class Resolver:
         return merged
 
     def _is_bare_noun(self, clause: Clause) -> bool:
-        """No skill's work, but an object, or how many there shall be."""
+        """Whether the clause names no work, but an object or a number of objects."""
         if not clause.spoken or self._fitting(clause):
             return False
         if all(any(word.meaning in known.units for known in self._known) for word in clause.spoken):
@@ -203,8 +201,8 @@ class _Known:
     units: frozenset[str]
     fields: frozenset[str]
     first: frozenset[str]
-    """What its intents begin with, verbs for the most part; `later`: what they go on with; `alone`:
-    intents of one word.
+    """What its intents begin with, verbs for the most part. `later` is what they go on with,
+    `alone` the intents of one word.
     """
     later: frozenset[str]
     alone: frozenset[str]
@@ -263,7 +261,7 @@ class _Known:
         )
 
     def _core(self, words: tuple[Word, ...], verbs: frozenset[str]) -> tuple[Word, ...]:
-        """The words from the first that says something on: "run a security audit" is a security
+        """The words without those that only lead to them: "run a security audit" is a security
         audit.
         """
         for position, word in enumerate(words):

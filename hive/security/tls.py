@@ -1,5 +1,6 @@
-"""Connections to the broker over TLS: what REDIS_TLS and its companions mean to redis-py, kombu and
-Celery.
+"""Connections to the broker over TLS.
+
+What REDIS_TLS and the settings beside it mean to redis-py, to kombu and to Celery.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hive.settings import Settings
 def tls_parameters(settings: Settings) -> dict[str, Any] | None:
     """What redis-py's TLS connections are made with; also the value of Celery's `broker_use_ssl`.
 
-    None: TLS was not asked for.
+    Returns: None where TLS was not asked for.
 
     The broker's certificate is always verified, and its name compared with REDIS_HOST.
     """
@@ -33,11 +34,13 @@ def tls_parameters(settings: Settings) -> dict[str, Any] | None:
 def agreed_parameters(
     settings: Settings, name: str, own: object, *, own_is_set: bool
 ) -> dict[str, Any] | None:
-    """The parameters that an application's connections use: its own setting of that name where it
-    has one, else those of REDIS_TLS.
+    """The TLS parameters that an application's connections use.
 
-    Raises: SettingsError where TLS was asked for and this setting would send everything in plain
-        text.
+    They are those of the application's own setting of that name, where it has one, else those of
+    REDIS_TLS.
+
+    Raises: SettingsError where TLS was asked for and the application's setting would send
+        everything in plain text.
     """
     asked = tls_parameters(settings)
     if not own_is_set:

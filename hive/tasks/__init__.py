@@ -1,7 +1,6 @@
 """The built-in skills.
 
-Importing this package imports none of them, and importing their modules none of the libraries they
-use.
+Importing this package imports no skill, and importing a skill's module none of its libraries.
 """
 
 from __future__ import annotations

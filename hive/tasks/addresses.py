@@ -1,8 +1,8 @@
 """Which addresses may be fetched, and sockets that go to checked addresses only.
 
-A name is resolved once for each connection, every address it has is checked, and the socket goes to
-one of those very addresses: a name server that answers differently the second time (DNS rebinding)
-gains nothing.
+A name is resolved once for each connection, every address that it has is checked, and the socket
+goes to one of these very addresses. A name server that answers differently the second time (DNS
+rebinding) gains nothing by it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def checked_url(url: str) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether that IP address is one of the public internet: not private, loopback, link-local,
-    shared, multicast or reserved.
+    """Whether an IP address is one of the public internet.
+
+    Private, loopback, link-local, shared, multicast and reserved addresses are not.
     """
     ip: Address = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
@@ -77,8 +78,9 @@ def is_public(address: str) -> bool:
 
 
 class Deadline:
-    """The time that a whole fetch may take; when it is over, the watched connections are cut,
-    whatever they wait for.
+    """The time that a whole fetch may take.
+
+    When it is over, the watched connections are cut, whatever they wait for.
 
     A read timeout bounds a single wait only: a server that sends one byte every few seconds, of its
     headers for instance, would hold a worker for hours.

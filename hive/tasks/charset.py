@@ -1,5 +1,6 @@
-"""Bytes of a page to text: byte order mark, HTTP header, declaration in the page, detection, in
-this order.
+"""From the bytes of a page to its text.
+
+A byte order mark decides, then the HTTP header, a declaration in the page, and detection.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ _SAMPLE = 65536
 # A page with a few broken bytes is still in the charset it declares; one with more is in another.
 _BAD_SHARE = 0.01
 
-# What the label says is read as what browsers read:
-# https://encoding.spec.whatwg.org/#names-and-labels
+# Labels that browsers read as another charset: https://encoding.spec.whatwg.org/#names-and-labels
 _READ_AS = {
     "ascii": "cp1252",
     "iso8859-1": "cp1252",

@@ -54,8 +54,9 @@ class Limits:
 
 
 class Page(BaseModel):
-    """A fetched page; `url` is where it was found after `redirects` redirects, `size` its bytes
-    after decompression.
+    """A fetched page.
+
+    `url` is where it was found after `redirects` redirects, `size` its bytes after decompression.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -1,5 +1,6 @@
-"""Problems of requirements files (pip's format): what is not pinned, comes from an address of its
-own, or has no hash.
+"""Problems of requirements files, in pip's format.
+
+They are requirements that are not pinned, come from an address of their own, or have no hash.
 """
 
 from __future__ import annotations
@@ -89,8 +90,7 @@ class _Line:
 
 
 def scan_requirements_file(path: Path, root: Path | None = None) -> RequirementsReport:
-    """Scan a requirements file, or the requirements.txt of a directory, and the files that it
-    includes.
+    """Scan a requirements file, or that of a directory, and the files that it includes.
 
     Includes (-r, -c) are followed within `root`, by default the file's own directory, each file
     once. A requirement that a constraints file pins counts as pinned.

@@ -16,8 +16,9 @@ from hive.tasks.source_tree import files_of, find_path
 
 
 class ScanPathInput(BaseModel):
-    """A file or directory, and the directory under which it is looked for when it does not exist as
-    given.
+    """What `scan_path` takes: a file or directory, and where to look for it.
+
+    root: the directory under which it is looked for when it does not exist as given.
     """
 
     path: str = Field(min_length=1)
@@ -25,8 +26,9 @@ class ScanPathInput(BaseModel):
 
 
 class ScanRequirementsInput(BaseModel):
-    """A requirements file, or a directory with a requirements.txt, and the directory under which it
-    is looked for.
+    """What `scan_requirements` takes: a requirements file, or a directory that has one.
+
+    root: the directory under which it is looked for.
     """
 
     path: str = Field("requirements.txt", min_length=1)
@@ -62,8 +64,8 @@ def scannable_files(path: str) -> list[str]:
 def scan_path(path: str, root: str | None = None) -> dict[str, Any]:
     """Scan Python files with bandit, and all text files with detect-secrets.
 
-    path: a file or directory on the node. root: where to look for it when it does not exist as
-        given.
+    path: a file or directory on the node.
+    root: where to look for it when it does not exist as given.
 
     Returns: path (absolute), summary (files, findings, high, medium, low, skipped), findings (tool,
         rule, severity, confidence, path, line, text; the gravest first), skipped (path, reason).

@@ -157,7 +157,7 @@ def _secret_detectors() -> dict[str, str]:
         rules = {kind: detector.__name__ for kind, detector in mapping.items()}
         settings = get_settings()
         settings.configure_plugins([{"name": name} for name in rules.values()])
-        # It passes over every file with "swagger" anywhere in its path: a whole tree below such a
-        # directory.
+        # This filter passes over every file with "swagger" anywhere in its path, and so over a
+        # whole tree below such a directory.
         settings.disable_filters("detect_secrets.filters.heuristic.is_swagger_file")
         return rules

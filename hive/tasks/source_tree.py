@@ -42,11 +42,11 @@ def find_path(path: str, root: str | None) -> Path:
     # Path.resolve() would follow links, and findings name the file as the user does.
     as_given = Path(os.path.abspath(path))  # noqa: PTH100
     below = _below(path, root) if root else None
-    # Of a string that may be no path at all.
+    # By os.path, since the text may be no path at all.
     order = (as_given, below) if os.path.isabs(path) else (below, as_given)  # noqa: PTH117
     for candidate in order:
-        # os.path.exists is false for what cannot be a path (a NUL, an endless name), where
-        # Path.exists raises.
+        # For what cannot be a path (a NUL, an endless name) os.path.exists is false; Path.exists
+        # raises.
         if candidate is not None and os.path.exists(candidate):  # noqa: PTH110
             return candidate
     where = f", neither as it is nor under {root!r}" if root else ""

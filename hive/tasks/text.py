@@ -22,9 +22,8 @@ from hive.errors import InvalidInputError
 _CHARACTERS = 500_000
 # pysbd's time grows with the square of what it gets at once.
 _PARAGRAPH_CHARACTERS = 10_000
-# A sentence of prose: not so short as a heading or a menu's entry, not so long as a table, words
-# for the most part (no code), and with an end. Anything else is chosen only when a text has too few
-# of them.
+# What counts as a sentence of prose: it is longer than a heading and shorter than a table, most of
+# it is words (no code), and it has an end. Others are chosen only when a text has too few of these.
 _SHORTEST, _LONGEST, _LEAST_SHARE_OF_WORDS = 5, 80, 0.7
 _END = re.compile(r"[.!?。！？…][\"'’”»)\]]*$")
 
@@ -42,8 +41,9 @@ _NOT_PROSE = re.compile(r"\S*(?:://|[_=<>{}|\\@]|::)\S*")
 
 
 class Summary(BaseModel):
-    """The chosen sentences in the order of the text; `url` and `title` of the page it was, if it
-    was one.
+    """The chosen sentences in the order of the text, and of what page it was.
+
+    `url` and `title` are None where it was no page.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,9 +55,7 @@ class Summary(BaseModel):
 
 
 class _Words:
-    """sumy's tokenizer, for the part of it that sentences use. sumy's own needs data that nltk
-    downloads.
-    """
+    """What sumy uses of its tokenizer. Its own needs data that nltk downloads."""
 
     def to_words(self, sentence: str) -> tuple[str, ...]:
         return tuple(_WORD.findall(_NOT_PROSE.sub(" ", sentence)))

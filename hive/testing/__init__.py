@@ -24,9 +24,7 @@ with contextlib.suppress(ImportError):  # who does not use pytest need not have 
 
     @pytest.fixture
     def hive_cluster() -> Iterator[Callable[..., Cluster]]:
-        """Start hives, as `hive.testing.cluster` does and with its arguments; each lives until the
-        test ends.
-        """
+        """Start hives as `hive.testing.cluster` does; each ends with the test."""
         with ExitStack() as stack:
 
             def start(app: Any, **options: Any) -> Cluster:

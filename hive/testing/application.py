@@ -1,6 +1,4 @@
-"""The application under test: by which name its spores find it, and how it gets another broker for
-a while.
-"""
+"""The application under test: how spores find it, and how it gets another broker for a while."""
 
 from __future__ import annotations
 
@@ -67,7 +65,8 @@ def named(app: Celery | str) -> tuple[str, Celery]:
             f"No module that spores could import has the application {found.main!r}; pass its name "
             'as "module:app", such as "shop.tasks:app".'
         )
-    # Others have only imported it.
+    # Of several modules that have it, the one whose source makes it; the others have only imported
+    # it.
     module, attribute = next((home for home in homes if _assigns(*home)), homes[0])
     return f"{module.__name__}:{attribute}", found
 

@@ -215,8 +215,7 @@ class Cluster:
         return self.nodes()
 
     def wait_idle(self) -> None:
-        """Wait until nothing that was sent is waiting, due later or running; dead letters do not
-        count.
+        """Wait until nothing that was sent is waiting, due later or running, but for dead letters.
 
         Raises: HiveError after a minute.
         """

@@ -1,4 +1,4 @@
-"""Skills and tasks that a test makes belong to the whole process; here they go with it."""
+"""Forgets the skills and tasks that a test made, which belong to the whole process otherwise."""
 
 from __future__ import annotations
 
