@@ -24,11 +24,11 @@ log = get_logger(__name__)
 
 READY_FD = "HIVE_READY_FD"
 
-# Seconds. A start has deadlines of its own, shorter than this one.
+# In seconds, as all that follow. A start has deadlines of its own, which are shorter.
 READY_WITHIN = 600.0
 STOP_WITHIN = 22.0
 KILL_WITHIN = 4.0
-# After a kill of `hive up` its spores drain by themselves.
+# How long the spores of a killed `hive up` may drain by themselves.
 DRAIN_WITHIN = 20.0
 
 
@@ -60,11 +60,11 @@ def start_detached(state: StateDirectory, arguments: Sequence[str]) -> dict[str,
     """Run `hive up` with these arguments in a session of its own, its output in hive.log, and wait
     until it is ready.
 
-    The new process has no terminal, and as this command ends the system's first process adopts it:
-    what a double fork is for.
+    The new process has no terminal, and the system's first process adopts it when this command
+    ends: that is what a double fork is for.
 
-    Returns: what it told when it was ready. Raises: the error with which it failed. An interrupt
-        ends it.
+    Returns: what the new process told when it was ready. Raises: the error with which it failed. An
+        interrupt ends the new process.
     """
     state.prepare()
     reader, writer = os.pipe()
@@ -91,7 +91,8 @@ def start_detached(state: StateDirectory, arguments: Sequence[str]) -> dict[str,
     finally:
         os.close(reader)
     if "ready" in message:
-        # Not ours to wait for any more.
+        # The new process lives on. With a return code set, subprocess neither waits for it nor
+        # warns.
         process.returncode = 0
         ready: dict[str, Any] = message["ready"]
         return ready
@@ -100,8 +101,7 @@ def start_detached(state: StateDirectory, arguments: Sequence[str]) -> dict[str,
 
 
 def end(state: StateDirectory) -> bool:
-    """End the hive of that state directory, and whatever a killed one left behind, within 30
-    seconds.
+    """End the hive of a state directory, and what a killed one left behind, within 30 seconds.
 
     Returns: whether anything ran. Raises: HiveError when something could not be ended.
     """
@@ -111,8 +111,8 @@ def end(state: StateDirectory) -> bool:
             f"The `hive up` of {state.path} could not be ended; {state.log_file} may say why."
         )
     left = state.processes()
-    # `hive up` ends all its processes: what is still there is what it left when it was killed, and
-    # drains by itself, but not for ever.
+    # A `hive up` that ends by itself ends all its processes. Those still there are what a killed
+    # one left: they drain by themselves, but are not waited for for ever.
     state.end_processes(
         patience=0.0 if ran else DRAIN_WITHIN, within=(0.0 if ran else DRAIN_WITHIN) + KILL_WITHIN
     )
@@ -122,7 +122,9 @@ def end(state: StateDirectory) -> bool:
 
 
 def _end_holder(state: StateDirectory) -> bool:
-    """Ask the `hive up` that holds the lock to stop, then kill it. Returns: whether it is gone."""
+    """Ask the `hive up` that holds the lock to stop; kill it when it does not. Returns: whether it
+    is gone.
+    """
     asked: psutil.Process | None = None
     start = time.monotonic()
     while state.in_use() or _lives(asked):
@@ -144,7 +146,7 @@ def _end_holder(state: StateDirectory) -> bool:
 
 
 def _lives(process: psutil.Process | None) -> bool:
-    """The lock is free a moment before its holder is gone."""
+    """Whether a process still runs: the lock is free a moment before its holder is gone."""
     try:
         return (
             process is not None

@@ -30,7 +30,7 @@ HOST = "127.0.0.1"
 START_WITHIN = 60.0
 STOP_WITHIN = 10.0
 
-# The process title stays as it was, since writing one overwrites the environment by which `hive
+# The server may not write its process title: that would overwrite its environment, by which `hive
 # down` knows the processes of a hive.
 CONFIGURATION = """\
 bind {host}
@@ -66,15 +66,13 @@ class EmbeddedBroker:
         self.log_file = self.directory / "server.log"
         self._password: SecretStr | None = None
         self._guardian: subprocess.Popen[bytes] | None = None
-        # The guardian's pipe, the same for every start: who inherited its write end keeps the next
-        # server alive too.
+        # The guardian's pipe. It is the same for every start, so that who inherited its write end
+        # keeps the next server alive too.
         self._pipe: tuple[int, int] | None = None
 
     @property
     def password(self) -> SecretStr:
-        """The server's password, made at the first start and kept in a file that only its owner
-        reads.
-        """
+        """The server's password, made at the first start and kept in a file for its owner alone."""
         if self._password is None:
             self._password = SecretStr(kept_password(self.directory / "password"))
         return self._password
@@ -87,7 +85,7 @@ class EmbeddedBroker:
             "REDIS_PORT": str(self.port),
             "REDIS_DB": "0",
             "REDIS_USERNAME": "",
-            # Told as well, since a surrounding environment may speak of another broker.
+            # These are given too, since the surrounding environment may speak of another broker.
             "REDIS_TLS": "false",
             **dict.fromkeys(("REDIS_TLS_CA", "REDIS_TLS_CERT", "REDIS_TLS_KEY"), ""),
             "REDIS_PASSWORD": self.password.get_secret_value(),
@@ -97,7 +95,8 @@ class EmbeddedBroker:
     def lifeline(self) -> int:
         """The write end of the guardian's pipe.
 
-        Who inherits it keeps the server alive: a spore's last acknowledgements need it.
+        A process that inherits it keeps the server alive. Spores do: their last acknowledgements
+        need it.
         """
         if self._pipe is None:
             raise BrokerStartError("The embedded broker has not been started.")
@@ -170,8 +169,10 @@ class EmbeddedBroker:
         write_secret(self.directory / "server.conf", text)
 
     def _launch(self, server: Path) -> None:
-        """The password is in the configuration file alone: a command line can be read by every user
-        of the machine.
+        """Start the guardian, and by it the server.
+
+        The password is in the configuration file alone: every user of the machine can read a
+        command line.
         """
         self._pipe = self._pipe or os.pipe()
         reader = self._pipe[0]
@@ -193,8 +194,8 @@ class EmbeddedBroker:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     pass_fds=(reader,),
-                    # A terminal's Ctrl-C goes to all of its group; the broker has to be the last to
-                    # end.
+                    # A terminal's Ctrl-C goes to the whole process group, and the broker has to end
+                    # last.
                     start_new_session=True,
                 )
             except OSError as error:

@@ -1,5 +1,6 @@
-"""A tiny process between `hive up` and its broker: when `hive up` is gone, however it ended, the
-broker is shut down in good order.
+"""A tiny process between `hive up` and its broker.
+
+When `hive up` is gone, however it ended, the guardian shuts the broker down in good order.
 
 Run by file name, `python -I -S guardian.py FD COMMAND…`, with nothing but the standard library, so
 that it starts in milliseconds and weighs little. FD is the read end of a pipe; the broker lives as
@@ -23,8 +24,7 @@ from collections.abc import Callable
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
-# Seconds for the server to write what it holds; `shutdown` in the broker's configuration waits for
-# nobody.
+# Seconds that the server has to write its data; its SHUTDOWN waits for nobody else.
 STOP_WITHIN = 8.0
 LONGEST_WAIT = 5.0
 
@@ -39,7 +39,7 @@ def main(lifeline: int, command: list[str]) -> int:
     signal.set_wakeup_fd(waker)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, _nothing)
-    # This process has one thread.
+    # PLW1509 warns of threads at a fork; this process has one.
     server = subprocess.Popen(command, preexec_fn=_ask_for_end(os.getpid()))  # noqa: PLW1509
     while server.poll() is None:
         ready, _, _ = select.select([woken, lifeline], [], [], LONGEST_WAIT)
@@ -63,7 +63,7 @@ def _ask_for_end(guardian: int) -> Callable[[], None]:
         if prctl is not None:
             prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != guardian:
-                # The guardian died before it was asked for.
+                # The guardian died before the request was made: no signal will ever come.
                 os._exit(1)
 
     return ask

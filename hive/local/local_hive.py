@@ -1,6 +1,4 @@
-"""A whole hive on one machine: an embedded broker, a nexus and spores, started, watched over and
-stopped together.
-"""
+"""A whole hive on one machine: broker, nexus and spores start, run and stop together."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ log = get_logger(__name__)
 NEXUS = "nexus"
 POLL = 0.1
 
-# Seconds. What stopping takes at most adds up to less than the 30 that `hive down` promises.
+# In seconds. What stopping takes at most adds up to less than the 30 that `hive down` promises.
 START_WITHIN = 60.0
 START_WITHIN_PER_SPORE = 4.0
 REMAINS_WITHIN = 25.0
@@ -89,7 +87,7 @@ class LocalHive:
         self._broker_backoff = Backoff()
         self._broker_started_at = 0.0
         self._broker_start_at: float | None = None
-        # Waits a moment (seconds) and returns how many signals to stop came meanwhile.
+        # A function that waits some seconds and returns how many signals to stop came meanwhile.
         self._pause: Callable[[float], int] = _sleep
 
     @property
@@ -110,8 +108,9 @@ class LocalHive:
         return Settings.load(**{name.lower(): value for name, value in self.environment.items()})
 
     def run(self, on_ready: Callable[[LocalHive], object], on_stop: Callable[[], object]) -> None:
-        """Start, keep everything running until SIGINT, SIGTERM or SIGHUP, stop; to be called by the
-        main thread.
+        """Start, keep everything running until SIGINT, SIGTERM or SIGHUP, and stop.
+
+        It must be called by the main thread.
 
         on_ready: called once all nodes are online. on_stop: called when the first signal came; a
             second one shortens the stopping.
@@ -179,7 +178,7 @@ class LocalHive:
             child.signal_group(signal.SIGKILL)
         self.broker.stop(BROKER_WITHIN)
         try:
-            # A worker whose spore was killed, a program that a task left behind.
+            # For instance a worker whose spore was killed, or a program that a task left behind.
             self.state.end_processes(patience=0.0, within=STRAYS_WITHIN)
         finally:
             self._living(self._children)

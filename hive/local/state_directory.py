@@ -1,5 +1,6 @@
-"""The directory in which a hive on one machine keeps its data, its logs and its secrets, and by
-which its processes are known.
+"""The directory in which a hive on one machine keeps its data, its logs and its secrets.
+
+By it the hive's processes are known, too.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import psutil
 from hive.errors import HiveError, StateDirectoryError
 from hive.local.state_files import directory_errors, write_secret
 
-# Every process of a hive inherits this variable; the kernel shows it to its owner, so no record has
-# to be kept of what runs, and none can be wrong after a crash.
+# Every process of a hive inherits this variable, which the kernel shows to the process's owner. So
+# no record of what runs has to be kept, and none can be wrong after a crash.
 MARK = "HIVE_LOCAL_STATE"
 LOCK_WITHIN = 1.0
 
@@ -56,8 +57,7 @@ class StateDirectory:
         with directory_errors(self.path):
             if not self.path.exists():
                 self.path.mkdir(parents=True, mode=0o700)
-                # It holds passwords, and lies in the working directory, which is often a
-                # repository.
+                # The directory holds passwords, and is often made inside a repository.
                 (self.path / ".gitignore").write_text("*\n")
             (self.path / "logs").mkdir(exist_ok=True)
             self._lock_file.touch()
@@ -123,8 +123,8 @@ class StateDirectory:
             os.close(lock)
 
     def holder(self) -> psutil.Process | None:
-        """The `hive up` that holds the lock: the process in hive.pid, if it really has the lock
-        file open.
+        """The `hive up` that holds the lock: the process in hive.pid, if that has the lock file
+        open.
         """
         try:
             process = psutil.Process(int(self._pid_file.read_text()))
@@ -150,8 +150,9 @@ class StateDirectory:
     def end_processes(
         self, *, patience: float, within: float, pause: Callable[[float], object] = time.sleep
     ) -> None:
-        """Wait until no process of this hive is left; kill those that are still there after
-        `patience` seconds.
+        """Wait until no process of this hive is left.
+
+        Those that are still there after `patience` seconds are killed.
 
         Raises: HiveError naming those that are there after `within` seconds.
         """

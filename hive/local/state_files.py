@@ -16,8 +16,9 @@ LOG_LINES = 12
 
 
 def kept_password(path: Path) -> str:
-    """Read the password in that file, or make one and write it; a file that was cut short by a full
-    disk counts as none.
+    """Read the password in that file, or make one and write it.
+
+    A file that was cut short by a full disk counts as none.
     """
     with directory_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -39,8 +40,9 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def last_lines(log: Path) -> str:
-    """The end of a process's log, for an error's message; where Hive's command line gave the reason
-    in a line, that line.
+    """The end of a process's log, for the message of an error.
+
+    Where Hive's command line gave the reason in a line, it is that line alone.
     """
     try:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines()][-LOG_LINES:]

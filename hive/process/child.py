@@ -1,6 +1,4 @@
-"""Child processes under supervision: their sessions, their lifelines, their ends, and how soon they
-start again.
-"""
+"""Child processes under supervision: in sessions of their own, and started again when they end."""
 
 from __future__ import annotations
 
@@ -92,7 +90,8 @@ class Child:
         on with a task that the cluster has already given to another node.
         """
         if self._code is None and self._is_over():
-            # Before it is reaped: until then nobody else can get its number.
+            # The group is killed before its leader is reaped: until then no other process can get
+            # its number.
             self.signal_group(signal.SIGKILL)
             self._code = self._process.wait()
             self._lifeline.cut()
@@ -101,13 +100,12 @@ class Child:
     def signal(self, number: int) -> None:
         """Send a signal to the process alone; nothing when it has ended."""
         if self._code is None:
-            # Not Popen.send_signal, which may reap it; unreaped, its number is nobody else's.
+            # Popen.send_signal would not do, since it may reap the process. Until it is reaped, its
+            # number belongs to no other.
             os.kill(self._process.pid, number)
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to the process and all that it started in its group; nothing when it has
-        ended.
-        """
+        """Send a signal to the whole process group; nothing when the process has ended."""
         if self._code is None:
             # macOS answers EPERM for a group of which only the unreaped leader is left.
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -148,7 +146,7 @@ class Respawning:
                 self.child = self._start()
                 self._started_at = now
             except OSError as error:
-                # No process or memory left just now.
+                # The system has no process or no memory left just now.
                 self._start_at = now + self._backoff.delay_after(0.0)
                 log.error("child_not_started", error=str(error))
         return None

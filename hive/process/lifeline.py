@@ -1,5 +1,4 @@
-"""The lifeline: a pipe by which a process learns that the one that started it is gone, however that
-one ended.
+"""The lifeline: a pipe that tells a process of its parent's end, however that ended.
 
 The supervisor alone holds the write end and never writes; the kernel closes it even when the
 supervisor is killed, and the child reads end of file. PR_SET_PDEATHSIG would not do: it fires when
@@ -26,7 +25,7 @@ class Lifeline:
     """
 
     def __init__(self) -> None:
-        # Neither end is inherited by a child that is not named it (PEP 446), so no child can hold a
+        # A child inherits only the descriptors that are named to it (PEP 446), so none holds a
         # write end.
         self._reader, self._writer = os.pipe()
 
@@ -72,8 +71,8 @@ def watch_supervisor(fd: int, on_eof: Callable[[], object]) -> threading.Thread:
     """
 
     def watch() -> None:
-        # Nothing is ever written; any end of the reading, an error too, means that nobody watches
-        # over this process.
+        # Nothing is ever written to the pipe. Any end of the reading, an error too, means that
+        # nobody watches over this process.
         try:
             os.set_inheritable(fd, False)
             while os.read(fd, 64):
@@ -83,8 +82,8 @@ def watch_supervisor(fd: int, on_eof: Callable[[], object]) -> threading.Thread:
         log.info("supervisor_gone", fd=fd)
         on_eof()
 
-    # A pool's process, and what a task starts there, must not take a number that is not theirs for
-    # their own lifeline.
+    # The lifeline is the worker's alone: a pool process, or what a task starts there, must not find
+    # the variable and take some other pipe of that number for its own.
     os.register_at_fork(after_in_child=lambda: os.environ.pop(FD_VARIABLE, None))
     thread = threading.Thread(target=watch, name="hive-lifeline", daemon=True)
     thread.start()

@@ -1,5 +1,9 @@
-"""Signs of life: a worker tells its supervisor that it takes work, or could not, so that one which
-hangs is started anew.
+"""Signs of life: a worker tells its supervisor that it takes work, or that it could not.
+
+So a worker that hangs is started anew. The signs go through a pipe beside the lifeline, from the
+worker to its supervisor. A worker that is frozen, deadlocked, or connected without ever asking for
+work (celery issues 8030 and 8384) falls silent; one whose broker is away does not, since a new
+start would not help it.
 
 A pipe beside the lifeline, from the worker to its supervisor. A worker that is frozen, deadlocked,
 or connected without ever asking for work (celery issues 8030 and 8384) falls silent; one whose
@@ -48,8 +52,8 @@ class Signs:
         Returns: whether the child, which has given signs before, has been silent for too long.
         """
         now = time.monotonic()
-        # A supervisor that was frozen with its child, or whose machine slept, has not waited for it
-        # meanwhile.
+        # A supervisor that was frozen together with its child, or whose machine slept, has not been
+        # waiting for it all that time.
         step, self._looked_at = min(now - self._looked_at, LONGEST_STEP), now
         if self._heard():
             self._silence = 0.0

@@ -1,5 +1,6 @@
-"""Signals as events: a supervisor's loop sleeps until a signal, a closed pipe or a deadline,
-whichever is first.
+"""Signals as events of a loop.
+
+A supervisor sleeps until a signal, a closed pipe or a deadline, whichever is first.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Signals:
     """Collects SIGTERM, SIGINT, SIGHUP and SIGCHLD instead of letting them interrupt the code; used
     as a context by the main thread.
 
-    Nothing is done inside a handler: a handler may run between any two instructions, a loop that
-        reads events may not be surprised.
+    Nothing is done inside a handler, which may run between any two instructions; a loop that reads
+    events cannot be surprised.
     """
 
     def __init__(self) -> None:
@@ -54,8 +55,7 @@ class Signals:
         self._writer.close()
 
     def wait(self, seconds: float | None, fds: Sequence[int] = ()) -> tuple[int, list[int]]:
-        """Sleep until something happens, at most `seconds` (None: until something happens, or
-        LONGEST_WAIT).
+        """Sleep until something happens, for at most `seconds`, and never longer than LONGEST_WAIT.
 
         fds: descriptors that end the wait too when they become readable.
 
@@ -84,6 +84,4 @@ def at_end(fd: int) -> bool:
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
-    """A handler, since a signal without one would end the process or never reach the wake-up
-    socket.
-    """
+    """Do nothing: without a handler a signal would end the process, or never wake the loop."""

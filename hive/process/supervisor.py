@@ -1,6 +1,4 @@
-"""`hive spore`: the process that keeps one Celery worker running,
-and ends with it in good order.
-"""
+"""The process of `hive spore`: keeps one Celery worker running, and ends in good order with it."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from hive.settings import Settings
 
 log = get_logger(__name__)
 
-# What Celery's command line answers to a wrong option or an application that cannot be loaded.
+# The exit code of Celery's command line for a wrong option or an application that cannot be loaded.
 WRONG_SETTINGS = 2
 # Seconds that a worker has to give its tasks back after it was told to stop at once.
 FORCED_GRACE = 3.0
@@ -54,7 +52,7 @@ class Supervisor:
         self._drain_timeout = settings.hive_drain_timeout
         self._worker = Respawning(self._start)
         self._parent: int | None = None
-        # How many times it was told to stop, and when (monotonic seconds) the next step is taken
+        # How many times it was told to stop, and when (monotonic seconds) it goes one step further
         # without being told.
         self._stops = 0
         self._force_at: float | None = None
@@ -64,10 +62,9 @@ class Supervisor:
     def worker_command(self) -> list[str]:
         """The worker's command line.
 
-        Without gossip and mingle: each worker would listen to the events of all others (traffic
-        that grows with the square of the nodes) and wait a second for their greetings at every
-        start. What they carry, revoked tasks and who is there, is in the broker for all of Hive's
-        nodes.
+        It goes without gossip and mingle. By them each worker listens to the events of all others,
+        which grows with the square of the nodes, and waits a second for their greetings at every
+        start. What they carry (revoked tasks, who is there) Hive's nodes find in the broker.
         """
         name = self.node_name if "@" in self.node_name else f"{self.node_name}@%h"
         worker = [
@@ -134,8 +131,9 @@ class Supervisor:
         return None
 
     def _end_what_hangs(self) -> None:
-        """A worker that falls silent gets the time to give back what it runs, and is killed when it
-        does not take it.
+        """End a worker that has fallen silent.
+
+        It gets the time to give back what it runs, and is killed when it does not end by then.
         """
         child = self._worker.child
         if child is None or self._signs is None:
@@ -181,7 +179,8 @@ class Supervisor:
             # The worker keeps to its grace period by itself (grace.py), unless it hangs.
             self._force_at = time.monotonic() + self._drain_timeout + FORCED_GRACE
         elif self._stops == 2:
-            # Unlike a kill this gives the tasks back without counting a death against them.
+            # Told a second time, the worker gives its tasks back; a kill would count a death
+            # against them.
             log.warning("worker_stopping", node=self.node_name, pid=child.pid)
             child.signal(signal.SIGTERM)
             self._force_at = time.monotonic() + FORCED_GRACE
