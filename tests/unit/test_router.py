@@ -276,20 +276,16 @@ def test_a_stamp_of_the_same_name_is_the_applications() -> None:
     assert "headers" not in routed
 
 
-def test_a_skill_placed_in_the_shared_queue_has_no_candidates(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(skills, "_skills", {})
+def test_a_skill_placed_in_the_shared_queue_has_no_candidates() -> None:
     app = make_app(make_node())
 
-    @app.task(name="tasks.quick")
+    @skills.skill("Be quick.", placement="shared")
     def quick() -> None: ...
 
-    skills._skills["quick"] = skills.Skill("quick", "Be quick.", quick, placement="shared")
-    assert route(app, name="tasks.quick") == {"queue": BACKGROUND}
+    assert route(app, name=quick.name) == {"queue": BACKGROUND}
     assert "hive_candidates" in route(app, name="tasks.slow")
     with pytest.raises(NoEligibleNodeError):
-        route(app, {"requirements": {"gpu": True}}, "tasks.quick")
+        route(app, {"requirements": {"gpu": True}}, quick.name)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from hive import skills
 from hive.errors import InvalidInputError, UnknownSkillError
-from hive.skills import find_skill, registered, skill
+from hive.skills import find_skill, forget, registered, skill
 
 
 class Page(BaseModel):
@@ -29,9 +29,10 @@ class Page(BaseModel):
 
 @pytest.fixture(autouse=True)
 def _a_registry_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(skills, "_skills", {})
     app = Celery("skills", broker="memory://", set_as_current=False)
-    with monkeypatch.context() as patch:
+    with skills.kept(), monkeypatch.context() as patch:
+        for name in registered():
+            forget(name)
         patch.setattr("celery._state._tls.current_app", app, raising=False)
         yield
 
