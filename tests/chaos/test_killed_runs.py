@@ -86,6 +86,7 @@ class Hive:
         for router in self.tasks.app.conf.task_routes:
             router.close()
         self.tasks.leave()
+        self.tasks.app.backend.result_consumer.stop()
         self.tasks.app.close()
         _state.set_default_app(self.default_app)
         client_of(self.tasks.app).close()

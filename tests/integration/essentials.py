@@ -199,6 +199,7 @@ class Essentials:
             spore.stop()
         for router in self.app.conf.task_routes:
             router.close()
+        self.app.backend.result_consumer.stop()
         self.app.close()
         self.client.close()
         del sys.modules["essentials_app"]

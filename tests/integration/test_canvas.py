@@ -216,6 +216,7 @@ class Canvas:
             worker.stop()
         for router in self.app.conf.task_routes:
             router.close()
+        self.app.backend.result_consumer.stop()
         self.app.close()
         self.client.close()
         del sys.modules["canvas_app"]

@@ -267,6 +267,7 @@ def tasks(directory: Path, broker_server: BrokerServer) -> Iterator[Any]:
         patch.syspath_prepend(str(directory))
         module: Any = importlib.import_module("once_app")
     yield module
+    module.app.backend.result_consumer.stop()
     module.app.close()
     client_of(module.app).close()
     del sys.modules["once_app"]
