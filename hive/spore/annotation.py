@@ -15,9 +15,9 @@ from hive.spore.request import NAME as REQUEST
 class Annotation:
     """For Celery's setting `task_annotations`.
 
-    own: the application's own value of it. Celery asks each kind of question only until one
-        annotation of a list answers, so an own "*" would hide Hive's; therefore this one asks for
-        both.
+    own: the application's own value of the setting. Of a list of annotations Celery takes the first
+        that answers, so an own "*" would hide Hive's. Therefore this one stands alone, and asks the
+        application's itself.
     """
 
     def __init__(self, own: Any) -> None:

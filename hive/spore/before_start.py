@@ -1,5 +1,7 @@
-"""The fence before a run: a task that lay in a node while that node was taken for dead does not
-begin there; another node has it.
+"""The fence before a run.
+
+A task that lay in a node while that node was taken for dead does not begin there: another node has
+it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ log = get_logger(__name__)
 
 
 def fenced(before_start: Callable[..., Any]) -> Callable[..., Any]:
-    """A task's hook `before_start` that first makes sure that the task is still this node's to run;
-    an ordinary task pays nothing.
+    """A task's hook `before_start` that first makes sure that the task is still this node's to run.
+
+    For an ordinary task it asks nobody (see is_taken_away).
     """
     if getattr(before_start, "hive_fence", False):
         return before_start

@@ -33,16 +33,16 @@ from hive.spore.wakeup import Wakeup
 
 log = get_logger(__name__)
 
-# Celery looks after dead pool processes when their pipes close, which is before they can be waited
-# for, and then every 5 s.
+# Seconds between two looks for dead pool processes. Celery looks when their pipes close, which is
+# before they can be waited for, and then only every 5 s.
 POOL_CHECK_SECONDS = 0.5
 
 
 class SporeStep(bootsteps.StartStopStep):
     """Starts the incarnation and its heartbeat once the pool's processes are there.
 
-    `stop` only ends the taking of work: what runs is still finished and acknowledged, under a
-    living heartbeat. The goodbye is said at `worker_shutdown`.
+    `stop` only ends the taking of work. What runs is still finished and acknowledged while the
+    heartbeat goes on; the goodbye is said at the signal `worker_shutdown`.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -60,8 +60,8 @@ class SporeStep(bootsteps.StartStopStep):
         except SettingsError as error:
             log.error("worker_cannot_start", reason=error.message)
             raise SystemExit(error.exit_code) from None
-        acknowledge_late(app.tasks.values())  # before the consumer builds its strategies
-        client = client_of(app).with_timeout(ATTENTION)  # also the event loop speaks through it
+        acknowledge_late(app.tasks.values())  # before Celery's consumer prepares for them
+        client = client_of(app).with_timeout(ATTENTION)  # the event loop speaks through it, too
         incarnation = incarnations.begin(client, worker.hostname, slots_of(worker))
         self.heartbeat = Heartbeat(app, incarnation, lambda: slots_of(worker))
         self.heartbeat.prepare()
@@ -81,7 +81,9 @@ class SporeStep(bootsteps.StartStopStep):
             watch_supervisor(lifeline, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     def _watch(self, app: Any) -> None:
-        """Without any nexus the spores themselves bring back what the dead held, a little later."""
+        """Without any nexus the spores themselves bring back what the dead held, a little later
+        than it would.
+        """
         while not self._stopping.is_set():
             try:
                 Watchdog.stand_in(client_of(app), app).run(self._stopping)
@@ -96,17 +98,19 @@ class SporeStep(bootsteps.StartStopStep):
             incarnation.stop()
 
     def terminate(self, worker: Any) -> None:
-        """Celery's cold shutdown out of the event loop: it sends no `worker_shutdown`."""
+        """Leave here, since Celery's cold shutdown out of the event loop sends no
+        `worker_shutdown`.
+        """
         self.stop(worker)
-        worker.pool.terminate()  # nothing may run on here once it has gone home
+        worker.pool.terminate()  # nothing may go on here once it is back in its queue
         self._leave()
 
     def _give_back(self, worker: Any) -> None:
-        """End what runs, give it back uncounted, end the process."""
+        """End what runs, give it back without counting a death, and end the process."""
         if isinstance(worker.pool, ProcessPool):
             os.kill(os.getpid(), signal.SIGQUIT)  # Celery's cold shutdown
             return
-        # Celery cannot end a thread, and would wait for it; a thread ends with its process.
+        # Celery cannot end a thread, and would wait for it. A thread ends with its process.
         self._leave()
         os._exit(1)
 
@@ -120,14 +124,15 @@ class SporeStep(bootsteps.StartStopStep):
             heartbeat.goodbye()
             incarnation.leave()
         except redis.exceptions.RedisError as error:
-            # The watchdog does it once the heartbeats have been missed.
+            # The watchdog does the same once the heartbeats have been missed.
             log.warning("goodbye_failed", incarnation=incarnation.id, error=str(error))
         incarnation.client.close()
 
 
 def _take_no_more() -> None:
-    """At once: the event loop looks for a stop only when it wakes,
-    and takes what comes until then.
+    """Take no more work at once.
+
+    The event loop looks for a stop only when it wakes, and would take what comes until then.
     """
     incarnation = incarnations.current()
     if incarnation is not None:
@@ -136,7 +141,7 @@ def _take_no_more() -> None:
 
 
 class SporeConsumerStep(bootsteps.StartStopStep):
-    """Gives each new connection's event loop a wake-up, and a look after killed pool processes."""
+    """Gives the event loop of each new connection a wake-up, and a look for dead pool processes."""
 
     requires = ("celery.worker.consumer.mingle:Mingle",)
 
@@ -165,8 +170,9 @@ class SporeConsumerStep(bootsteps.StartStopStep):
 
 
 def slots_of(worker: Any) -> int:
-    """How many tasks the worker's pool runs at once; with --autoscale, once it has grown: it grows
-    by what it is given.
+    """How many tasks the worker's pool runs at once.
+
+    With --autoscale it is the most that the pool can grow to: it grows as it is given work.
     """
     most = (
         getattr(getattr(worker, "autoscaler", None), "max_concurrency", None)

@@ -1,9 +1,9 @@
 """Hive's commands to its nodes, carried by one Celery control command: `hive`, with the arguments
 `command` and `arguments`.
 
-Importing this module registers it with Celery's worker. A command runs in the worker's main thread,
-between two deliveries: it has to be over within milliseconds, and starts a thread for what takes
-longer.
+Importing this module registers that command with Celery's worker. A command runs in the worker's
+main thread, between two deliveries: it has to be over within milliseconds, and starts a thread for
+anything longer.
 """
 
 from __future__ import annotations

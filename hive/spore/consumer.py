@@ -1,5 +1,6 @@
-"""Celery's consumer, except that a lost connection drops nothing, is noticed soon, and is tried
-anew without long pauses.
+"""Celery's consumer, for which a lost connection is no disaster.
+
+It drops nothing, notices the loss soon, and tries again without long pauses.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ class Consumer(CeleryConsumer):
     """Named in the setting `worker_consumer`."""
 
     def on_close(self) -> None:
-        """Keep everything: Celery forgets what it holds, since a delivery tag dies with its
-        channel; Hive's belong to the process.
+        """Keep everything.
+
+        Celery forgets here what it holds, since its delivery tags die with their channel. Hive's
+        belong to the process.
         """
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         super().on_connection_error_after_connected(exc)
         if isinstance(exc, redis.exceptions.ResponseError):
-            # It can be reached, so that trying again would cost no time at all.
+            # The broker refuses, but answers at once: without a pause trying again would be a busy
+            # loop.
             time.sleep(_REFUSED_PAUSE)
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
@@ -52,8 +56,8 @@ class Consumer(CeleryConsumer):
         return super().ensure_connected(conn)
 
     def _attentive(self) -> dict[str, float]:
-        """Transport options under which a silent connection is dropped after a few seconds; kombu's
-        own take a minute.
+        """Transport options by which a silent connection is dropped after seconds; kombu takes a
+        minute.
         """
         own = self.app.conf.broker_transport_options
         waits = {

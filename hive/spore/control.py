@@ -20,7 +20,7 @@ class Control(CeleryControl):
     """Named in the application's `control_cls`."""
 
     def revoke(self, task_id: str | Sequence[str], *args: Any, **kwargs: Any) -> Any:
-        """As Celery's revoke; a task that waits anywhere is never run, whichever node meets it."""
+        """Revoke as Celery does, remembered by the broker for nodes that are not online yet."""
         client = client_of(self.app)
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         client.run(steps.REVOKE, (), (client.prefix, int(REVOKE_EXPIRES), *ids))

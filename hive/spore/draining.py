@@ -21,8 +21,9 @@ log = get_logger(__name__)
 
 @command(DRAIN)
 def drain(state: Any, _arguments: dict[str, Any]) -> dict[str, Any]:
-    """Take nothing more, and give back what has not started here; the heartbeat gives back what is
-    only bound to the node.
+    """Take nothing more, and give back what has not started here.
+
+    What is only bound to the node, and not taken by it, the heartbeat gives back.
     """
     incarnation = _incarnation()
     incarnation.draining = True
@@ -54,8 +55,9 @@ def _incarnation() -> Incarnation:
 
 
 def _take_waiting(consumer: Any) -> Iterator[Any]:
-    """The requests that Celery holds without having started them: those over a rate limit, and a
-    plain producer's that are not due.
+    """The requests that Celery holds without having started them.
+
+    They are those over a rate limit, and a plain producer's that are not due.
     """
     for bucket in consumer.task_buckets.values():
         while bucket and bucket.contents:
@@ -63,7 +65,7 @@ def _take_waiting(consumer: Any) -> Iterator[Any]:
                 yield bucket.contents.popleft()[0]
             except IndexError:  # the timer's thread was faster
                 break
-    # Newer than celery-types.
+    # celery-types does not know this name yet.
     scheduled: Any = worker_state.scheduled_requests  # type: ignore[attr-defined]
     for request in tuple(scheduled):
         consumer.timer.cancel(request._eta_timer_entry)

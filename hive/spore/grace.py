@@ -18,8 +18,8 @@ log = get_logger(__name__)
 class Grace(threading.Thread):
     """Bounds Celery's warm shutdown, which waits for as long as a task runs.
 
-    on_stop is called at the first stop signal; on_end when the grace period is over, or at a second
-    stop signal, which Celery passes over. Both in this thread.
+    on_stop is called at the first stop signal. on_end is called when the grace period is over, or
+    at a second stop signal, which Celery itself passes over. Both run in this thread.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Grace(threading.Thread):
         self._on_end()
 
     def _told(self, *, how: str, **_: Any) -> None:
-        # Called inside a signal handler, between any two instructions of the main thread: it takes
-        # no lock.
+        # This runs inside a signal handler, between any two instructions of the main thread, so it
+        # must not take a lock.
         if how == "Warm":
             os.write(self._writer, b"\0")

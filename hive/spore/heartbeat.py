@@ -1,5 +1,6 @@
-"""The heartbeat: one script call a beat, from a thread and a connection of its own, so that a busy
-worker still beats.
+"""The heartbeat: one script call a beat.
+
+It has a thread and a connection of its own, so that a busy worker still beats.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _requirements: TypeAdapter[Requirements] = TypeAdapter(Requirements)
 
 
 def _software_info() -> dict[str, Any]:
-    """What Celery puts on every worker event.
+    """The fields that Celery puts on every event of a worker.
+
+    Hive's stand under one name, `hive`: event consumers have crashed on an extra field `id`.
 
     Never top-level names: an extra field `id` crashed event consumers.
     """
@@ -42,8 +45,9 @@ def _software_info() -> dict[str, Any]:
 
 
 class Heartbeat(threading.Thread):
-    """Tells the node table, every HIVE_HEARTBEAT_INTERVAL seconds, what the node is and how busy;
-    learns which requirements it meets.
+    """Tells the node table every HIVE_HEARTBEAT_INTERVAL seconds what the node is and how busy.
+
+    From the answers it learns which requirements the node meets.
     """
 
     def __init__(self, app: Celery, incarnation: Incarnation, slots: Callable[[], int]) -> None:
@@ -53,7 +57,8 @@ class Heartbeat(threading.Thread):
         self.incarnation = incarnation
         self.slots = slots
         self.interval = settings.hive_heartbeat_interval
-        # No retry, and no longer than a beat: a late beat is worth less than the next one.
+        # It is not tried again, and waits no longer than a beat: the next beat is worth more than a
+        # late one.
         self.client = client_of(app).with_timeout(max(0.5, self.interval))
         self.table = NodeTable(self.client)
         self.sampler = Sampler()
@@ -67,9 +72,7 @@ class Heartbeat(threading.Thread):
         self._facts_known: NodeFacts | None = None
 
     def prepare(self) -> None:
-        """Called before Celery's own heartbeat starts, so that its event's fields never change
-        while they are read.
-        """
+        """Make the field `hive` of Celery's event, before its own heartbeat reads the fields."""
         _software_info()["hive"] = {}
 
     def run(self) -> None:
@@ -103,7 +106,7 @@ class Heartbeat(threading.Thread):
             return
         incarnation.confirmed_beat = sent_at
         if incarnation.draining:
-            # Also what was bound to it since: routers and the Foreman learn of the draining a
+            # This also takes what was bound to the node since: routers learn of the draining a
             # little later.
             self.client.run(steps.RELEASE, (), (self.client.prefix, incarnation.node_id))
         self._facts_known = None if reply.need_facts else facts
@@ -112,7 +115,7 @@ class Heartbeat(threading.Thread):
         _software_info()["hive"] = {**facts.model_dump(mode="json"), **asdict(load)}
 
     def read_requirements(self, facts: NodeFacts, count: int) -> None:
-        """Which requirement queues this node may serve."""
+        """Read which requirements there are, and serve the queues of those that this node meets."""
         queues = []
         known: dict[Any, Any] = self.client.redis.hgetall(self.client.key("requirements"))
         for field, text in known.items():
@@ -125,7 +128,7 @@ class Heartbeat(threading.Thread):
         self._known_requirements = count
 
     def facts(self) -> NodeFacts:
-        """What does not change while the worker runs."""
+        """What the node is: it changes seldom, if at all, while the worker runs."""
         node_id = self.incarnation.node_id
         settings = self.client.settings
         tasks = self.app.tasks

@@ -23,7 +23,7 @@ after which a worker gives no sign.
 
 
 class Vitals(threading.Thread):
-    """A sign every second while it takes work, has no slot for more, or finds no broker."""
+    """Gives a sign every second while the worker takes work, is full, or finds no broker."""
 
     def __init__(self, fd: int, worker: Any, incarnation: Incarnation) -> None:
         """fd: the write end, as given by HIVE_SIGNS_FD."""
@@ -40,7 +40,7 @@ class Vitals(threading.Thread):
                 try:
                     os.write(self._fd, b".")
                 except OSError:
-                    return  # nobody listens any more; the lifeline tells of it
+                    return  # the supervisor is gone, of which the lifeline tells
             time.sleep(PERIOD)
 
     def _works(self) -> bool:

@@ -1,5 +1,6 @@
-"""How a spore's worker finishes a message: the outcome is counted, and a finished slot asks for
-work at once.
+"""How a spore's worker finishes a message.
+
+The outcome is counted, and a slot that becomes free asks for work at once.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ class Request(CeleryRequest):
         super().__init__(message, *args, **kwargs)
         told: dict[str, Any] = self.request_dict
         due = Header.read(told).due
-        # The task is told its eta; the worker is not, which would hold it again.
+        # The task sees its eta. The worker must not, since it would hold the message until then
+        # once more.
         if due is not None:
             told["eta"] = datetime.fromtimestamp(due, UTC).isoformat()
         incarnation = current()
-        if incarnation is not None and self.time_limits[0] is None:  # sent by its name
+        # A message that was sent by the task's name alone does not tell its limit.
+        if incarnation is not None and self.time_limits[0] is None:
             incarnation.note_limit(message.delivery_tag, self.task.time_limit or 0)
 
     def _note(self, outcome: Outcome | None) -> Incarnation | None:
@@ -59,7 +62,7 @@ class Request(CeleryRequest):
             try:
                 incarnation.mark_early(self.message.delivery_tag)
             except redis.exceptions.RedisError as error:
-                # It runs all the same; should its node die now, it runs again.
+                # The task runs all the same. Should its node die now, it would run again.
                 log.warning("start_not_marked", task_id=self.id, error=str(error))
 
     def on_failure(
@@ -80,8 +83,10 @@ class Request(CeleryRequest):
         super().on_timeout(soft, timeout)
 
     def _success_was_stored(self) -> Any:
-        """Celery acknowledges a task whose process was lost after its success was stored; a chord's
-        member is delivered again.
+        """Whether a task whose process was lost counts as done, since its success was stored.
+
+        A chord's member does not: its process may have been killed before it published the chord's
+        body. It is delivered again.
 
         It may have been killed before it published the chord's body.
         """

@@ -1,5 +1,6 @@
-"""Waking the worker's event loop from another thread: a finished task of a thread pool must not
-wait for the next timer.
+"""Waking the worker's event loop from another thread.
+
+A task that ended in a thread pool must not wait for the loop's next timer.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import threading
 
 
 class Wakeup:
-    """A pipe that makes the loop's poll return; a no-op in the loop's own thread,
-    which is awake.
+    """A pipe that makes the loop's poll return.
+
+    In the loop's own thread, which is awake, a call does nothing.
     """
 
     def __init__(self, loop_thread: int) -> None:
@@ -22,7 +24,7 @@ class Wakeup:
 
     def __call__(self) -> None:
         if threading.get_ident() != self._loop_thread:
-            # Full: the loop will wake anyway; closed: it is ending.
+            # A full pipe wakes the loop anyway, and a closed one means that the loop is ending.
             with contextlib.suppress(OSError):
                 os.write(self._writer, b"\0")
 

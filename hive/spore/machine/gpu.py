@@ -1,5 +1,6 @@
-"""The node's GPUs, asked of NVIDIA's management library; no library, no driver or no GPU is an
-empty list.
+"""The node's GPUs, as NVIDIA's management library tells.
+
+Without the library, a driver or a GPU the list is empty.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from hive.spore.machine.limits import MIB
 
 log = get_logger(__name__)
 
-# Seconds before a driver that failed is asked again: looking for a library that is not there takes
-# a while each time.
+# Seconds before a driver that failed is asked again, since each search for a missing library takes
+# a while.
 RETRY_AFTER = 60.0
 
 
@@ -37,8 +38,8 @@ class GpuReading:
 class Gpus:
     """The GPUs that this process may use; read by one thread, as often as it likes.
 
-    A failure is logged once, never raised, and read as "no GPU": a node must not die of its
-    monitoring.
+    A failure is logged once and read as "no GPU"; it is never raised, since monitoring must not end
+    a node.
     """
 
     def __init__(self, library: Any = None) -> None:

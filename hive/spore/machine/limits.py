@@ -33,9 +33,7 @@ class CpuGroup:
     usage_file: Path
 
     def used_seconds(self) -> float | None:
-        """CPU seconds used by all processes of the group so far; None when the kernel does not
-        tell.
-        """
+        """CPU seconds that the group's processes have used; None when the kernel does not tell."""
         text = _read(self.usage_file)
         if text is None:
             return None
@@ -58,8 +56,7 @@ class MemoryGroup:
     stat_file: Path
 
     def used_bytes(self) -> int | None:
-        """Bytes that the group holds and cannot give back at once; None when the kernel does not
-        tell.
+        """Bytes that the group holds and cannot give back at once; None when none are told.
 
         Cached files that nobody read lately are given back before the limit hurts, so they do not
         count: a node that has read a large file is not full.
@@ -96,8 +93,8 @@ class Limits:
 def affinity() -> frozenset[int]:
     """The numbers of the CPUs that this process may run on.
 
-    Asked for by process id: of a thread, `0` would name the thread, which `taskset -p` on the
-        process leaves as it was.
+    It is asked for by process id: in a thread, `0` would mean that thread, which `taskset -p` on
+    the process leaves as it was.
     """
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(os.getpid()))
@@ -204,9 +201,9 @@ class _Groups:
 def _below(path: str, mount_root: str) -> tuple[str, ...]:
     """The group's folders below the mount.
 
-    In a container the path may be told from outside it ("/docker/abc" where only that group is
-    mounted, or "/../other" seen from a namespace): then the mount itself is all that can be seen of
-    ours.
+    In a container the path may be told as it is outside of it ("/docker/abc" where only that group
+    is mounted, or "/../other" seen from a namespace). Then the mount itself is all that can be
+    seen.
     """
     parts = PurePosixPath(path).parts
     above = PurePosixPath(mount_root).parts
@@ -216,8 +213,9 @@ def _below(path: str, mount_root: str) -> tuple[str, ...]:
 
 
 def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
-    """Controller -> (root of the mount inside the hierarchy, mount point); the v2 hierarchy is
-    under "".
+    """Controller -> (root of the mount inside the hierarchy, mount point).
+
+    The v2 hierarchy is under "".
     """
     found: dict[str, tuple[str, str]] = {}
     for line in mountinfo.splitlines():

@@ -1,6 +1,4 @@
-"""What a node tells of itself with every heartbeat: how busy its processors are, how full its
-memory is.
-"""
+"""What a node measures for every heartbeat: how busy its CPUs are, how full its memory is."""
 
 from __future__ import annotations
 
@@ -59,9 +57,7 @@ class Sampler:
         self._before = self._count()
 
     def sample(self) -> Sample:
-        """Measure now; `cpu` covers the time since the call before (the first: since the sampler
-        was made).
-        """
+        """Measure now; `cpu` covers the time since the call before (the first: since the start)."""
         now = self._count()
         interval = now.at - self._before.at
         if interval >= SHORTEST_INTERVAL:
@@ -81,9 +77,7 @@ class Sampler:
         return _Counters(time.monotonic(), _core_times(self._root), groups)
 
     def _quota_share(self, now: _Counters, interval: float) -> float:
-        """The largest usage of a group over its own quota: on whichever of them it happens, that
-        one throttles us.
-        """
+        """The largest usage of a group over its own quota; that group throttles the process."""
         shares = [
             (used - before) / interval / group.quota
             for group, before, used in zip(
@@ -94,8 +88,10 @@ class Sampler:
         return max(shares, default=0.0)
 
     def _memory(self) -> tuple[float, int]:
-        """The fullest of the limiting groups (0..1), and the bytes left before the first limit, the
-        machine's own included.
+        """How full memory is (0..1), by the fullest group, and the bytes left before the first
+        limit.
+
+        The machine's own memory counts as a limit.
         """
         machine = psutil.virtual_memory()
         held = [
