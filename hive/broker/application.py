@@ -13,14 +13,12 @@ from hive.skills import Skill, find_skill, import_skills, registered
 
 
 def application(app: Celery | None = None) -> Celery:
-    """The given application, else Celery's default one, which is the last that Hive was installed
-    in.
-    """
+    """The given application, else Celery's default one: the last in which Hive was installed."""
     if app is not None:
         return app
-    proxy: Any = default_app  # which would follow a later install
+    proxy: Any = default_app  # it would follow a later install
     default: Celery = proxy._get_current_object()
-    # Until the ready application is made, something that stands in for it is the default.
+    # Until the ready application is made, a stand-in for it is the default.
     return default._get_current_object() if isinstance(default, Proxy) else default
 
 

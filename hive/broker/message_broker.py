@@ -39,8 +39,8 @@ class MessageBroker:
     app: an application with Hive installed; Celery's default one if not given, which is the last
         that was installed.
 
-    `connect` only looks whether the broker is there: every method opens what it needs, and raises
-    BrokerUnreachableError or BrokerAuthError when the broker does not answer or refuses the
+    `connect` only looks whether the broker is there. Every method opens what it needs, and raises
+    BrokerUnreachableError when the broker does not answer, BrokerAuthError when it refuses the
     credentials.
     """
 
@@ -90,9 +90,9 @@ class MessageBroker:
 
         task_type: a skill's name. payload: the skill's input, by name.
         priority: high_priority or background, which choose the queue; or 0..10 with 10 the most
-        urgent, in the background queue. task_id: an id of the caller's own. If a task has that id
-        and is the same, nothing is sent; it never makes a second run
-            while that task's record is kept.
+            urgent, in the background queue.
+        task_id: an id of the caller's own. If a task has that id and is the same, nothing is sent:
+            one id never makes a second run while that task's record is kept.
 
         Returns: the task's id.
         Raises: UnknownSkillError, InvalidInputError, DuplicateTaskError when another task has that
@@ -111,8 +111,9 @@ class MessageBroker:
         return await self._in_thread(self._send_once, skill, checked, options, task_id)
 
     async def get_task_status(self, task_id: str) -> TaskStatus | None:
-        """The task's record; None when no task has that id, or its result has expired or was never
-        kept.
+        """The task's record.
+
+        None when no task has that id, or its result has expired or was never kept.
         """
         return await self._in_thread(self.records.read, task_id)
 
@@ -126,11 +127,11 @@ class MessageBroker:
     ) -> bool:
         """Store how far a task is, for an executor outside Celery: spores do it by themselves.
 
-        status: pending, running, completed or failed. result: of a completed task, JSON. error: why
-            it failed.
+        status: pending, running, completed or failed.
+        result: of a completed task, what JSON can hold. error: why it failed.
 
         Returns: False when the task is completed already, which is final. Raises:
-            InvalidInputError.
+        InvalidInputError.
         """
         if result is not None:
             _require_json(result, "A result")
@@ -176,11 +177,12 @@ class MessageBroker:
         return await self._in_thread(self._broadcast, command, given, seconds)
 
     async def subscribe_broadcast(self) -> BroadcastSubscription:
-        """Hear the commands that are broadcast from now on: `async for command in
-        subscription.listen()`.
+        """Hear the commands that are broadcast from now on.
 
-        Each is {"command", "arguments", "destination", "ticket"}. Close it with `await
-        subscription.close()`.
+        `async for command in subscription.listen()` gives them as they come.
+
+        Each has "command", "arguments", "destination" and "ticket". `await subscription.close()`
+        ends it.
         """
         subscription = BroadcastSubscription(self.app)
         try:
@@ -226,7 +228,7 @@ class MessageBroker:
     ) -> str:
         task = self.app.tasks.get(skill.task.name, skill.task)
         try:
-            # The record is the result: one that is not kept could not be told from a task that
+            # The result is the task's record. Without it the task could not be told from one that
             # never was.
             return str(task.apply_async((), payload, ignore_result=False, **options, **more).id)
         except TypeError as error:
@@ -239,8 +241,7 @@ class MessageBroker:
     ) -> str:
         if self._same(skill, payload, task_id):
             return task_id
-        # Two callers at once: the broker accepts the first publication of an id and ignores the
-        # other.
+        # Of two callers at once the broker accepts the first publication, and ignores the other.
         headers = Header.under_id(derived_id(task_id))
         self._send(skill, payload, options, task_id=task_id, headers=headers)
         self._same(skill, payload, task_id)
@@ -285,7 +286,7 @@ def _checked_payload(skill: Skill, payload: object) -> dict[str, Any]:
 
 
 def _require_json(value: Any, what: str) -> Any:
-    """What comes out of JSON again: a tuple is a list then. Raises: InvalidInputError."""
+    """The value as JSON gives it back; a tuple is a list then. Raises: InvalidInputError."""
     try:
         return loads(dumps(value))
     except (TypeError, ValueError, EncodeError) as error:

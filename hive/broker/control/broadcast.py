@@ -1,9 +1,9 @@
 """Control commands to all nodes at once, with their replies, over Celery's remote-control mailbox.
 
-Celery's own way costs a reply queue a call, and loses replies that way (the queue's name holds the
-id of a mailbox copied for each call, while the blocking pop in flight still waits on the previous
-name). Here a process has one reply queue and one consumer for its life; calls are told apart by
-their ticket, and a call is over as soon as all the nodes it waits for have answered.
+Celery makes a reply queue for each call, and loses replies that way: the queue's name holds the id
+of a mailbox that is copied for each call, while the blocking pop in flight still waits on the
+previous name. Here a process has one reply queue and one consumer for its life. Calls are told
+apart by their ticket, and a call is over as soon as all the nodes that it waits for have answered.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Call:
 class BroadcastCaller:
     """Sends control commands and collects the replies; safe between threads, and after a fork.
 
-    Of the threads that wait, one reads for all. No thread runs while nobody calls.
+    Of the threads that wait one reads for all of them. No thread runs while nobody calls.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -49,7 +49,9 @@ class BroadcastCaller:
         _callers.add(self)
 
     def _begin(self) -> None:
-        """State of this process; after a fork the parent's connection and locks are left alone."""
+        """Set up the state of this process; after a fork the parent's connection and locks stay
+        untouched.
+        """
         self._changed = threading.Condition()
         self._calls: dict[str, _Call] = {}
         self._reading = False
@@ -74,8 +76,7 @@ class BroadcastCaller:
         timeout: float,
         destination: Collection[str] | None = None,
     ) -> dict[str, Any]:
-        """Send a control command and wait until all of `nodes` have answered or `timeout` seconds
-        are over.
+        """Send a control command, and wait for the answers of all of `nodes`.
 
         method, arguments: a Celery control command and its keyword arguments.
         destination: nodes that shall obey it; None for all workers, also those not in `nodes`. What
@@ -120,8 +121,8 @@ class BroadcastCaller:
             self._leave()
 
     def _ready(self, end: float) -> None:
-        """The reply queue is declared and bound before anything is sent; else early replies had
-        nowhere to go.
+        """Declare and bind the reply queue before anything is sent; early replies need a place to
+        go.
         """
         if self._lead(end):
             try:
@@ -143,8 +144,9 @@ class BroadcastCaller:
                 self._leave()
 
     def _lead(self, end: float, call: _Call | None = None) -> bool:
-        """Become the reading thread; False when `call` was completed by another's reading, or the
-        time is over.
+        """Become the reading thread.
+
+        Returns: False when another thread's reading has completed `call`, or the time is over.
         """
         with self._changed:
             while self._reading:

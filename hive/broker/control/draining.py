@@ -17,8 +17,9 @@ DRAIN, RESUME = "DRAIN", "RESUME"
 
 
 def named_nodes(nodes: Mapping[str, Node], names: Iterable[str]) -> list[str]:
-    """The ids of online nodes, each named by its id (`spore-1@host`) or, where that is enough, by
-    what is before the @.
+    """The ids of online nodes.
+
+    A name is the node's id (`spore-1@host`) or, where that is enough, what is before the @.
 
     Raises: UnknownNodeError for a name that no online node has, or several have.
     """
@@ -67,8 +68,8 @@ def unfinished(app: Celery, node_id: str) -> int:
     Raises redis-py's errors.
     """
     client = client_of(app)
-    # No transaction, which a server without memory refuses; what is started between the two is
-    # counted twice, never not at all.
+    # No transaction, which a server without memory refuses. A task that starts between the two
+    # counts is counted twice, but never left out.
     with client.redis.pipeline(transaction=False) as pipe:
         pipe.zcard(client.key("placed", node_id)).hlen(client.key("reserved", node_id))
         return sum(pipe.execute())

@@ -1,5 +1,6 @@
-"""Celery's remote-control mailbox, as Hive uses it: commands on one fanout, replies in a queue of
-one's own.
+"""Celery's remote-control mailbox, as Hive uses it.
+
+Commands go out on one fanout; replies come into a queue of the caller's own.
 """
 
 from __future__ import annotations
@@ -19,11 +20,9 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 HIVE_COMMAND = "hive"
-"""The Celery control command that carries Hive's commands; its arguments are `command` and
-`arguments`.
-"""
+"""The Celery control command that carries Hive's, in its arguments `command` and `arguments`."""
 
-# A reply queue's binding ends an hour after its consumer last read; declared again well before
+# A reply queue's binding ends an hour after its consumer last read. Declared again well before
 # that, it survives idle times.
 _DECLARE_EVERY = 600.0
 
@@ -34,9 +33,7 @@ def mailbox_of(app: Celery) -> Any:
 
 
 def clock_of(app: Celery) -> Any:
-    """The application's Lamport clock,
-    by which Celery orders what its processes tell each other.
-    """
+    """The application's Lamport clock, by which Celery orders the messages of its processes."""
     return app.clock  # type: ignore[attr-defined]
 
 
@@ -77,7 +74,7 @@ def publish_command(
         broker_errors(client_of(app).address),
         app.amqp.producer_pool.acquire(block=True) as producer,
     ):
-        # kombu drops a fanout silently whose exchange this connection has not declared.
+        # kombu silently drops a message to a fanout that this connection has not declared.
         producer.publish(
             message,
             exchange=mailbox.exchange.name,
@@ -95,8 +92,9 @@ def publish_command(
 
 
 class MailboxReader:
-    """One connection with one consumer on one queue, for one thread at a time; opened and opened
-    again under the same queue name.
+    """One connection with one consumer on one queue, for one thread at a time.
+
+    It can be dropped and opened again, under the same queue name.
     """
 
     def __init__(self, app: Celery, queue: Queue, on_message: Callable[[Any, Any], None]) -> None:
@@ -136,7 +134,7 @@ class MailboxReader:
         return self._connection
 
     def drain(self, seconds: float) -> None:
-        """Hand over what has come; wait at most `seconds` for the first of it.
+        """Hand over what has come; wait for the first of it at most so many seconds.
 
         Raises: what kombu and redis-py raise.
         """
@@ -146,8 +144,9 @@ class MailboxReader:
             return
 
     def drop(self) -> None:
-        """Forget the connection, broken or not; the queue stays, so that what comes meanwhile is
-        found by the next.
+        """Forget the connection, broken or not.
+
+        The queue stays, so that the next connection finds what comes meanwhile.
         """
         connection, channel, self._connection, self._channel = (
             self._connection,
@@ -157,8 +156,8 @@ class MailboxReader:
         )
         if connection is None:
             return
-        # Closing a channel waits for the blocking pop in flight, a second; without its socket there
-        # is nothing to wait for.
+        # Closing a channel waits for the blocking pop in flight, up to a second. Without its socket
+        # there is nothing to wait for.
         polling = getattr(channel.client, "connection", None)
         if polling is not None:
             polling.disconnect()

@@ -29,17 +29,17 @@ _LONGEST_PAUSE = 2.0
 class BroadcastSubscription:
     """A reader of Hive's broadcast commands; `MessageBroker.subscribe_broadcast` makes one.
 
-    A thread of its own reads the fanout. After a lost connection it subscribes again; what was sent
-    meanwhile is missed, as with any fanout. The oldest command is dropped when 1,000 wait to be
-    listened to.
+    A thread of its own reads the fanout. After a lost connection it subscribes again; as with any
+    fanout, what was sent meanwhile is missed. Of more than 1,000 commands that nobody has listened
+    to, the oldest is dropped.
     """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._where = client_of(app).address
         self._id = f"subscriber-{uuid.uuid4().hex}"
-        # The queue's name is only a mark in kombu: a fanout is published to its subscribers,
-        # nothing is stored.
+        # The queue's name is only a mark in kombu. A fanout is published to its subscribers and
+        # stored nowhere.
         queue = Queue(
             f"{self._id}.{mailbox_of(app).exchange.name}",
             exchange=mailbox_of(app).exchange,
@@ -64,8 +64,9 @@ class BroadcastSubscription:
         self._thread.start()
         end = time.monotonic() + _START_SECONDS
         while not self._heard.wait(0.05):
-            # The server confirms a subscription on another connection than ours: a message to
-            # ourselves is the sure sign. It has a destination, so the nodes leave it alone.
+            # The server confirms the subscription on another connection than the one that sends, so
+            # the sure sign is to hear a message to ourselves. It has a destination, so that the
+            # nodes leave it alone.
             publish_command(self._app, HIVE_COMMAND, {}, destination=[self._id])
             if time.monotonic() > end:
                 raise BrokerUnreachableError(

@@ -1,7 +1,7 @@
 """The account of all messages, read at one instant, and the alarm when it fails.
 
-accepted = queued + placed + reserved + delayed + dead + done. Revoked, expired and purged messages
-are done; what people wrote off (`settle`) counts like done.
+It balances when accepted = queued + placed + reserved + delayed + dead + done. Revoked, expired and
+purged messages are done; what people wrote off (`settle`) counts as done, too.
 """
 
 from __future__ import annotations
@@ -41,22 +41,24 @@ class Account:
 
     @property
     def missing(self) -> int:
-        """Accepted, not done, and there is no trace of them; below zero, there are more than were
-        ever accepted.
+        """How many are accepted and not done, and have left no trace.
+
+        Below zero: there are more than were ever accepted.
         """
         return self.accepted - self.done - self.written_off - self.entries
 
     @property
     def stranded(self) -> int:
-        """There, and in no place from which anybody would take them."""
+        """How many are there, but in no place from which anybody would take them."""
         return self.entries - self.queued - self.placed - self.reserved - self.delayed - self.dead
 
 
 class WentBack(BaseModel):
     """The broker lost writes that it had confirmed.
 
-    lost_since, seen: unix seconds of the last mark that it kept, and of the last that somebody saw.
-        fewer: at least so many messages that were accepted by then no longer are.
+    lost_since, seen: unix seconds of the last mark that the broker kept, and of the last that
+    somebody had seen.
+    fewer: how many messages at least were accepted by then, and no longer are.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -99,8 +101,9 @@ class Alarm(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look: the account, the alarm that stands, and the marks (number, unix seconds): that
-    which was found, and the one left now.
+    """One look: the account, and the alarm that stands.
+
+    found, left: number and time (unix seconds) of the mark that was found, and of the one left now.
     """
 
     account: Account
@@ -118,8 +121,8 @@ class Ledger:
     def look(self, seen: int | None = None) -> Look:
         """Count everything.
 
-        seen: the highest mark that the caller has seen; a higher one is left then. None leaves
-            none.
+        seen: the highest mark that the caller has seen. A higher one is left then; for None, none
+            is.
         """
         settings = self._client.settings
         queues = (settings.hive_high_priority_queue, settings.hive_background_queue)
@@ -145,7 +148,8 @@ class Ledger:
         self._run(ALARM, "" if alarm is None else alarm.model_dump_json())
 
     def survey(self, cursor: str, entries: int) -> str:
-        """Find lists that the account does not know yet, by about so many entries from `cursor` on.
+        """Find lists that the account does not know yet, by looking at so many entries from
+        `cursor` on.
 
         Returns: where to go on, "0" at the end.
         """

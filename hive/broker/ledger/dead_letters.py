@@ -86,7 +86,7 @@ class DeadLetters:
 
     def publish_ids(self) -> list[str]:
         """The publish ids of all, the newest first."""
-        # Not one HGETALL: a long answer would hold everybody else up.
+        # HSCAN, and not one HGETALL: a long answer would hold everybody else up.
         found = dict(self._client.redis.hscan_iter(self._client.key("dead"), count=BATCH))
         return [
             raw.decode()
@@ -112,8 +112,9 @@ class DeadLetters:
         return next(self._read([publish_id]), None) if publish_id else None
 
     def retry(self, name: str) -> bool:
-        """Send one again: back to its home queue, its deaths forgotten but for its history, and its
-        stored failure forgotten.
+        """Send one again: it goes back to its home queue.
+
+        Its deaths are forgotten, but for its history, and so is its stored failure.
 
         Returns: False when no dead letter has that task id or publish id.
         """
@@ -131,7 +132,7 @@ class DeadLetters:
     def purge(self, names: Sequence[str]) -> int:
         """Forget dead letters, by task id or publish id; unknown ones are left out.
 
-        Who waits for their results is told first.
+        First, who waits for their results is told that they failed.
 
         Returns: how many were forgotten.
         """
@@ -158,7 +159,7 @@ class DeadLetters:
             packed = redis_client.hget(self._client.key("entries"), publish_id)
             dead = redis_client.hget(self._client.key("dead"), publish_id)
             if packed is not None and dead is not None:
-                with following_up():  # its error callbacks
+                with following_up():  # its error callbacks are sent in it
                     self._store_failure(publish_id, packed, _split(dead)[1])
             redis_client.srem(self._client.key("untold"), publish_id)
 
@@ -216,8 +217,7 @@ def stored_result(app: Celery, task_id: str) -> Any:
 
 
 def forget_failure(app: Celery, task_id: str, stored: Any) -> None:
-    """Forget a stored result that was read before: who waits for the task sent again would get the
-    old failure.
+    """Forget a stored failure that was read before: who waits for the new run would get it.
 
     A success is kept, and one that was stored meanwhile: the new run is on its way already.
     """
@@ -239,7 +239,7 @@ def _letter(publish_id: str, packed: bytes, ms: int, reason: str) -> DeadLetter:
         task = entry.task_name
         args, kwargs, _ = entry.body()
     except (ValueError, KeyError, TypeError, AttributeError):
-        # Whatever another producer sent: it may be here for that very reason.
+        # Another producer may have sent anything, and it may be here for that very reason.
         entry = Entry.head(publish_id, packed)
         log.warning("dead_letter_not_readable", publish_id=publish_id)
     return DeadLetter(

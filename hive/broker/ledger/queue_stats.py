@@ -19,8 +19,8 @@ def queue_stats(client: BrokerClient) -> dict[str, Any]:
     queues = (client.settings.hive_high_priority_queue, client.settings.hive_background_queue)
     reply = client.run(_QUEUE_STATS, (), (client.prefix, *queues))
     entries, delayed, dead, running, completed, failed, high, background = map(int, reply)
-    # An entry is in a queue, at a node, delayed, reserved or dead. A plain Celery producer's
-    # message has no entry yet.
+    # An entry is in a queue, placed at a node, delayed, reserved or dead. The message of a plain
+    # Celery producer has no entry until a node takes it.
     queued = max(entries - delayed - dead - running, high + background)
     return {
         "high_priority_queue": high,

@@ -1,5 +1,4 @@
-"""Task records: what is known about a task, read from where it is in the channel and from its
-stored result.
+"""Task records: what is known about a task.
 
 Nothing is written for them while tasks run: the channel's entry tells of a task that waits or runs,
 the result's meta of one that has ended.
@@ -70,8 +69,9 @@ class TaskStatus(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an unfinished task is in the channel (lua/locate.lua); `since` is in unix seconds by
-    the broker's clock.
+    """Where an unfinished task is in the channel, as lua/locate.lua says.
+
+    `since` is in unix seconds by the broker's clock.
     """
 
     name: str
@@ -92,14 +92,15 @@ class TaskRecords:
         self._imported = False
 
     def read(self, task_id: str) -> TaskStatus | None:
-        """What is known of a task; None when no task has that id, or its result has expired or was
-        never kept.
+        """What is known of a task.
+
+        None when no task has that id, or its result has expired or was never kept.
 
         Raises: redis-py's connection errors.
         """
         # First the place, then the result: a task that ends between the two is found by its result.
-        # The second round is for a task that is sent again just now, whose old result went away
-        # after its place was looked up.
+        # The second round is for a task that is being sent again: its old result went away after
+        # its place was looked up.
         for _ in range(2):
             place, meta = self.locate(task_id), self.meta(task_id)
             if meta is not None and (place is None or _knows_better(meta, place)):
@@ -179,7 +180,7 @@ class TaskRecords:
             return False
         if now.status == "dead":
             return DeadLetters(self._app).retry(task_id)
-        # Read again: another caller may have sent it meanwhile, and what is stored now be that
+        # Read again: another caller may have sent it meanwhile, and what is stored now may be that
         # run's start or end.
         stored = stored_result(self._app, task_id)
         meta = {} if stored is None else self._app.backend.decode_result(stored)
@@ -199,8 +200,8 @@ class TaskRecords:
             "priority": hive.get("priority"),
             "requirements": hive.get("req"),
         }
-        # Two callers at once derive the same publish id from the same failure, and the broker takes
-        # one.
+        # Of two callers at once both derive the same publish id from the failure, and the broker
+        # takes one.
         headers = Header.under_id(derived_id(task_id, "again", meta.get("date_done")))
         self._app.send_task(
             meta["name"],
@@ -262,7 +263,7 @@ class TaskRecords:
     def _task_type(self, task_name: str | None) -> str:
         """The name of the skill behind a task, or the task's own."""
         if skill_of_task(task_name) is None and not self._imported:
-            # A process that only looks has not imported what its workers run.
+            # A process that only looks has not imported the modules that its workers import.
             import_skills(self._app)
             self._imported = True
         skill = skill_of_task(task_name)
@@ -280,14 +281,14 @@ class TaskRecords:
 
 
 def _knows_better(meta: dict[str, Any], place: Place) -> bool:
-    """The stored result says more than the task's place in the channel."""
+    """Whether the stored result says more than the task's place in the channel."""
     if meta["status"] == states.SUCCESS:
         return True
     if place.name == "reserved":
-        # A failure whose acknowledgement is on its way.
+        # A stored end is that of a run whose acknowledgement is on its way.
         return meta["status"] in states.READY_STATES
-    # Else a failure's entry has come back since, and runs again. What an executor outside Celery
-    # stated, it stated later.
+    # Elsewhere the entry of a failure has come back since, and runs again. But what an executor
+    # outside Celery has stated, it stated after that.
     return place.name != "dead" and bool((meta.get("hive") or {}).get("stated"))
 
 

@@ -27,7 +27,7 @@ class Rows:
 
 
 OWN = (Rows("ids", by="value"), Rows("dead", beside="untold"))
-"""The channel's and the ledger's."""
+"""The rows of the channel and of the ledger."""
 
 
 def sweep_some(
@@ -46,7 +46,7 @@ def sweep_some(
 def sweep_requirements(
     client: BrokerClient, idle_ms: int, survey_began: str
 ) -> tuple[int, bool, int]:
-    """Forget requirements that have been idle for so long and that no message has.
+    """Forget requirements that have been idle for long and that no message has.
 
     survey_began: ms at which a survey of all entries began that is over; "" for none.
 

@@ -1,6 +1,4 @@
-"""The process's own connection to the broker, shared by everything in Hive that is not kombu's
-channel.
-"""
+"""The process's own connection to the broker, for all of Hive but kombu's channel."""
 
 from __future__ import annotations
 
@@ -83,8 +81,9 @@ class BrokerClient:
         return f"{f'[{host}]' if ':' in host else host}:{parts.port or 6379}"
 
     def with_timeout(self, seconds: float) -> BrokerClient:
-        """A client of the same broker with connections of its own, for who must not wait as long as
-        the others; close it.
+        """A client of the same broker with connections of its own; close it.
+
+        It is for those who must not wait as long as the others.
         """
         return BrokerClient(
             self.url, self.settings, prefix=self.prefix, timeout=seconds, tls=self.tls
@@ -128,8 +127,9 @@ class BrokerClient:
 
 @contextmanager
 def broker_errors(where: str = "") -> Iterator[None]:
-    """Turn redis-py's and kombu's connection errors into Hive's: BrokerAuthError, BrokerMemoryError
-    or BrokerUnreachableError.
+    """Turn redis-py's and kombu's connection errors into Hive's.
+
+    They become BrokerAuthError, BrokerMemoryError or BrokerUnreachableError.
 
     `where` (host:port, no password) is put into the message.
     """
@@ -169,7 +169,7 @@ def is_about_tls(error: BaseException | None) -> bool:
     seen: set[int] = set()  # an error may be in its own context
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        # A server without TLS takes the handshake for the beginning of a command and waits for the
+        # A server without TLS takes the handshake for the beginning of a command, and waits for the
         # rest.
         if isinstance(error, ssl.SSLError) or "handshake" in str(error):
             return True
@@ -179,11 +179,11 @@ def is_about_tls(error: BaseException | None) -> bool:
 
 @contextmanager
 def _library_errors() -> Iterator[None]:
-    """kombu wraps what redis-py raised while publishing; bring it to light."""
+    """Raise the error of redis-py that kombu has wrapped while publishing."""
     try:
         yield
     except Exception as error:
-        from kombu.exceptions import OperationalError  # what only looks works without kombu
+        from kombu.exceptions import OperationalError  # commands that only look need no kombu
 
         if not isinstance(error, OperationalError):
             raise
@@ -204,7 +204,7 @@ def client_of(app: Celery) -> BrokerClient:
 
 
 def ready_client(settings: Settings) -> BrokerClient:
-    """A broker client like the ready application's, for who only looks and needs no application.
+    """A broker client like the ready application's, for what needs no application.
 
     Raises: HiveError where ENABLE_HIVE is false, SettingsError.
     """

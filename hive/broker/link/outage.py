@@ -33,7 +33,8 @@ _REFUSALS = (
 def passes(error: BaseException) -> bool:
     """Whether an error says that the broker is away or refuses for now.
 
-    It refuses while it loads its data, or has just become or ceased to be a replica.
+    It refuses for now while it loads its data, and when it has just become, or ceased to be, a
+    replica.
     """
     if isinstance(error, (*AWAY, redis.exceptions.InvalidResponse, OSError)):
         return True
@@ -48,7 +49,7 @@ def passes(error: BaseException) -> bool:
 
 
 class Outage:
-    """How long the broker has been away, for who asks it again and again.
+    """How long the broker has been away, for a loop that asks it again and again.
 
     longest: seconds after which it is given up.
     """

@@ -1,7 +1,7 @@
-"""Hive's priorities: the queue that a word or a number chooses, and the place in it, 0..10 with 10
-the most urgent.
+"""Hive's priorities: a word chooses the queue, a number the place in it.
 
-As kombu's list index the number is turned around: 0 is the bare list and the most urgent.
+Numbers are 0..10 with 10 the most urgent. kombu's list index is the number turned around: index 0
+is the bare list, and the most urgent.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Lua scripts kept in files of their own: read once, called by SHA, loaded again when the server
-has forgotten them.
+"""Lua scripts in files of their own.
+
+They are read once, called by their SHA, and loaded again when the server has forgotten them.
 """
 
 from __future__ import annotations
@@ -34,9 +35,7 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: Any, keys: Sequence[Any] = (), args: Iterable[Any] = ()) -> Any:
-        """Run the script on `client` in one round trip (two when the server did
-        not know it yet).
-        """
+        """Run the script on `client`: one round trip, or two when the server did not know it."""
         arguments = (len(keys), *keys, *args)
         try:
             return client.execute_command("EVALSHA", self.sha, *arguments)
@@ -46,12 +45,10 @@ class Script:
     def on_connection(
         self, connection: Any, keys: Sequence[Any] = (), args: Iterable[Any] = ()
     ) -> Any:
-        """Run the script on one connection of redis-py's: nothing is tried twice behind the
-        caller's back.
-        """
+        """Run the script on one connection of redis-py's, which tries nothing twice by itself."""
         arguments = (len(keys), *keys, *args)
-        # No PING before it: that would be a round trip more, and a silent connection is noticed by
-        # the missing answer.
+        # No PING goes before it: that would be one more round trip, and the missing answer tells of
+        # a silent connection as well.
         connection.send_command("EVALSHA", self.sha, *arguments, check_health=False)
         try:
             return connection.read_response()

@@ -7,14 +7,15 @@ import socket
 SILENCE = 3.0
 """Seconds after which a connection that owes an answer counts as lost."""
 ATTENTION = 1.5
-"""The same for a worker's consuming connection, beyond the second for which the broker may hold its
-answer back.
+"""The same for a worker's consuming connection, not counting the second for which the broker may
+keep its answer back.
 """
 
 
 def keepalive() -> dict[int, int]:
-    """The options by which the system itself notices a peer that is gone, in about SILENCE seconds,
-    where nobody waits for an answer.
+    """Socket options by which the system itself notices that a peer is gone.
+
+    It takes about SILENCE seconds, also where nobody waits for an answer.
     """
     wanted = {
         "TCP_KEEPIDLE": 2,

@@ -74,14 +74,12 @@ class Requirements(BaseModel):
 
     @property
     def home(self) -> str:
-        """The queue in which a task with these requirements waits: the node's own, or that of the
-        digest.
-        """
+        """The queue in which such a task waits: the node's own, or that of the digest."""
         return f"venom:pin:{self.node}" if self.node else f"venom:req:{self.digest}"
 
     def missing(self, facts: NodeFacts) -> list[str]:
-        """What the node lacks for ever, in words; empty when it can satisfy the requirements at
-        some time.
+        """What the node lacks for ever, in words; empty when it could meet the requirements at
+        times.
         """
         lacks = []
         if self.node and facts.node_id != self.node:
@@ -110,9 +108,7 @@ class Requirements(BaseModel):
         return node.load.memory_free_mb >= self.memory_mb and not self.missing(node.facts)
 
     def refusal(self, known: Iterable[NodeFacts]) -> str:
-        """Why none of the known nodes can ever satisfy them, in a sentence or two for the task's
-        sender.
-        """
+        """Why none of the known nodes can ever satisfy them, in words for the task's sender."""
         lacks = {facts.node_id: self.missing(facts) for facts in known}
         nowhere = set.intersection(*map(set, lacks.values())) if lacks else set()
         counted = f"the {len(lacks)} known nodes" if len(lacks) != 1 else "the 1 known node"
@@ -136,9 +132,7 @@ class Requirements(BaseModel):
 
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Requirements | None:
-    """Parse once what is sent with every task of a kind;
-    the text is the key that a dict cannot be.
-    """
+    """Parse once what is sent with every task of a kind; a text can be the cache's key."""
     try:
         requirements = Requirements.model_validate(json.loads(text))
     except ValidationError as error:
@@ -167,7 +161,7 @@ def _names(node_ids: Iterable[str]) -> str:
 
 
 def _as_list(value: object) -> list[object]:
-    """Sets and tuples of skills are as good as a list."""
+    """A set as a list, for JSON, which has no sets."""
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     raise TypeError(f"{value!r} is not a text, number, list or dict")

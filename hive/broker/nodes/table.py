@@ -1,5 +1,6 @@
-"""The node table: what every spore is and how busy it is, written by heartbeats, read by routers as
-small deltas.
+"""The node table: what every spore is, and how busy.
+
+Heartbeats write it; routers read what changed.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ class BeatReply:
     """What the broker said to a heartbeat.
 
     `fenced`: this incarnation was declared dead or left, and nothing was written. `need_facts`: the
-    next beat must bring the facts. `now_ms` is the broker's clock, `requirements` the number of
-    registered requirements.
+    next beat must bring the facts. `now_ms`: the broker's clock. `requirements`: how many are
+    registered.
     """
 
     status: Literal["ok", "fenced"]
@@ -119,8 +120,9 @@ class BeatReply:
 
 
 class NodeTable:
-    """Reads and writes the node table; safe to share between threads. redis-py's errors come
-    through as they are.
+    """Reads and writes the node table; safe to share between threads.
+
+    redis-py's errors come through as they are.
     """
 
     def __init__(self, client: BrokerClient) -> None:
@@ -128,7 +130,7 @@ class NodeTable:
         self._lock = threading.Lock()
         self._epoch = ""
         self._version = 0
-        # With the version that wrote them.
+        # By node id: the version that wrote the facts, and the facts.
         self._facts: dict[str, tuple[str, NodeFacts | None]] = {}
         self._nodes: dict[str, Node] = {}
 
@@ -149,16 +151,14 @@ class NodeTable:
         return BeatReply("ok" if status == b"ok" else "fenced", bool(need), int(now_ms), int(known))
 
     def leave(self, node_id: str, incarnation: str) -> bool:
-        """Mark an incarnation as gone; its node is offline at once unless another incarnation of it
-        runs.
+        """Mark an incarnation as gone; its node is offline at once, unless it has another one.
 
         Returns: whether the table knew it.
         """
         return bool(self._run(LEAVE, incarnation, node_id))
 
     def read(self) -> dict[str, Node]:
-        """Every node seen within 24 hours, by id: the changes since this object's last read, in one
-        round trip.
+        """Every node seen within 24 hours, by id; one round trip, which brings only what changed.
 
         A node whose beats did not change keeps its Node object from one read to the next.
         """
@@ -166,8 +166,8 @@ class NodeTable:
             try:
                 epoch, version, now_ms, whole, rows = self._run(DELTA, self._epoch, self._version)
             except redis.exceptions.RedisError:
-                # The server may come back with fewer writes, and pass our version before we look
-                # again.
+                # The server may come back with some writes lost, and count past our version before
+                # we ask again. So ask for the whole table.
                 self._epoch = ""
                 raise
             if whole:
@@ -192,8 +192,8 @@ class NodeTable:
             self._facts[node_id] = written, _readable(node_id, facts)
         known_version, known = self._facts.get(node_id, ("", None))
         if written not in ("0", known_version):
-            # Facts that we should have had: the server lost its last writes and counted past our
-            # version again.
+            # We should have had these facts: the server has lost its last writes, and has counted
+            # past our version again. So ask for the whole table.
             self._epoch = ""
         if known is None:
             self._nodes.pop(node_id, None)
@@ -220,8 +220,9 @@ def _readable(node_id: str, facts: bytes) -> NodeFacts | None:
 
 
 def _node(facts: NodeFacts, parts: list[list[str]], now: float, dead_after: float) -> Node:
-    """One node from the lines of its incarnations: the first that lives gives the load, task counts
-    are added up.
+    """One node from the lines of its incarnations.
+
+    The first that lives gives the load; the numbers of tasks are added up.
     """
     living = [part for part in parts if float(part[0]) / 1000 >= now - dead_after]
     shown = living or parts[:1]

@@ -1,5 +1,7 @@
-"""Celery's Redis result backend, whose stored results also tell which node ran the task, when, and
-at which attempt.
+"""Celery's Redis result backend, for a hive.
+
+A stored result also tells which node ran the task, when, and at which attempt; a run that was taken
+away stores nothing; and a chord ends although its members are killed.
 """
 
 # celery-types leaves most of Celery's Redis backend out.
@@ -42,12 +44,16 @@ _claim = Script("hive.broker.results", "chord_claim", refusable=True).text
 CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{_claim}"
 
 LOOK_AFTER = 0.5
-"""Seconds after a subscription."""
+"""Seconds after a subscription at which what is stored is looked at."""
 
 
 class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
-    """Waits for results; a subscription that falls silent is made anew, and each new one is
-    followed by a look at what is stored.
+    """Waits for results. It mends a silent subscription, and looks at what is stored after each
+    one.
+
+    Celery waits on a silent subscription for as long as the caller allows, although the result is
+    long there. It looks before it subscribes anew, and so misses what comes in between. And
+    redis-py may connect anew without telling it.
 
     Celery's waits on a silent one for as long as the caller allows, with the result long there; it
     looks before it subscribes anew, and misses what comes in between; and redis-py may connect anew
@@ -73,16 +79,17 @@ class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
     def stop(self) -> None:
         """Close the subscription and forget it; the next wait for a result makes another.
 
-        Celery keeps it, and a result that is freed later would open it again to unsubscribe: twenty
-        seconds of trying where the broker has ended.
+        Celery keeps it. A result that is freed later would then open it again, only to unsubscribe:
+        twenty seconds of trying where the broker has ended.
         """
         with self._locked():
             super().stop()
             self._pubsub: Any = None
 
     def _look_after(self, pubsub: Any) -> None:
-        """Look at what is stored a moment after each connect; ask whether the server is there once
-        nothing was heard for a while.
+        """Look at what is stored a moment after each connect.
+
+        Once nothing was heard for a while, ask whether the server is there.
         """
         now = time.monotonic()
         connection = pubsub.connection
@@ -104,7 +111,7 @@ class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
             self._asked_at = now
 
     def _connected(self, _connection: Any) -> None:
-        """The server will know of the subscriptions when it is asked again."""
+        """By the time of the next look the server will know of the subscriptions."""
         self._look_at = time.monotonic() + LOOK_AFTER
 
     def _look(self) -> None:
@@ -153,8 +160,9 @@ class Backend(RedisBackend):
         request: Any = None,
         **_: Any,
     ) -> Any:
-        """Store a state in one round trip, where Celery takes two; a success is never overwritten,
-        nor anything by a fenced run.
+        """Store a state in one round trip, where Celery takes two.
+
+        A success is never overwritten, and a fenced run overwrites nothing.
         """
         meta = self._get_result_meta(
             result=result, state=state, traceback=traceback, request=request
@@ -187,8 +195,9 @@ class Backend(RedisBackend):
     def on_chord_part_return(
         self, request: Any, state: str, result: Any, propagate: Any = None, **kwargs: Any
     ) -> None:
-        """Count a member's run, unless it was given to another node: it could end the chord, and
-        its body would not be sent from here.
+        """Count a member's run, unless it was given to another node.
+
+        A fenced run could end the chord, and its body would not be sent from here.
         """
         if request.group and is_taken_away(self.app, request):
             return
@@ -208,15 +217,16 @@ class Backend(RedisBackend):
             return super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
-        """Count a task that a member adds, once: Celery's increment would be made again by a
-        repeated run, and the chord never end.
+        """Count a task that a member adds, once.
+
+        Celery's increment would be made again by a repeated run, and the chord would never end.
         """
         keys = [self.get_key_for_group(group_id, part) for part in (".t", ".d")]
         self.ensure(CHORD_ADD, (self.client, keys, (result.id, int(self.chord_expires or 0))))
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> Any:
         group_id, results = header_result_args
-        # Not of a generator, whose members nobody knows before they are sent.
+        # Nobody knows the members of a generator before they are sent.
         if isinstance(results, list):
             group_id = chord_group(group_id, _first(results))
         return super().apply_chord((group_id, results), body, **kwargs)
@@ -241,14 +251,16 @@ class Backend(RedisBackend):
         return self.client.register_script(ALLOW_OOM + CHORD_CLEANUP_LUA)
 
     def _create_client(self, **params: Any) -> Any:
-        """A server without memory refuses everything within a transaction, also the reading of a
-        chord's results. Celery needs none.
+        """Make redis-py's client, with Hive's patience and without transactions.
+
+        A server without memory refuses everything in a transaction, even to read a chord's results.
+        Celery needs none.
         """
         if params.get("socket_keepalive"):
             params["socket_keepalive_options"] = keepalive()
         client: Any = super()._create_client(**params, retry=Patience())  # type: ignore[misc]
-        # A subscription that redis-py itself mends misses what was told meanwhile; when Celery does
-        # it, it looks at what is stored.
+        # The subscription is made without retries: one that redis-py mends by itself misses what
+        # was told meanwhile, while Celery, when it mends one, looks at what is stored.
         client.pubsub = super()._create_client(**params).pubsub  # type: ignore[misc]
         client.pipeline = partial(client.pipeline, transaction=False)
         return client
@@ -260,11 +272,10 @@ class Backend(RedisBackend):
             raise BrokerMemoryError from error
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Subscribe to nothing when a task is sent: who waits for a result subscribes then, and
-        looks at what is stored.
+        """Subscribe to nothing when a task is sent.
 
-        Celery subscribes here already, two more commands a task; and with the broker away it would
-        wait 20 s before it says so.
+        Who waits for a result subscribes then, and looks at what is stored. Celery would subscribe
+        here already: two more commands a task, and with the broker away 20 s before it says so.
         """
 
 

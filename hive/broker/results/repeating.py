@@ -1,5 +1,6 @@
-"""What a running task sends in its own place or adds to its chord, so that a run repeated after a
-kill sends it once.
+"""What a running task sends in its own place, or adds to its chord.
+
+Here it gets ids that are the same when the run is repeated after a kill, so that it is sent once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def replace(original: Callable[..., Any]) -> Callable[..., Any]:
 def add_to_chord(original: Callable[..., Any]) -> Callable[..., Any]:
     """Around `Task.add_to_chord`.
 
-    A repeated run is taken to add the same tasks in the same order.
+    A repeated run is supposed to add the same tasks in the same order.
     """
 
     def add_to_chord(self: Any, sig: Any, lazy: bool = False) -> Any:
@@ -44,6 +45,6 @@ def add_to_chord(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _publish_id(task: Any) -> str | None:
-    """That of the message that a task runs for; None where it runs for none."""
+    """The publish id of the message that a task runs for; None where it runs for none."""
     header = Header.of_task(task)
     return None if task.request.is_eager or header is None else header.publish_id

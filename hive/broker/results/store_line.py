@@ -1,9 +1,8 @@
 """Storing that a task has started, without waiting until that is done.
 
 Half of what a short task costs its pool process is waiting for the server: once for STARTED, once
-for the result. STARTED still goes out before the task runs, and others see it as soon as they did;
-only its answer is not asked for. The result, on the same connection, comes behind it and is waited
-for.
+for the result. STARTED still goes out before the task runs, and others see it as soon as before;
+but its answer is not asked for. The result follows on the same connection, and is waited for.
 """
 
 from __future__ import annotations
@@ -22,22 +21,25 @@ log = get_logger(__name__)
 
 
 class _Line:
-    """A connection on which answers can be done without."""
+    """A connection on which a command can be sent without asking for its answer."""
 
     def __init__(self, connection: Any, script: Script) -> None:
         self.pid = os.getpid()
         self._connection = connection
         self._sha = script.sha
         connection.connect()
-        # Loaded for good, unlike what EVAL leaves behind: what is sent without an answer cannot be
-        # repeated.
+        # The script is loaded for good, unlike one that EVAL leaves behind: a command that is sent
+        # without asking for an answer cannot be repeated.
         self._ask("SCRIPT", "LOAD", script.text)
-        # A user who may not say it would be answered where no answer is expected.
+        # Tried once with an answer: a user whom the server forbids CLIENT REPLY would get that
+        # error later, where no answer is read.
         self._ask("CLIENT", "REPLY", "ON")
 
     @property
     def in_order(self) -> bool:
-        """Nothing is to be read on it, unless the server has closed it."""
+        """Whether the line stands: nothing is to be read on it, where a closed one has its end to
+        read.
+        """
         try:
             return not self._connection.can_read()
         except redis.exceptions.RedisError:
@@ -61,9 +63,9 @@ class _Line:
 
 
 class StoreLines:
-    """A line for each thread that runs tasks, made anew after a fork or any trouble.
+    """A line for each thread that runs tasks; after a fork or any trouble it is made anew.
 
-    What fails here is stored in the ordinary way.
+    What cannot be stored here is stored in the ordinary way.
     """
 
     def __init__(self, client: Callable[[], Any], script: Script) -> None:
@@ -116,7 +118,7 @@ class StoreLines:
             log.info("store_line_broke", error=str(error))
             return _TROUBLE
         except BaseException:
-            # Such as a time limit: what is sent or read by half is not known.
+            # A time limit, for one, may strike anywhere: nobody knows what is sent or read by half.
             self._drop()
             raise
 

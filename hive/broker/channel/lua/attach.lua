@@ -1,11 +1,10 @@
 -- A connection of an incarnation starts to consume: what earlier connections may still send is
 -- void, and what they reserved without this process knowing goes home.
 -- KEYS none
--- ARGV 1 prefix  2 node  3 incarnation  4 epoch (one more than the last)  5 '1' for an
---      incarnation's first attach  6.. held publish ids
+-- ARGV 1 prefix  2 node  3 incarnation  4 epoch (one more than the last)
+--      5 '1' for an incarnation's first attach  6.. held publish ids
 -- Reply {'fenced'} declared dead meanwhile, or {'ok', ids given back...}
--- Keeps: after it, the incarnation's reservations are exactly the ids that its process holds (or
---      fewer).
+-- Keeps: after it, the incarnation has reserved nothing but ids that its process holds.
 local node, incarnation = ARGV[2], ARGV[3]
 if ARGV[5] ~= '1' and redis.call('HEXISTS', P .. 'epochs', incarnation) == 0 then
   return {'fenced'}

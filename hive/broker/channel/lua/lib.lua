@@ -1,8 +1,8 @@
--- Shared by every script of the channel. ARGV[1] is kombu's global key prefix, usually "".
+-- Shared by every script that touches messages. ARGV[1] is kombu's global key prefix, usually "".
 -- An entry is one string, packed so that a waiting task costs one hash field. US is byte 31:
 --   deaths US home US priority index US pin US task id US created ms US envelope
--- Right behind the number of deaths stands their history, once there is one: JSON, [[ms, node,
--- reason], ...], the last 10. Times are integer milliseconds of the broker's clock.
+-- Right behind the number of deaths stands their history, once there is one: the last ten as JSON,
+-- [[ms, node, reason], ...]. Times are integer milliseconds of the broker's clock.
 -- pack_entry and unpack_entry here, and entries.py in Python, are all that know this form.
 local G = ARGV[1]
 local P = G .. 'venom:'
@@ -58,8 +58,8 @@ local function wake(queue)
   end
 end
 
--- Let an id wait: `RPUSH` where it is taken next, `LPUSH` after the others. A list that begins is
--- noted for the account.
+-- Let an id wait in its queue: pushed by `RPUSH` it is taken next, by `LPUSH` after the others. A
+-- list that was empty is noted, so that the account counts it.
 local function let_wait(push, id, home, priority)
   local list = queue_list(home, priority)
   if redis.call(push, list, id) == 1 then redis.call('SADD', P .. 'queues', list) end
@@ -82,10 +82,10 @@ local function finish(id, task_id)
 end
 
 -- Put an entry back into its home queue, where it is taken next among those of its priority, or
--- into the list of the living node that it is pinned to; `deaths` is added to its delivery count;
--- above `max` deaths it becomes a dead letter instead. `reason` and `node` say of what it died, and
--- where. One whose run has sent its successor (its retry, or what replaces it) is finished instead.
--- Returns 1 home, 2 dead, 3 finished, 0 no such entry.
+-- into the list of the living node that it is pinned to. `deaths` is added to its number of deaths,
+-- of which `reason` and `node` say the cause and the place; with more than `max` it becomes a dead
+-- letter instead. One whose run has sent its successor (its retry, or what replaces it) is finished
+-- instead. Returns 1 home, 2 dead letter, 3 finished, 0 no such entry.
 local function go_home(id, deaths, max, reason, node)
   local value = redis.call('HGET', P .. 'entries', id)
   if not value then return 0 end
@@ -145,8 +145,8 @@ local function is_unfinished(id)
     and redis.call('HEXISTS', P .. 'dead', id) == 0
 end
 
--- Whether an id that was delivered to `incarnation` is no longer its to run. One that the broker
--- itself has lost is not run by anybody else: it stays with who has it.
+-- Whether an id that was delivered to `incarnation` is no longer its to run. A message that the
+-- broker itself has lost is run by nobody else, so it is not taken away.
 local function taken_away(node, incarnation, id)
   local reservation = redis.call('HGET', P .. 'reserved:' .. node, id)
   if reservation and holder(reservation) == incarnation then return false end

@@ -1,5 +1,5 @@
--- A task that acknowledges early was started: its reservation stays, so that its slot stays taken,
--- but a death drops it.
+-- A task that acknowledges early was started. Its reservation stays, so that its slot stays taken,
+-- but is marked: a death drops the task instead of running it again.
 -- KEYS none
 -- ARGV 1 prefix  2 node  3 incarnation  4 publish id
 -- Reply 1 marked, 0 not (or no longer) held

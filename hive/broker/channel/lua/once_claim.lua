@@ -1,8 +1,8 @@
 -- A delivery asks to be the one run of an idempotent task's key.
 -- KEYS none
 -- ARGV 1 prefix  2 task  3 key  4 publish id  5 incarnation  6 seconds a claim lives
--- Reply {'done', first result as JSON}; {'held', ms since it was claimed} by a delivery that is
---      still at work; {'yours'}
+-- Reply {'done', first result as JSON}; {'yours'}; or, while another delivery is at work with it,
+--       {'held', ms since it was claimed}
 -- Keeps: one claim at a time. It holds as long as the reservation it was made under: what died, or
 --        was given back, holds nothing. The same message delivered again takes its own claim over,
 --        since its earlier run is dead or fenced.

@@ -2,8 +2,8 @@
 -- KEYS none
 -- ARGV 1 prefix  2 task  3 key  4 result as JSON  5 seconds it lives (0: for ever)
 -- Reply the first result of this key as JSON
--- Keeps: the first completion is final, whoever claims the key by now; doing it twice changes
---      nothing.
+-- Keeps: the first completion is final, whoever claims the key by now. Done twice it changes
+--        nothing.
 local once = P .. 'once:' .. ARGV[2] .. ':' .. ARGV[3]
 local first = redis.call('HGET', once, 'result')
 if first then return first end

@@ -2,9 +2,8 @@
 -- known already.
 -- KEYS none
 -- ARGV 1 prefix  2 publish id  3 home queue  4 priority index 0..10  5 task id  6 delay ms (0: now)
---      7 requirements JSON ('' unless home is a requirement queue)  8 weight of the tasks term  9
---      envelope
---      10 how many may wait in the home queue (0: any number)
+--      7 requirements JSON ('' unless home is a requirement queue)  8 weight of the tasks term
+--      9 envelope  10 how many may wait in the home queue (0: any number)
 --      11 publish id of the message for whose run this is sent, or ''
 --      12.. candidates: node, slots, score without the tasks term (-1: preferred)
 -- Reply {0} known already; {1, ''} went home or to the delayed set; {1, node} bound to that node;
@@ -25,14 +24,15 @@ if redis.call('HEXISTS', entries, id) == 1
   redis.pcall('HINCRBY', P .. 'counters', 'duplicates', 1)
   return {0}
 end
--- Fewer messages in all than the limit of one queue: no need to count that queue's lists.
+-- As long as there are fewer messages in all than may wait in one queue, its lists need no count.
 local limit = tonumber(ARGV[10])
 if limit > 0 and redis.call('HLEN', entries) >= limit and waiting_in(home) >= limit then
   return redis.error_reply('QUEUEFULL ' .. ARGV[10] .. ' ' .. home)
 end
 if parent ~= '' and redis.call('HEXISTS', entries, parent) == 1 then
   redis.call('SADD', sent, id)
-  -- Its retry, or what replaces it: the message itself need not run again (go_home).
+  -- One with the parent's task id is its retry, or what replaces it: once that is sent, the parent
+  -- need not run again (go_home).
   if ARGV[5] ~= '' and redis.call('HGET', P .. 'ids', ARGV[5]) == parent then
     redis.call('SADD', sent, 'successor')
   end
@@ -49,7 +49,7 @@ end
 local delay = tonumber(ARGV[6])
 if delay > 0 then
   redis.call('ZADD', P .. 'delayed', t + delay, id)
-  -- Whoever waits must learn of an earlier due time.
+  -- A node that waits until a later due time must learn of this earlier one.
   if redis.call('ZRANGE', P .. 'delayed', 0, 0)[1] == id then wake(home) end
   return {1, ''}
 end

@@ -1,14 +1,13 @@
 -- Acknowledge what is done, move what is due, and take as many messages as the node has free slots:
 -- one round trip a task.
 -- KEYS the queues' lists in the order in which they are served
--- ARGV 1 prefix  2 node  3 incarnation  4 epoch  5 slots  6 newline-separated wake lists' names to
---      clear when nothing is found
+-- ARGV 1 prefix  2 node  3 incarnation  4 epoch  5 slots
+--      6 names of the wake lists to clear when nothing is found, separated by newlines
 --      7.. acknowledged: publish id, task id, outcome
 -- Reply {'fenced'} declared dead; {'stale'} a newer connection of this incarnation is at work;
 --       {'ok', free slots left, ms until the next due entry or 0, (id, home, deaths, revoked 0|1,
 --       reserved ms, task id, envelope)...}
--- Keeps: reservations of a node never exceed its slots; a taken id is in the reservations before
---      anyone sees it.
+-- Keeps: reservations of a node never exceed its slots; an id is among them before anybody sees it.
 local node, incarnation = ARGV[2], ARGV[3]
 local reserved = P .. 'reserved:' .. node
 acknowledge(node, incarnation, 7)
@@ -43,8 +42,8 @@ local function take(id, list)
   local value = redis.call('HGET', P .. 'entries', id)
   if not value then
     if string.sub(id, 1, 1) ~= '{' then return end
-    -- A plain Celery producer pushed a whole message: make it an entry. What is none is dropped: an
-    -- error here would lose all that was popped with it.
+    -- A plain Celery producer pushed a whole message: make it an entry. What is no message is
+    -- dropped, since an error here would lose all that was popped with it.
     local raw = id
     local is_json, message = pcall(cjson.decode, raw)
     local tag = is_json and type(message.properties) == 'table' and message.properties.delivery_tag
@@ -57,7 +56,7 @@ local function take(id, list)
     home = string.sub(home or list, #G + 1)
     local task_id = type(message.headers) == 'table' and message.headers.id
     if type(task_id) ~= 'string' then task_id = '' end
-    -- kombu puts 0 for a priority that nobody gave, and serves 0 first; here it is the default one.
+    -- kombu writes 0 for a priority that nobody gave, and would serve it first: it is unset here.
     local unset = not priority and message.properties.priority == 0
     priority = unset and '5' or priority or '0'
     value = pack_entry(0, '', home, priority, '', task_id, t, raw)
@@ -66,7 +65,7 @@ local function take(id, list)
     count('accepted', 1)
     local eta = type(message.headers) == 'table' and message.headers.eta
     local later = type(eta) == 'string' and milliseconds(eta)
-    if later and later > t then  -- a worker would hold it in a slot for so long
+    if later and later > t then  -- a worker would hold it in a slot until then
       redis.call('ZADD', P .. 'delayed', later, id)
       if not due or later < tonumber(due) then due = later end
       moved = moved + 1

@@ -1,14 +1,12 @@
 -- An incarnation is over, by death or by leaving: all that it held goes home, and with its node's
 -- last incarnation all that was placed on the node.
 -- KEYS none
--- ARGV 1 prefix  2 node  3 incarnation  4 ms of silence that mean death (0: restore at any rate)  5
---      deaths to add
---      6 most deaths allowed  7 reason
+-- ARGV 1 prefix  2 node  3 incarnation  4 ms of silence that mean death (0: restore at any rate)
+--      5 deaths to add  6 most deaths allowed  7 reason
 -- Reply {-1} it is alive after all; {reservations moved, placed moved, ids of the reservations...}
 -- Keeps: the epoch is gone in the same step, so the incarnation, should it live, is refused from
---        here on (fenced).
---        What was declared with early acknowledgement (marked '|early') is dropped: it was started,
---        and may not run twice.
+--        here on ('fenced'). What was declared with early acknowledgement (marked '|early') is
+--        dropped: it was started, and may not run twice.
 local node, incarnation, silence = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
 if silence > 0 and beat and now() - tonumber(beat) <= silence then return {-1} end

@@ -1,6 +1,6 @@
--- Remember revoked task ids, so that whichever node meets one does not run it. What is delayed goes
--- home now: the node that meets it tells those who wait, and it could be due after the revocation
--- is forgotten.
+-- Remember revoked task ids, so that no node that meets one runs it. What is delayed goes home now:
+-- the node that takes it there stores that it was revoked, for those who wait, while it could
+-- become due only after the revocation is forgotten.
 -- KEYS none
 -- ARGV 1 prefix  2 seconds to remember  3.. task ids
 -- Reply how many

@@ -1,14 +1,14 @@
 -- Count every message by where it is, all at one instant, beside what the counters say; and leave a
 -- mark, by which a broker that lost its last writes is told from one that did not.
 -- KEYS none
--- ARGV 1 prefix  2 the highest mark that the caller has seen, '' to leave none  3.. queues that are
---      looked into at any rate
+-- ARGV 1 prefix  2 the highest mark that the caller has seen, '' to leave none
+--      3.. queues that are looked into at any rate
 -- Reply {mark found, when it was left (ms), mark left now, now (ms), alarm as JSON or '',
 --        accepted, done, written off, entries, queued, placed, reserved, delayed, dead}
 --   queued: without messages of plain Celery producers, which are no entries yet. Where more than
---   COUNTED wait, whatever is there beyond the entries is taken for such.
--- Keeps: marks only rise. `venom:queues` holds every list that entries wait in; those that are
---      empty leave it here.
+--   COUNTED wait, they are not looked at one by one: what is beyond the entries counts as such.
+-- Keeps: marks only rise. `venom:queues` holds every list in which entries wait; empty lists leave
+--        it here.
 local COUNTED = 1000
 local lists, names = {}, {}
 local function add(list)
@@ -49,7 +49,7 @@ elseif beyond > 0 then
 end
 
 local t, account = now(), P .. 'account'
--- Until version 0.2 the key was `audit`. One that an older nexus writes still is taken over, too.
+-- Until version 0.2 the key was `audit`. It is taken over, also while an older nexus writes it.
 local old = P .. 'audit'
 if redis.call('EXISTS', old) == 1 then
   local theirs, ours = redis.call('HGET', old, 'mark'), redis.call('HGET', account, 'mark')

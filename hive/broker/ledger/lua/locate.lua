@@ -3,8 +3,7 @@
 -- ARGV 1 prefix  2 task id
 -- Reply nil: not in the channel; else {place, node, ms, reason, publish id, packed entry}
 --   place: queued | placed | delayed | reserved | dead.  node: of placed and reserved, else ''.
---   ms: when placed, reserved or buried; when due for delayed; 0 for queued.  reason: of dead, else
---   ''.
+--   ms: when placed, reserved or dead; of delayed when due; of queued 0.  reason: of dead, else ''.
 local id = redis.call('HGET', P .. 'ids', ARGV[2])
 local entry = id and redis.call('HGET', P .. 'entries', id)
 if not entry then return nil end
@@ -15,8 +14,8 @@ if dead then
 end
 local due = redis.call('ZSCORE', P .. 'delayed', id)
 if due then return {'delayed', '', due, '', id, entry} end
--- Whoever holds something has an epoch: a dead or departed incarnation's was removed in the step
--- that emptied its hands.
+-- An incarnation that holds something has an epoch; it is taken away in the same step that takes
+-- away what a dead or leaving one held.
 local seen = {}
 for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
   local node = string.match(incarnation, '^(.*)/')

@@ -1,11 +1,11 @@
 -- Settle the account: what is in no place goes home, what is gone is written off, the alarm ends.
--- It looks at every id that the channel holds and at every key's name, some microseconds each,
--- while everybody else waits.
+-- It looks at every id that the channel holds and at the name of every key. That costs some
+-- microseconds each, for which everybody else waits.
 -- KEYS none
 -- ARGV 1 prefix
 -- Reply {sent home, written off}
--- Keeps: what is somewhere stays there. A reservation or a placement counts while its holder, or
---        its node, has an epoch: nobody would ever bring it home otherwise.
+-- Keeps: what is somewhere stays there. A reservation or a placement counts only while its holder,
+--        or its node, has an epoch: otherwise nobody would ever bring it home.
 local known, looked_into = {}, {}
 
 -- Calls `visit(key, node)` for what a kind of key holds, also for nodes long gone.

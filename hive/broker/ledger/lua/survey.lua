@@ -1,8 +1,8 @@
--- Note, for a part of the entries, the list in which each would wait, where there is one (lists
--- that plain Celery producers began, or an older release, are not known yet), and that its
+-- Look at a part of the entries. Of each, note the list in which it would wait, if there is one
+-- (those that a plain Celery producer or an older release began are not known yet), and that its
 -- requirements are in use.
 -- KEYS none
--- ARGV 1 prefix  2 cursor ('0' to begin)  3 entries to look at, about
+-- ARGV 1 prefix  2 cursor ('0' to begin)  3 about how many entries to look at
 -- Reply the next cursor, '0' when all were seen
 -- Keeps: an entry that is there from the first call to the last is seen. Moves nothing.
 local found = redis.call('HSCAN', P .. 'entries', ARGV[2], 'COUNT', ARGV[3])

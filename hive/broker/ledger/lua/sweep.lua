@@ -1,8 +1,8 @@
 -- Clear away, a bounded part at a time, what nobody owns any more: the keys of nodes that are gone,
--- and rows of messages that are done. Every step of the channel leaves none of it; a person's hand,
--- an older release or a disk may have.
+-- and rows of messages that are done. No step of the channel leaves any; a person, an older release
+-- or a disk may have left some.
 -- KEYS none
--- ARGV 1 prefix  2 how many keys, and rows, to look at, about  3 cursor of the keys
+-- ARGV 1 prefix  2 about how many keys, and rows, to look at  3 cursor of the keys
 --      4 name of a hash with a row for each message  5 cursor of its rows
 --      6 'field' or 'value': which of a row is the publish id  7 set of the same ids, or ''
 -- Reply {next cursor of the keys, next cursor of the rows, what was cleared away or sent home}
@@ -44,7 +44,7 @@ function sweep.reserved(key)
   end
 end
 
--- Wake lists of an older release have no time to live.
+-- The wake lists of an older release have no time to live: give them one.
 function sweep.wake(key)
   if redis.call('TTL', key) == -1 then swept = swept + redis.call('EXPIRE', key, 60) end
 end
@@ -56,7 +56,7 @@ for _, key in ipairs(found[2]) do
   if kind and sweep[kind] then sweep[kind](key, node) end
 end
 
--- An incarnation that no watchdog would ever find silent.
+-- An incarnation without a beat would never be found silent by a watchdog: give it the oldest beat.
 for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
   if not redis.call('ZSCORE', P .. 'beats', incarnation) then
     swept = swept + redis.call('ZADD', P .. 'beats', 0, incarnation)

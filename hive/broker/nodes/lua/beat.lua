@@ -1,20 +1,18 @@
 -- beat: one heartbeat of one incarnation: it lives, this is its load, and what it holds.
 --
 -- KEYS none
--- ARGV 1 key prefix  2 incarnation `<node>/<tag>`  3 node id  4 load, as NodeTable writes it  5
---      what it holds, opaque
---      6 start of the incarnation, unix seconds, or ''  7 its facts as JSON, or '' when they did
---      not change
---      (6 and 7 come together)
--- Keys used: venom:epochs (read), venom:beats, venom:held, venom:requirements (read),
---      venom:counters (read),
---      venom:nodes:static | dynamic | versions | version | epoch
--- Reply {'fenced' or 'ok', 1 when the next beat must bring the facts, now in ms, number of
---      requirements ever registered}
+-- ARGV 1 key prefix  2 incarnation `<node>/<tag>`  3 node id  4 load, as NodeTable writes it
+--      5 what it holds, opaque here
+--      6 start of the incarnation, unix seconds, and 7 its facts as JSON; both '' when they did not
+--        change
+-- Keys used: venom:beats, venom:held, venom:nodes:static | dynamic | versions | version | epoch;
+--      only read: venom:epochs, venom:requirements, venom:counters
+-- Reply {'fenced' or 'ok', 1 when the next beat must bring the facts, now in ms,
+--        number of requirements ever registered}
 --
 -- A dynamic value is one line for each incarnation of the node, the leading one first:
---      `<ms of last beat, negative once it left> <tag> <start> <version that wrote its facts, 0
---      none> <load>`
+--      `<ms of last beat> <tag> <start> <version that wrote its facts> <load>`
+-- The first is negative once the incarnation has left, the version 0 where it wrote no facts.
 -- The incarnation that started last leads; an older one leads again when the newer is gone.
 --
 -- Invariant: an incarnation without an epoch (declared dead, or left) changes nothing. A node has

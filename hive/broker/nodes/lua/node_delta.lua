@@ -3,9 +3,9 @@
 -- KEYS none
 -- ARGV 1 key prefix   2 epoch of the reader's copy, '' for none   3 version of the reader's copy
 -- Keys used (read only): venom:nodes:static | dynamic | versions | version | epoch
--- Reply {epoch, version, now in ms, 1 when this is the whole table, {node id, dynamic lines, facts
---      or nil, ...}}
---      The facts come when they were written after the reader's version.
+-- Reply {epoch, version, now in ms, 1 when this is the whole table,
+--        {node id, dynamic lines, facts or nil, ...}}
+--        The facts come when they were written after the reader's version.
 --
 -- Invariant: a reader that applies the reply (after emptying its copy when it is the whole table)
 -- has the table as it is at `version`. Another epoch, or a version behind the reader's, is another

@@ -3,8 +3,8 @@
 -- by seconds; the redelivered last member finds it taken, and the chord would never end.
 -- KEYS, ARGV and reply are Celery's: KEYS[6] is the claim, ARGV[1] the member's task id, ARGV[7]
 -- how long a claim lasts (s)
--- Keeps: one claim at a time; a callback published twice by one member has one publish id, so the
---      second is a no-op.
+-- Keeps: one claim at a time. A callback that one member publishes twice has one publish id, so
+--        that the second changes nothing.
 local owner = KEYS[6] .. ':owner'
 if redis.call('GET', owner) == ARGV[1] and redis.call('GET', KEYS[6]) ~= 'done' then
   redis.call('DEL', KEYS[6])
