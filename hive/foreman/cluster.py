@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def select_best_node(
     nodes: Mapping[str, Node], requirements: Requirements | None, policy: Policy
 ) -> str | None:
-    """The node with the lowest load of those online, not draining, with a free slot, that satisfy
-    the requirements.
+    """The least loaded node that is online, has a free slot and satisfies the requirements.
 
-    policy: what their load is; a node for which it tells none is left out.
+    A draining node is left out, and so is one to which the policy, which says what load is, gives
+    no number.
 
     Ties are broken at random. Returns: its id, or None when there is none.
     """

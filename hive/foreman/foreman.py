@@ -1,5 +1,7 @@
-"""The Foreman as programs use it: which node is best, put a task there, how is the cluster; and the
-watchdog, on request.
+"""The Foreman as programs use it.
+
+It says which node is best, puts a task there, and tells how the cluster is; on request it runs the
+watchdog.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class Foreman:
     Every nexus runs a watchdog; one of them acts, the one that holds the lease. `start` is for
     clusters without a nexus.
 
-    on_restored: called with the publish ids of what a dead node held, after it is back in its
+    on_restored: called with the publish ids of what a dead node held, once that is back in its
         queues.
     """
 
@@ -54,8 +56,9 @@ class Foreman:
             await asyncio.to_thread(watchdog.stop)
 
     def select_best_node(self, task_requirements: Mapping[str, Any] | None = None) -> str | None:
-        """The node with the lowest load score of those online, not draining, with a free slot, that
-        satisfy the requirements.
+        """The least loaded node that is online, has a free slot and satisfies the requirements.
+
+        A draining node is left out.
 
         task_requirements: as for `apply_async(requirements=…)`.
 
@@ -72,15 +75,15 @@ class Foreman:
 
         task_requirements: what the node must have besides the task's own requirements.
 
-        Returns: the node that has the task now; the one that took it or ran it when it had already
-            left its queue; None when no node is free for it, or it is not due yet.
+        Returns: the node that has the task now; the one that took or ran it, when it had left its
+            queue already; None when no node is free for it, or it is not due yet.
         Raises: UnknownTaskError, InvalidInputError for unknown requirements,
             BrokerUnreachableError.
         """
         return await asyncio.to_thread(self._assign, task_id, Requirements.parse(task_requirements))
 
     def get_cluster_status(self) -> dict[str, Any]:
-        """How the cluster is: the numbers of nodes, averages in percent, and every node (docs:
+        """How the cluster is: the numbers of nodes, averages in percent, and every node (as in
         `hive status --json`).
 
         Blocks for one round trip. Raises: BrokerUnreachableError.

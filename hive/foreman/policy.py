@@ -31,7 +31,7 @@ class Policy(ABC):
 
     @abstractmethod
     def machine(self, node: Node) -> float:
-        """A node without its tasks: 0 for the best, more for a worse one.
+        """The number of a node without its tasks: 0 for the best, more for a worse one.
 
         Asked for each node whenever its heartbeat changed it, four times a second at most, so it
         has to be quick. A node for which this raises, or gives no number, is offered nothing; it
@@ -39,15 +39,18 @@ class Policy(ABC):
         """
 
     def load(self, node: Node) -> float:
-        """A node with the tasks that its last heartbeat told of: what `hive status` shows as load,
-        and by which `Foreman.select_best_node` chooses.
+        """The number of a node with the tasks of which its last heartbeat told.
+
+        `hive status` shows it as load, and `Foreman.select_best_node` chooses by it.
         """
         slots = max(node.facts.slots, 1)
         return self.machine(node) + self.tasks_weight * min(node.load.active / slots, 1.0)
 
 
 class LoadScore(Policy):
-    """The mission's: the busier a node's processors and memory are, and the more tasks it runs."""
+    """The load score: the busier a node's processors and memory are, and the more tasks it runs,
+    the higher its number.
+    """
 
     def __init__(self, weights: Weights | None = None) -> None:
         self._weights = weights or Weights()

@@ -1,5 +1,6 @@
-"""Which nodes a task is offered to: one heap for each kind of task, over one reading of the node
-table.
+"""Which nodes a task is offered to.
+
+Over one reading of the node table there is a heap for each kind of task.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from hive.errors import NoEligibleNodeError
 from hive.foreman.policy import Policy, told
 
 Candidate = list[str | int | float]
-"""`[node id, slots, score]`; the publish script adds the tasks' share to the score by their true
-number.
+"""`[node id, slots, score]`; to the score the publish script adds what the node's tasks are worth,
+by their true number.
 """
 
 CANDIDATES = 5
@@ -32,8 +33,9 @@ AFFINITY_SCORE = -1.0
 
 
 class HashRing:
-    """Nodes on a circle, 16 points each; a key belongs to the next node that may be used, and stays
-    while others come and go.
+    """Nodes on a circle, at 16 points each.
+
+    A key belongs to the next node that may be used, and stays there while others come and go.
     """
 
     def __init__(self, node_ids: Iterable[str]) -> None:
@@ -85,8 +87,9 @@ class Ranking:
         heapq.heapify(self._heap)
 
     def decide(self, ring: HashRing | None = None, affinity: str | None = None) -> list[Candidate]:
-        """The best five, of which the first is counted as assigned; with a ring and a key, the
-        key's node before them.
+        """The best five nodes, of which the first counts as assigned.
+
+        With a ring and a key, the key's node stands before them.
         """
         popped = [heapq.heappop(self._heap) for _ in range(min(CANDIDATES, len(self._heap)))]
         chosen = [entry[3] for entry in popped]
@@ -113,8 +116,10 @@ class Ranking:
         ]
 
     def _entry(self, index: int) -> tuple[bool, float, float, int]:
-        """Nodes without a free slot last; else ordered as the publish script orders: by the share
-        of slots that is taken, not by the mission's tasks of ten.
+        """The place of a node in the heap. Nodes without a free slot come last.
+
+        The others are ordered as the publish script orders them: by the share of their slots that
+        is taken. (The load score counts ten tasks as full instead.)
         """
         node = self._nodes[index]
         taken = node.load.active + self._assigned.get(node.facts.node_id, 0)
@@ -126,10 +131,10 @@ class Ranking:
 
 
 class Rankings:
-    """All rankings over one reading of the table, made when first asked for; safe to share between
-    threads.
+    """All rankings over one reading of the table; safe to share between threads.
 
-    The next reading's are made from these by `following`, while these still serve.
+    A ranking is made when it is first asked for. Those of the next reading are made from these by
+    `following`, while these still serve.
     """
 
     def __init__(self, nodes: Mapping[str, Node], policy: Policy) -> None:
@@ -144,7 +149,7 @@ class Rankings:
     def following(self, nodes: Mapping[str, Node]) -> Rankings:
         """The rankings for a newer reading, those in use built already.
 
-        Own assignments are kept until the node's next beat tells of them.
+        What this process has assigned to a node is counted until the node's next beat tells of it.
         """
         new = Rankings(nodes, self._policy)
         counts = self._assigned.copy()
@@ -161,7 +166,7 @@ class Rankings:
                 (key, ranking) for key, ranking in self._kept.items() if ranking.used_at > recent
             ]
         for key, ranking in in_use:
-            time.sleep(0)  # let a publishing thread have the interpreter lock
+            time.sleep(0)  # a publishing thread gets the interpreter lock in between
             new._kept[key] = built = new._built(ranking.queue, ranking.requirements)
             built.used_at = ranking.used_at
         return new

@@ -1,6 +1,4 @@
-"""The Celery router: which queue a task belongs to, what it requires, and the nodes it is offered
-to.
-"""
+"""The Celery router: a task's queue, what it requires, and the nodes that it is offered to."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ TASKS_REMEMBERED = 10_000
 
 
 class Router:
-    """Routes the tasks of one application; install it with `app.conf.task_routes = [Router(app,
-    client)]`.
+    """Routes the tasks of one application, as its `task_routes = [Router(app, client, policy)]`.
 
     app: the application. Its `task_routes` of this moment are its own routes: what they say about a
         task is kept. Its task_default_queue takes what no route and no caller gives a queue.

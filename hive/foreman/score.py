@@ -9,8 +9,9 @@ from hive.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a share of CPU, of memory and of tasks is worth; `max_tasks` is the number of active
-    tasks that counts as full.
+    """What a share of CPU, of memory and of tasks is worth.
+
+    `max_tasks` is the number of active tasks that counts as full.
     """
 
     cpu: float = 0.4
@@ -43,8 +44,9 @@ def load_score(
 
 
 def machine_score(cpu: float, memory: float, weights: Weights) -> float:
-    """The part of the load that a node measures; tasks are counted where the truth about them is
-    known.
+    """The part of the load that a node measures.
+
+    Its tasks are counted elsewhere, where their true number is known.
     """
     return _share(cpu) * weights.cpu + _share(memory) * weights.memory
 

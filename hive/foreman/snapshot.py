@@ -1,5 +1,6 @@
-"""This process's view of the node table: refreshed in the background while tasks are being routed,
-and only then.
+"""This process's view of the node table.
+
+It is refreshed in the background while tasks are being routed, and only then.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ READ_TIMEOUT = 0.5
 
 
 class Snapshot:
-    """Rankings over a node table at most 250 ms old; safe to share between threads and across
-    forks.
+    """Rankings over a node table at most 250 ms old; safe between threads and across forks.
 
     The first use, in each process and after each pause of 10 s, reads the table in line and starts
     the refresher; every other use costs no round trip. While the broker cannot be read the table
@@ -60,7 +60,7 @@ class Snapshot:
         try:
             return refresher.rankings().decide(queue, requirements, affinity)
         except NoEligibleNodeError:
-            refresher.refresh()  # the node that can may have come a moment ago
+            refresher.refresh()  # one that can may have come a moment ago
             return refresher.rankings().decide(queue, requirements, affinity)
 
     def close(self) -> None:
@@ -82,8 +82,8 @@ class _Refresher:
         self._stop = threading.Event()
         self._waking = threading.Lock()
         self._reading = threading.Lock()
-        # hiredis may fail while the interpreter is being taken apart, so the connection is closed
-        # before.
+        # The connection is closed before the interpreter is taken apart, during which hiredis may
+        # fail.
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def rankings(self) -> Rankings:

@@ -18,7 +18,7 @@ SURVEY_STEPS = 10
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What this process knows that the broker knew."""
+    """What the broker knew, as far as this process has seen."""
 
     mark: int
     at: float
@@ -26,12 +26,11 @@ class _Seen:
 
 
 class AccountWatch:
-    """Watches one broker's account, and raises the alarm: a log event, and what `hive status` and
-    `/health` show.
+    """Watches one broker's account, and raises the alarm.
 
-    A fault counts once two looks in a row have found it. One that the marks tell (the broker went
-    back) counts at once, and stands until people settle it; the others end when the account
-    balances again.
+    The alarm is a log event, and what `hive status` and `/health` show. A fault counts once two
+    looks in a row have found it, and its alarm ends when the account balances again. That the
+    broker went back, of which the marks tell, counts at once, and stands until people settle it.
     """
 
     def __init__(self, client: BrokerClient) -> None:
@@ -42,7 +41,8 @@ class AccountWatch:
         self._surveyed = False
 
     def witness(self) -> None:
-        """Only take note of the last mark: whoever looks next knows then what the broker knew.
+        """Only take note of the last mark, so that this watchdog knows what the broker knew when it
+        leads.
 
         Raises redis errors.
         """
@@ -87,7 +87,7 @@ class AccountWatch:
         )
 
     def _stranded(self, stranded: int) -> int:
-        """The number, once every entry's list is known to the account.
+        """How many are stranded; 0 until every entry's list is known to the account.
 
         A survey of all entries makes sure, a part of it a tick.
         """

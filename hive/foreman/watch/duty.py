@@ -1,4 +1,4 @@
-"""A duty of the watchdog: what it does, how often, and how it went; `hive status` reads it here."""
+"""A duty of the watchdog: what it does, how often, and how it goes, which `hive status` reads."""
 
 from __future__ import annotations
 
@@ -139,14 +139,14 @@ class Roster:
             return
         key = client.key("duties")
         try:
-            # No transaction, which a server without memory refuses.
+            # No transaction: a server without memory refuses one.
             with client.redis.pipeline(transaction=False) as pipe:
                 if not self._told:
-                    pipe.delete(key)  # of an earlier watchdog, which may have had other duties
+                    pipe.delete(key)  # an earlier watchdog may have had other duties
                 states = {name: state.model_dump_json() for name, state in self._states.items()}
                 pipe.hset(key, mapping=states).expire(key, KEPT_FOR).execute()
         except redis.exceptions.OutOfMemoryError:
-            return  # only for people: the duties themselves go on
+            return  # this is only for people; the duties themselves go on
         self._told, self._told_at = dict(self._states), self._clock()
 
     def forget_told(self) -> None:
@@ -167,4 +167,4 @@ def _read(told: bytes) -> DutyState | None:
     try:
         return DutyState.model_validate_json(told)
     except ValidationError:
-        return None  # of another release; the next one to lead writes it anew
+        return None  # another release wrote it; the next watchdog writes it anew

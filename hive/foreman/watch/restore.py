@@ -26,7 +26,7 @@ class Restorer:
     def restore(self, watch: Watch) -> int:
         """Restore the dead, once the broker has answered for as long as a death takes.
 
-        After a frozen or restarted broker every node looks dead at once.
+        Before that, after a frozen or restarted broker, every node looks dead.
 
         Returns: how many incarnations were dead. Raises: redis errors, what a hook raised.
         """
@@ -62,7 +62,7 @@ class Restorer:
         return restored
 
     def _told(self, client: BrokerClient, restored: list[str]) -> list[Exception]:
-        """Tell the rooms; what one of them raises keeps neither another nor the next dead back."""
+        """Tell the rooms. What one of them raises hinders neither another nor the next dead."""
         faults: list[Exception] = []
         for hook in self._on_restored if restored else ():
             try:
@@ -73,8 +73,9 @@ class Restorer:
 
 
 def unplace(watch: Watch) -> None:
-    """What was bound to a node and could not start there within a second goes back to the shared
-    queue. Raises: redis errors.
+    """Send back what is bound to a node and could not start there within a second.
+
+    It goes to the shared queue. Raises: redis errors.
     """
     client = watch.client
     for raw in client.redis.hkeys(client.key("nodes", "static")):

@@ -1,4 +1,4 @@
-"""What rooms above this one bring to recovery: the watchdog knows none of them by name."""
+"""What higher rooms bring to recovery, so that the watchdog need not know them by name."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ OnRestored = Callable[[BrokerClient, list[str]], object]
 class Recovery:
     """One room's part in recovery.
 
-    on_restored: called with the publish ids of what an incarnation held when it died, after they
-        are back in their queues.
-    rows: hashes of the room's own with a row for each message, which the sweep clears of those that
-        are done.
+    on_restored: called with the publish ids of what an incarnation held when it died, once they are
+        back in their queues.
+    rows: hashes of the room's own that have a row for each message; the sweep clears the rows of
+        messages that are done.
     """
 
     on_restored: OnRestored | None = None

@@ -1,6 +1,4 @@
-"""The sweep: a little at each tick of the watchdog, of what nobody owns any more, never of accepted
-work.
-"""
+"""The sweep: at each tick a little is cleared away of what nobody owns, never accepted work."""
 
 from __future__ import annotations
 
@@ -14,19 +12,19 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 SWEPT = 500
-"""Keys, rows and entries that one tick looks at, about."""
+"""About how many keys, rows and entries one tick looks at."""
 REST = 60
 """Ticks between two looks at the requirements."""
 FORGET_AFTER = 86_400.0
-"""Seconds for which nothing was sent with requirements until they are forgotten; nodes learn new
-ones at their next heartbeat.
+"""Seconds for which nothing must have been sent with requirements before they are forgotten. Nodes
+learn new ones at their next heartbeat.
 """
 
 
 class Sweeper:
     """Sweeps one broker.
 
-    rows: what rooms above the broker have a row of for each message.
+    rows: hashes of higher rooms with a row for each message.
     forget_after: seconds for which requirements must have been idle.
     """
 
@@ -61,8 +59,9 @@ class Sweeper:
         return swept
 
     def _forget_requirements(self) -> int:
-        """Go on with the survey of all entries, without which nothing is forgotten; begin one when
-        something is due.
+        """Go on with the survey of all entries, or begin one when requirements are due.
+
+        Without a survey nothing is forgotten.
         """
         if self._survey:
             cursor = self._ledger.survey(self._survey, SWEPT)

@@ -57,7 +57,8 @@ class WatchdogThread:
             try:
                 self._watchdog = Watchdog(self._client, self._app, self._on_restored)
                 self._watchdog.run(self._stop)
-            # Whatever broke it, a cluster without a watchdog waits on its dead for ever.
+            # Whatever broke the watchdog, it has to go on: without one the cluster waits on its
+            # dead for ever.
             except Exception:
                 log.exception("watchdog_broke")
                 self._stop.wait(_RESTART_PAUSE)

@@ -31,8 +31,8 @@ LEASE_SECONDS = 4.0
 class Watchdog:
     """Recovers work. Several may run; the one that holds the lease acts.
 
-    on_restored: called with the publish ids that an incarnation held when it died, after they went
-        home; besides what the application's rooms do then.
+    on_restored: called with the publish ids that an incarnation held when it died, once they are
+        home, besides what the application's rooms do then.
     patience: seconds for which nobody must have held the lease before this one takes it, for a few
         seconds at a time.
     """
@@ -46,8 +46,8 @@ class Watchdog:
         patience: float = 0.0,
     ) -> None:
         """Raises: InvalidInputError when two duties of the application have one name."""
-        # A connection of its own, and no wait longer than a beat: only a broker that answers may be
-        # trusted to have heard heartbeats.
+        # It has a connection of its own, on which no wait is longer than a beat: only a broker that
+        # answers in time can be trusted to have heard heartbeats.
         self.client = client.with_timeout(max(0.5, client.settings.hive_heartbeat_interval))
         self.app = app
         self.last_tick: float | None = None
@@ -61,7 +61,7 @@ class Watchdog:
 
     @classmethod
     def stand_in(cls, client: BrokerClient, app: Celery) -> Watchdog:
-        """One for a spore: it acts only while no nexus does, and gives way to the next nexus."""
+        """A watchdog for a spore: it acts only while no nexus does, and gives way to the next."""
         return cls(client, app, patience=STAND_IN_PATIENCE)
 
     @property
@@ -116,14 +116,17 @@ class Watchdog:
             step(watch)
         except Exception as error:  # noqa: BLE001 - one duty's failure hinders no other
             if passes(error):
-                # This broker, or a server of the application's own? It says so itself.
+                # If this broker is away, it says so here, and all duties wait; else it was another
+                # server of the application's, and this duty's own failure.
                 self.client.redis.ping()
             self.roster.failed(duty, error)
         else:
             self.roster.succeeded(duty)
 
     def _answering(self, asked: float) -> float:
-        """Seconds for which the broker has answered within half a beat, this time as well."""
+        """Seconds for which the broker has answered within half a beat each time, this time
+        included.
+        """
         now = time.monotonic()
         if now - asked > self.client.settings.hive_heartbeat_interval / 2:
             self._answering_since = None

@@ -1,6 +1,4 @@
-"""Finding zombies: tasks that a live incarnation has reserved but does not know of, or that have
-run far beyond their limit.
-"""
+"""Finding zombies: reserved tasks that a living incarnation does not know, or has run too long."""
 
 from __future__ import annotations
 
@@ -39,8 +37,8 @@ class Zombie:
 class ZombieFinder:
     """Compares reservations with what each incarnation's heartbeats say it holds.
 
-    A reservation counts as unknown after it was missing from two successive beats, unless an answer
-    of the broker lies unread there (a busy worker). A run counts as too long after the larger of
+    A reservation counts as unknown once it was missing from two successive beats, unless the worker
+    has not read an answer of the broker yet. A run counts as too long after the larger of
     HIVE_ZOMBIE_TASK_TIMEOUT and the task's own hard limit plus 30 s; one whose limit was lifted
     explicitly never does.
     """
@@ -124,7 +122,7 @@ class ZombieFinder:
         packed = self._client.redis.hget(self._client.key("entries"), publish_id)
         try:
             return Entry.unpack(publish_id, packed) if packed is not None else None
-        except ValueError:  # what cannot be read never starts, and must not stop the watchdog
+        except ValueError:  # such a message never starts, and must not stop the watchdog
             return None
 
     def _task_id(self, publish_id: str) -> str:
@@ -141,16 +139,14 @@ class ZombieFinder:
             )
             for zombie in found
         }
-        # Only for people: a server without memory must not keep the watchdog from its work.
+        # This is only for people: a server without memory must not keep the watchdog from its work.
         with contextlib.suppress(redis.exceptions.OutOfMemoryError):
             self._client.redis.hset(key, mapping=values)
             self._client.redis.expire(key, REMEMBERED_SECONDS)
 
 
 def _limits(line: str) -> dict[str, float | None]:
-    """The publish ids of a heartbeat, with the hard limit that only the worker knows
-    (Incarnation.held_line).
-    """
+    """The publish ids in a heartbeat's line, each with its hard limit (Incarnation.held_line)."""
     parts = (part.partition(":") for part in line.split())
     return {publish_id: float(limit) if limit else None for publish_id, _, limit in parts}
 
