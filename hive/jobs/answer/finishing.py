@@ -1,6 +1,6 @@
 """`hive.finish`: what runs when the pullers have returned.
 
-It sends them again if something is left, reduces, and ends the job.
+The task sends them again if something is left; else it reduces, and ends the job.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""A job as its callers see it: progress, outcomes as they complete, the result, cancel; from any
-process, by its id.
+"""A job as its callers see it: progress, outcomes as they complete, the result, cancel.
+
+Any process can open one by its id.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _OUTAGE = 15.0
 class Progress:
     """How far a job is, in items. total: None until an iterator has ended.
 
-    completed: ok. failed: failed or timed out. running: leased to a worker. pending: sent and not
-        leased.
+    completed: ok. failed: failed or timed out. running: leased to a worker. pending: sent, but not
+    leased.
     """
 
     total: int | None
@@ -60,10 +61,12 @@ class Progress:
 class JobResult:
     """What came of a job, all of it or, when waiting timed out, what is there so far.
 
-    outcomes: in item order. value: what the reduce made of the successful items' values; before the
-    end a built-in reduce's value so far, None for a reduce task's. error: what went wrong with the
-    job as a whole (its input ended early, its reduce failed), else None. complete: whether the job
-    has ended.
+    outcomes: in item order.
+    value: what the reduce made of the successful items' values. Before the end it is a built-in
+        reduce's value so far, and None for a reduce task.
+    error: what went wrong with the job as a whole (its input ended early, its reduce failed), or
+        None.
+    complete: whether the job has ended.
     """
 
     outcomes: OutcomeList
@@ -77,14 +80,16 @@ class Job:
 
     Iterate over it for outcomes as they complete, `async for` too; `await job` is `job.result()`.
 
-    Every iteration begins with the first outcome. What is asked of the broker raises
-    BrokerUnreachableError when it does not answer, UnknownJobError when the job's results have
+    Every iteration begins with the first outcome. What asks the broker raises
+    BrokerUnreachableError when it does not answer, and UnknownJobError when the job's results have
     expired.
     """
 
     def __init__(self, app: Celery, job_id: str, plan: Plan, *, caller: bool = False) -> None:
-        """For `map` and `job`; `caller`: this is the job as its maker holds it, whose reading may
-        drop what an endless input made.
+        """Jobs are made by `map` and opened by `job`.
+
+        caller: this is the job as its maker holds it, whose reading may drop the outcomes of an
+        endless input.
         """
         self.id = job_id
         self._app = app
@@ -124,9 +129,9 @@ class Job:
         )
 
     def cancel(self) -> None:
-        """Run nothing more of the job: items that wait become `cancelled`, and so do those that run
-        where they can be interrupted.
+        """Run nothing more of the job.
 
+        Items that wait become `cancelled`, and so do those that run where they can be interrupted.
         A job that has ended stays as it is.
         """
         with broker_errors():
@@ -237,8 +242,8 @@ class Job:
                         yield position.take(raw)
 
     def _all_seen(self, position: StreamPosition) -> bool:
-        """Whether the reader of a job whose number of items is known has them all: it need not wait
-        for the reduce.
+        """Whether a reader has all outcomes of a job whose size is known: it need not wait for the
+        reduce.
         """
         return self._plan.total is not None and position.items >= self._plan.total
 

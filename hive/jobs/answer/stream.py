@@ -1,6 +1,4 @@
-"""Reading a job's stream of outcomes: where the reader is, how much it takes at once, and what an
-entry says.
-"""
+"""Reading a job's stream of outcomes: where the reader is, how much it takes, what it reads."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ class StreamPosition:
 
     @property
     def batch(self) -> int:
-        """Entries to read at once: about a megabyte, so that the reader's memory does not grow with
-        the job.
-        """
+        """Entries to read at once: about a megabyte, so that a large job takes no more memory."""
         if not self._entries:
             return 8
         return max(1, min(_BATCH_ENTRIES, _BATCH_BYTES * self._entries // max(self.bytes, 1)))

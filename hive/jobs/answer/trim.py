@@ -1,5 +1,6 @@
-"""Bounding the outcomes of an endless input: what its caller has read is dropped from the stream,
-far behind the reader.
+"""Bounding the outcomes of an endless input.
+
+What its caller has read is dropped from the stream, far behind the reader.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""What the outcomes of a job come to so far: its values in item order, and the value of a built-in
-reduce.
-"""
+"""What the outcomes of a job come to so far: values in item order, or a built-in reduce of them."""
 
 from __future__ import annotations
 

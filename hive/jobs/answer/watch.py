@@ -1,5 +1,6 @@
-"""What whoever waits for a job does when nothing comes: a job always ends, also when no worker is
-there to end it.
+"""What a reader of a job does when nothing comes.
+
+So a job always ends, also when no worker is there to end it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 _OVERDUE_MS = 2_000
-"""How long after its deadline a job is ended by who waits for it: its own `finish` comes first
-where workers are there.
+"""How long after its deadline a waiting reader ends the job: where there are workers, its own
+`finish` is quicker.
 """
 _NO_REDUCE_MS = 15_000
 _QUIET = 5.0
@@ -33,9 +34,7 @@ _AGAIN = 30.0
 
 
 class JobWatch:
-    """Looks after a job on behalf of one reader; `look` is called once a second while nothing
-    comes.
-    """
+    """Looks after a job for one reader, which calls `look` once a second while nothing comes."""
 
     def __init__(self, app: Celery, job_id: str, plan: Plan) -> None:
         self._app = app
@@ -100,8 +99,9 @@ class JobWatch:
         steps.run(self._client, steps.STOP, self._job_id, status, why, 1)
 
     def _expect_the_end(self) -> None:
-        """All items have their outcomes; if `finish` was lost with whoever was to send it, send it
-        again.
+        """All items have their outcomes: if the end does not come, send `finish` again.
+
+        The process that was to send it may have died.
         """
         now = time.monotonic()
         if self._all_done_since is None:

@@ -1,5 +1,6 @@
-"""Items as JSON blocks: encoded when they are taken, so that what a generator does to them
-afterwards no longer matters.
+"""Items as JSON blocks.
+
+They are encoded when they are taken, so that what a generator does to them later does not matter.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Block(NamedTuple):
 def growing_sizes(slots: int, chunk: int = 0) -> Iterator[int]:
     """Sizes of a job's blocks: small ones first, so that every slot has work at once.
 
-    chunk: items of a lease where that is fixed; blocks are multiples of it, since a lease ends with
-        its block.
+    chunk: items of a lease, where that is fixed. A lease ends with its block, so blocks are
+        multiples of it.
     """
     step = max(1, chunk)
     size = max(1, slots)

@@ -1,5 +1,6 @@
-"""Feeding a job from an iterator: a thread takes the items, a timer sees that a slow input's items
-do not wait for a full block.
+"""Feeding a job from an iterator.
+
+One thread takes the items; another sees that those of a slow input do not wait for a full block.
 """
 
 from __future__ import annotations
@@ -36,15 +37,14 @@ _OUTAGE = 60.0
 
 
 def caller_ms(settings: Settings) -> int:
-    """Milliseconds without a sign after which a job's caller counts as gone: ten heartbeat
-    intervals.
-    """
+    """Milliseconds without a sign after which a job's caller counts as gone: ten heartbeats."""
     return int(settings.hive_heartbeat_interval * 10_000)
 
 
 def window(slots: int, done: int, micros: int) -> int:
-    """Items that may be sent and not done: two seconds' work, so that a slow skill does not drain
-    its input far ahead.
+    """How many items may be sent and not done: as many as two seconds' work.
+
+    So a slow skill does not drain its input far ahead.
 
     done, micros: items that have their outcomes, and how long they ran in all.
     """
@@ -57,9 +57,7 @@ def window(slots: int, done: int, micros: int) -> int:
 
 
 class Feeder:
-    """Takes items from an iterator and sends them, as long as its process lives and the job is not
-    stopped.
-    """
+    """Takes items from an iterator and sends them, until its process ends or the job is stopped."""
 
     def __init__(self, app: Celery, job_id: str, plan: Plan, items: Iterator[Any]) -> None:
         self._app = app
@@ -80,7 +78,7 @@ class Feeder:
         self._caller_ms = caller_ms(self._client.settings)
 
     def start(self) -> None:
-        """Feed in two daemon threads: an input that never ends must not keep its program from
+        """Feed in two daemon threads, so that an endless input does not keep its program from
         ending.
         """
         for name, target in (("feeder", self._feed), ("flusher", self._flush_in_time)):
@@ -147,8 +145,9 @@ class Feeder:
                 return
 
     def _flush(self) -> None:
-        """Send what a slow input left unsent, and the pullers with it; nothing while the feeding
-        thread is at it.
+        """Send what a slow input has left unsent, and the pullers with it.
+
+        Nothing is done while the feeding thread is at it.
         """
         if not self._lock.acquire(blocking=False):
             return
@@ -218,7 +217,7 @@ class Feeder:
     def _give_up(self, fault: Exception) -> None:
         """The job cannot be fed on: it ends with what was sent.
 
-        Where even that cannot be said, the lapse of the caller's key says it.
+        Where even that cannot be told to the broker, the lapse of the caller's key tells it.
         """
         log.error("feeder_failed", job_id=self._job_id, error=str(fault))
         self._stopped.set()

@@ -1,5 +1,6 @@
-"""Setting a job going: its pullers as a chord with `hive.finish` as its body, or what ends a job
-that has no items.
+"""Setting a job going: its pullers as a chord whose body is `hive.finish`.
+
+A job without items is ended here.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ def send_pullers(
     """
     body = _finish_signature(app, job_id, plan)
     body.on_error(_finish_signature(app, job_id, plan))
-    # The limit of an item is the puller's own business; these are for an item that cannot be
-    # interrupted.
+    # The puller itself limits each item. These limits are for an item that cannot be interrupted.
     options: dict[str, Any] = {
         "queue": plan.queue,
         "soft_time_limit": plan.item_limit + MARGIN,
@@ -51,14 +51,15 @@ def send_pullers(
     }
     options |= {name: wish for name, wish in wishes.items() if wish is not None}
     ids = [uuid() for _ in range(pullers)]
-    # As a chord does; the Redis backend does not look into a lazy list.
+    # A chord does this, too. The list is lazy, since the Redis backend does not look into one.
     app.backend.apply_chord((options["group_id"], regen(map(app.AsyncResult, ids))), body)
     app.backend.set_chord_size(options["group_id"], pullers)
     with app.producer_or_acquire() as producer, ExitStack() as rest:
         for index, task_id in enumerate(ids):
             own = {**options, "task_id": task_id, "group_index": index}
             app.tasks[PULL].apply_async((job_id,), producer=producer, add_to_parent=False, **own)
-            # A full queue refuses all of a job or nothing: part of a chord never ends.
+            # Once the first puller is accepted no full queue may refuse the others: part of a chord
+            # never ends.
             if not index:
                 rest.enter_context(following_up())
 
@@ -74,14 +75,15 @@ def send_finish(app: Celery, job_id: str, plan: Plan) -> None:
 def _finish_signature(app: Celery, job_id: str, plan: Plan) -> Signature[None]:
     options: dict[str, Any] = {"queue": plan.queue, "priority": 10, "task_id": uuid()}
     if plan.requirements and plan.reduce not in (None, *BUILT_IN):
-        # A reduce of the user's own: other nodes need not know it.
+        # The reduce is a task of the user's own, which other nodes need not know.
         options["requirements"] = plan.requirements
     return app.tasks[FINISH].si(job_id).set(**options)
 
 
 def launch(app: Celery, job_id: str, plan: Plan, pushed: int, *, complete: bool) -> None:
-    """Set a job going whose first `pushed` items are stored; `complete` says that there are no
-    more.
+    """Set a job going whose first `pushed` items are stored.
+
+    complete: whether there are no more.
 
     Raises: as `send_pullers`.
     """

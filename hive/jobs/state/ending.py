@@ -1,5 +1,6 @@
-"""The end of a job, whoever ends it: its caller, its last task, or who waits for it and finds
-nobody else there.
+"""The end of a job, whoever ends it.
+
+That may be its last task, its caller, or a reader that finds nobody else there.
 """
 
 from __future__ import annotations

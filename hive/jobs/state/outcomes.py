@@ -1,5 +1,6 @@
-"""What became of each item: the stream's entries, written by pullers a lease at a time and read
-back an outcome at a time.
+"""What became of each item, as the stream holds it.
+
+Pullers write an entry for a whole lease; it is read back as single outcomes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ STATUSES: tuple[Status, ...] = ("ok", "failed", "timeout", "cancelled")
 _KEPT_BYTES = 4 << 20
 _ERROR_LENGTH = 2_000
 LARGEST = 64 << 20
-"""Bytes that one item, or one result, may take as JSON; the broker itself refuses what is above 512
-MiB.
-"""
+"""Bytes that one item, or one result, may take as JSON; the broker itself takes up to 512 MiB."""
 
 
 @dataclass(slots=True)
@@ -100,8 +99,9 @@ def json_fault(value: Any) -> str:
 
 @dataclass(slots=True)
 class Results:
-    """Outcomes of consecutive items as a puller gathers them: lists of the same length, and errors
-    by offset.
+    """Outcomes of consecutive items, as a puller gathers them.
+
+    values and micros have an element for each item; errors are by the item's offset.
     """
 
     values: list[Any]
@@ -193,8 +193,7 @@ class OutcomeList(Sequence[Outcome]):
 
     It decodes what is asked for, so that a million outcomes take no memory until used.
 
-    The first 4 MiB of them are held; what is beyond is read from the broker again when it is asked
-    for.
+    The first 4 MiB are held; what is beyond is read from the broker again when it is used.
     """
 
     def __init__(self, fetch: Callable[[bytes], Entry]) -> None:

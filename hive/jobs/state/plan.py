@@ -1,5 +1,6 @@
-"""What a job is asked to do: written by its caller, read by the pullers and by whoever opens the
-job later.
+"""What a job is asked to do.
+
+Its caller writes it; the pullers read it, and who opens the job later.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from hive.jobs.state import steps
 from hive.jobs.state.reduce import FOLDED
 
 MARGIN = 5.0
-"""Seconds that a puller's own soft limit lies above the limit of an item; the hard one lies as far
+"""Seconds by which a puller's own soft limit lies above the limit of an item, and its hard limit
 above the soft one.
 """
 
@@ -43,8 +44,9 @@ class Plan(BaseModel):
 
     @property
     def trims(self) -> bool:
-        """Whether outcomes that the caller has read may be dropped: the input may be endless, and
-        no reduce needs the values again.
+        """Whether outcomes that the caller has read may be dropped.
+
+        They may where the input can be endless and no reduce needs the values again.
         """
         return self.total is None and (
             self.reduce is None or self.reduce == "count" or self.reduce in FOLDED
@@ -52,8 +54,9 @@ class Plan(BaseModel):
 
 
 def time_to_live(app: Celery, item_limit: float, timeout: float | None) -> int:
-    """Seconds for which a job is kept after its last step: Celery's result_expires, and never less
-    than a step may take.
+    """Seconds for which a job is kept after its last step.
+
+    It is Celery's result_expires, but never less than a step may take.
     """
     configured = app.conf.result_expires
     seconds = configured.total_seconds() if hasattr(configured, "total_seconds") else configured

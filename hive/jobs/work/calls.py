@@ -1,5 +1,6 @@
-"""Calling a skill for each item of a lease: the task's context is pushed once, then each item costs
-little more than its own run.
+"""Calling a skill for each item of a lease.
+
+The task's context is pushed once; then each item costs little more than its own run.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class SkillCalls:
 
     def __enter__(self) -> SkillCalls:
         _task_stack.push(self._task)
-        # called_directly (the default) makes `self.retry` raise the item's own error: an item is no
-        # message that could be sent again.
+        # The context says called_directly (by default), so that `self.retry` raises the item's own
+        # error: an item is no message that could be sent again.
         own = {"id": self._job_id, "hostname": self._node, "group": None, "chord": None}
         self._task.push_request(**own, **self._header.for_request())
         self._context: Context = self._task.request_stack.top
@@ -68,7 +69,7 @@ class SkillCalls:
         _task_stack.pop()
 
     def work(self, lease: Lease, *, whole: bool) -> None:
-        """Run the lease's items until all are done, the lease is cut, or (unless `whole`) it is
+        """Run the lease's items until all are done, or the lease is cut or (unless `whole`)
         overdue.
 
         Returns: nothing; `lease.results` has what was done.
@@ -87,7 +88,8 @@ class SkillCalls:
                     value = call(item, lease.first + offset)
                 finally:
                     limit.started = None
-            # One item never sinks the rest; what stops the process is raised again.
+            # An item's error never sinks the rest. What is meant to stop the process, _failure
+            # raises again.
             except BaseException as error:  # noqa: BLE001
                 value = None
                 lease.results.errors[offset] = _failure(error)
@@ -145,7 +147,8 @@ def _failure(error: BaseException) -> tuple[Status, str]:
 
 
 def _of_the_pool(error: SystemExit) -> bool:
-    """Whether the process was told to end: billiard exits with a negative number, Celery by a
-    subclass. Else a skill called sys.exit.
+    """Whether the pool told the process to end; else a skill has called sys.exit.
+
+    billiard exits with a negative number, Celery by a subclass.
     """
     return type(error) is not SystemExit or (isinstance(error.code, int) and error.code < 0)

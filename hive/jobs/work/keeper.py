@@ -21,10 +21,13 @@ _LOOK = 0.5
 
 
 class Keeper(threading.Thread):
-    """Commits the finished items of a stuck lease and gives back those behind the one that runs;
-    sees that a job was cancelled.
+    """Commits what is finished of a stuck lease, and gives back what waits behind the item that
+    runs.
 
-    It cuts a lease before it counts: the puller starts no item that the keeper gives back.
+    It also sees that a job was cancelled.
+
+    It cuts a lease before it counts what is done, so that the puller starts no item that the keeper
+    gives back.
     """
 
     def __init__(

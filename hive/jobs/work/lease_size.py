@@ -1,8 +1,9 @@
-"""How many items a puller asks for: enough to make the round trip cheap, few enough that outcomes
-flow and nobody waits for the last.
+"""How many items a puller asks for.
 
-The script cuts what is asked for further: to what is left of the block, and near the end to a share
-    of what waits.
+They are enough to make the round trip cheap, and few enough that outcomes flow and nobody waits
+long for the last.
+
+The script gives less where the block has less left, and near the end only a share of what waits.
 """
 
 from __future__ import annotations

@@ -60,8 +60,7 @@ class Commit:
 
 
 def commit_of(lease: Lease, start: int, stop: int, node: str, reduce: str | None) -> Commit:
-    """The outcomes from offset `start` to before `stop` of a lease, with their share of a built-in
-    reduce.
+    """The outcomes from offset `start` to before `stop` of a lease, and their part of the reduce.
 
     `encode` comes first: it turns what JSON cannot hold into failed items, which no reduce sees.
     """
@@ -81,6 +80,6 @@ def _partial(first: int, part: Results, reduce: str | None) -> str:
         return to_json([first, reduce_values(reduce, values), None])
     except InvalidInputError as error:
         return to_json([first, None, error.message])
-    # Values are foreign: their addition may raise anything.
+    # The values are the application's own: adding them may raise anything.
     except Exception as error:  # noqa: BLE001
         return to_json([first, None, error_text(error)])

@@ -32,9 +32,7 @@ _BUDGET = 1.0
 _WAIT = 0.02
 _LINGER = 0.3
 _OUTAGE = 60.0
-"""Seconds for which a puller tries to reach a broker that does not answer; its lease stays its own
-meanwhile.
-"""
+"""Seconds for which a puller tries to reach a broker that is away; its lease stays its own."""
 
 
 @shared_task(
@@ -56,7 +54,7 @@ def pull(self: Task[..., None], job_id: str) -> None:
 
 
 def message_id(task: Task[..., Any]) -> str:
-    """The publish id of the message that a task is running for: a retry under the same task id has
+    """The publish id of the message for which a task runs; a retry, under the same task id, has
     another.
     """
     header = Header.of_task(task)
@@ -84,8 +82,8 @@ class Puller:
         self.ends = time.monotonic() + _BUDGET
 
     def _queues(self, queue: str, priority: int | None) -> tuple[list[str], list[str]]:
-        """The lists that are more urgent than the queue this puller came from, and the rest of what
-        its node serves.
+        """The lists that are more urgent than the puller's own, and the rest of what its node
+        serves.
         """
         settings = self.client.settings
         high, background = settings.hive_high_priority_queue, settings.hive_background_queue
@@ -98,8 +96,8 @@ class Puller:
 
     def run(self) -> bool:
         """Work. Returns: whether the puller has to be sent again."""
-        # A redelivered puller only takes back what its earlier run held: sent again it is a new
-        # message, so that an item which kills its process uses up its own attempts, not the
+        # A redelivered puller only takes back what its earlier run held, and is sent again as a new
+        # message. So an item that kills its process uses up its own attempts, and not the
         # deliveries of the puller.
         reply = self._step("begin", go=not self.redelivered)
         if reply[0] in (b"wait", b"linger"):
@@ -168,15 +166,16 @@ class Puller:
         return until_back(step, longest=_OUTAGE, waits=waits)
 
     def wait_for_items(self, reply: list[Any]) -> list[Any]:
-        """Wait for what others push or give back, unless another task waits for this slot; the
-        reply is no wait any more.
+        """Wait for what others push or give back, unless another task waits for this slot.
+
+        Returns: a reply that asks for no more waiting.
         """
         lingers_until = time.monotonic() + _LINGER
         while reply[0] in (b"wait", b"linger"):
             lingers = reply[0] == b"linger"
             stay = not reply[1] and time.monotonic() < (lingers_until if lingers else self.ends)
-            # Also who will not stay waits once for new items: else pullers that wait for a slow
-            # input would hand a slot around.
+            # A puller that will not stay waits once, too: otherwise pullers that wait for a slow
+            # input would hand the slot around among them.
             if stay or not lingers:
                 self._block_on_wake()
             again = self._step("")
@@ -249,5 +248,5 @@ class Pulling:
             )
             if reply[0] != b"moved":
                 return reply
-            # The keeper's commit was done although its reply was lost.
+            # The keeper has committed up to there, although it did not get the reply.
             start = int(reply[1]) - lease.first

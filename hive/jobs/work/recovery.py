@@ -14,8 +14,9 @@ log = get_logger(__name__)
 
 
 def return_leases(client: BrokerClient, publish_ids: Iterable[str]) -> int:
-    """Give back what dead pullers had leased, at once, so that others take it before the
-    redelivered pullers do.
+    """Give back what dead pullers had leased.
+
+    It is done at once, so that others take it before the redelivered pullers do.
 
     publish_ids: of messages whose process died; those of other tasks are passed over.
     Returns: the number of leases given back. Raises: redis errors.

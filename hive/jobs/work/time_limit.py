@@ -1,7 +1,7 @@
 """Interrupting an item that runs too long, in the main thread of a pool process.
 
-One timer for all of a puller's items: it looks at when the item that is running began, so that
-starting an item costs nothing. Elsewhere (thread pools) Python cannot interrupt code, and the limit
+One timer serves all of a puller's items: it looks when the item that is running began, so that to
+start an item costs nothing. Elsewhere (in thread pools) Python cannot interrupt code, and the limit
 is not enforced.
 """
 
@@ -19,8 +19,9 @@ _NO_LIMIT = float("inf")
 
 
 class ItemInterrupted(SoftTimeLimitExceeded):
-    """Raised inside an item that has to stop; a skill may catch it as Celery's
-    SoftTimeLimitExceeded and clean up.
+    """Raised inside an item that has to stop.
+
+    A skill may catch it, as Celery's SoftTimeLimitExceeded, and clean up.
     """
 
     def __init__(self, status: Literal["timeout", "cancelled"], why: str) -> None:
@@ -71,7 +72,8 @@ class TimeLimit:
     ) -> None:
         if self.active:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            # Never back to the default action: a signal still on its way would end the process.
+            # Never set the default action again: a signal that is still on its way would end the
+            # process.
             signal.signal(signal.SIGALRM, self._before if callable(self._before) else _too_late)
 
     def set_deadline(self, seconds_left: float) -> None:
