@@ -1,6 +1,6 @@
 -- Begin a job.
--- ARGV 1 prefix  2 job  3 plan (JSON)  4 time to live s  5 slots  6 items a lease (0: sized as they
---      run)  7 deadline, ms from now (0: none)
+-- ARGV 1 prefix  2 job  3 plan (JSON)  4 seconds to live  5 slots
+--      6 items of a lease (0: sized as they run)  7 deadline, ms from now (0: none)
 --      8 ms without a sign of life after which the feeder counts as gone
 local deadline = tonumber(ARGV[7])
 if deadline > 0 then deadline = deadline + now() end

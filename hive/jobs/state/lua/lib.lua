@@ -37,7 +37,8 @@ local function keep_alive()
   end
 end
 
--- At most a token a puller: one carries nothing, and a lost one costs a short wait.
+-- Leave tokens for pullers that wait, at most one for each. A token carries nothing, and a lost one
+-- costs a short wait.
 local function wake_pullers(tokens)
   local slots = tonumber(redis.call('HGET', STATE, 'slots') or 1)
   for _ = 1, math.min(tokens, slots - redis.call('LLEN', WAKE)) do
@@ -63,8 +64,8 @@ local function without_run(block, first, length, status, error, attempts, node)
   settled(block, length)
 end
 
--- A range without outcomes may be leased again, or is over when the job was stopped. Not counted as
--- waiting before.
+-- A range without outcomes may be leased again; in a job that was stopped it gets the outcome of
+-- that. It was not counted as waiting before.
 local function give_back(block, base, first, length, attempt, tried)
   local stop = redis.call('HMGET', STATE, 'stop', 'why')
   if stop[1] then return without_run(block, first, length, stop[1], stop[2] or '', tried, '') end
@@ -82,8 +83,8 @@ local function read_lease(id)
     attempt = tonumber(attempt), owner = owner, node = node}
 end
 
--- The owner of a lease died: its items are tried again; a single item that did so too often is what
--- kills.
+-- Take a lease back: its items are tried again. Where its owner died (`died` is 1) under a single
+-- item, and too often, that item is what kills, and fails.
 local function reclaim(lease, died, allowed)
   redis.call('HDEL', LEASES, lease.id)
   bump('moves', died)
@@ -136,7 +137,7 @@ local function stop_job(status, why)
   wake_pullers(1000)
 end
 
--- Whoever feeds the job is gone: it ends with what was sent.
+-- Once the process that feeds the job is gone, the job ends with what was sent.
 local function check_caller()
   if redis.call('HEXISTS', STATE, 'eof') == 1 or redis.call('EXISTS', CALLER) == 1 then return end
   redis.call('HSET', STATE, 'eof', 1)

@@ -1,6 +1,6 @@
 -- Add blocks of items, or say that there are no more.
--- ARGV 1 prefix  2 job  3 '1' no more follow  4 error of the input or ''  5 ms for which the feeder
---      counts as alive
+-- ARGV 1 prefix  2 job  3 '1' no more follow  4 error of the input or ''
+--      5 ms for which the feeder counts as alive
 --      6 items pushed so far, as the feeder knows: a push whose reply was lost is not done twice
 --      7.. pairs: JSON list of items, their number
 -- Reply {'' or 'stopped', done, us, bytes of unfinished blocks}; nothing is added to a job that

@@ -1,8 +1,8 @@
 -- The pullers have returned: is the job over?
 -- ARGV 1 prefix  2 job  3 runs that an item may have  4 rounds without progress that are allowed
 --      5 the message that asks
--- Reply {'ended'} nothing is left to do, or another does it  {'reduce', times that was answered
---       before}  {'wait'} a puller is at work
+-- Reply {'ended'} nothing is left to do, or another does it  {'wait'} a puller is at work
+--       {'reduce', how often that was answered before}
 --       {'more', items that wait, rounds without progress} send pullers again
 local s = redis.call('HMGET', STATE, 'ttl', 'ended')
 if not s[1] or s[2] then return {'ended'} end

@@ -1,7 +1,7 @@
--- The keeper's step: an item runs long, so commit what its lease finished, keep that item alone,
--- give the rest back.
--- ARGV 1 prefix  2 job  3 lease  4 first  5 n  6 entry  7-10 ok, failed, timeout, cancelled  11 us
---      12 partial or ''
+-- The keeper's step while an item runs long: commit what its lease has finished, leave that item
+-- under the lease, give the rest back.
+-- ARGV 1 prefix  2 job  3 lease  4 first  5 n  6 entry  7-10 ok, failed, timeout, cancelled
+--      11 us  12 partial or ''
 -- Reply 1, or 0 when the lease is gone.
 -- Keeps: as step.
 local lease = read_lease(ARGV[3])

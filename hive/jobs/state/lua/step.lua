@@ -2,19 +2,20 @@
 -- KEYS lists of queues: the first ARGV[10] are more urgent than the puller's, the others are those
 --      that its node serves too
 -- ARGV 1 prefix  2 job  3 owner  4 node
---      5 '' | 'begin': leases of this owner are of a run that died | 'recover': a reply was lost,
---      and a lease with it
---      6 '0' lease nothing more  7 items wanted  8 number of the block that the puller still has,
---      or ''
+--      5 '', 'begin' (leases of this owner are of a run that died), or 'recover' (a reply was
+--        lost, and a lease with it)
+--      6 '0' lease nothing more  7 items wanted
+--      8 number of the block that the puller still has, or ''
 --      9 runs that an item may have  10 number of urgent lists
---      11 lease to commit or ''  12 first  13 n  14 entry  15-18 ok, failed, timeout, cancelled  19
---      us  20 partial or ''
--- Reply {'run', lease, block, base, first, length, attempt, block's items or '', us, done, ms to
---       the deadline or -1, plan when asked to begin}
+--      11 lease to commit or ''  12 first  13 n  14 entry  15-18 ok, failed, timeout, cancelled
+--      19 us  20 partial or ''
+-- Reply {'run', lease, block, base, first, length, attempt, block's items or '', us, done,
+--        ms to the deadline or -1, plan when asked to begin}
 --       {'moved', first} the keeper has committed up to there: commit the rest
---       {'yield'} there is work, but not for this run  {'wait', others wait 0|1} no item is there
---       yet
---       {'linger', others wait 0|1} others hold more than they run   {'end'}
+--       {'yield'} there is work, but not for this run
+--       {'wait', others wait 0|1} no item is there yet
+--       {'linger', others wait 0|1} others hold more than they run
+--       {'end'}
 -- Keeps: an item has one outcome; a commit without its lease changes nothing.
 local owner, mode, urgent = ARGV[3], ARGV[5], tonumber(ARGV[10])
 if redis.call('EXISTS', STATE) == 0 then return {'end'} end
@@ -70,8 +71,7 @@ if waiting == 0 then
   if not s[2] then return {'wait', others_wait()} end
   local held = tonumber(s[8]) - tonumber(s[5])
   if held > redis.call('HLEN', LEASES) then return {'linger', others_wait()} end
-  -- Whoever lingers need not: a wait's own timeout is only as fine as the server's clock tick, 100
-  -- ms.
+  -- Wake those that linger: by itself their wait ends only at a clock tick of the server, 100 ms.
   wake_pullers(1000)
   return leave({'end'})
 end
@@ -90,8 +90,7 @@ if not range then
 end
 local block, base, first, length, tried = string.match(range, '^(%d+):(%d+):(%d+):(%d+):?(%d*)$')
 first, length, attempt = tonumber(first), tonumber(length), tonumber(tried) or 1
--- What died once runs item by item, so that the one that kills is found and nothing else is lost
--- with it.
+-- What died once runs item by item: so the item that kills is found, and takes no other with it.
 if attempt > 1 then want = 1 end
 want = math.min(want, length)
 if want < length then

@@ -1,6 +1,6 @@
 -- Nothing more of the job runs: what waits, and what is given back later, gets this status.
--- ARGV 1 prefix  2 job  3 status (cancelled | timeout | failed)  4 why  5 '1' also what is under
---      lease, whoever runs it
+-- ARGV 1 prefix  2 job  3 status (cancelled | timeout | failed)  4 why
+--      5 '1' also what is under lease, whoever runs it
 -- Reply 1, or 0 when there is no such job or it has ended.
 local ended = redis.call('HMGET', STATE, 'ttl', 'ended')
 if not ended[1] or ended[2] then return 0 end

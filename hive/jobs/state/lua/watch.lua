@@ -1,8 +1,8 @@
--- What someone who waits for the job must know when nothing came for a while.
+-- What a reader that waits for the job must know when nothing came for a while.
 -- ARGV 1 prefix  2 job
--- Reply {'expired'} | {'ended'} | {'orphan'} nobody will ever run it | {'overdue', ms} the deadline
---       passed so long ago and nothing ended the job | {'done'} every item has its outcome |
---       {'running'}
+-- Reply {'expired'}  {'ended'}  {'running'}  {'orphan'} nobody will ever run it
+--       {'overdue', ms} the deadline passed so long ago, and nothing ended the job
+--       {'done'} every item has its outcome
 local s = redis.call('HMGET', STATE, 'ttl', 'ended', 'sent', 'deadline', 'reducer', 'eof', 'pushed',
   'done')
 if not s[1] then return {'expired'} end
