@@ -51,6 +51,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         *("lease", "restore", "restore", "unplace", "unplace"),
         *("store_result", "SREM") * 3,
         *("account", "sweep", "sweep_requirements"),
+        *("DEL", "HSET", "EXPIRE"),  # how the duties went
     ),
     "retry_a_dead_letter": ("revive", "forget_result") * 3,
     "purge_dead_letters": (*("store_result", "SREM") * 3, "purge_dead"),
