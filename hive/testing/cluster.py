@@ -94,7 +94,7 @@ def cluster(
         )
         stack.callback(started._end)
         if watch:
-            stack.enter_context(_watchdog(application))
+            stack.enter_context(watched(application))
         names = [f"spore-{number}" for number in range(1, spores + 1)]
         for spore in names:
             started.start(spore, wait=False)
@@ -291,7 +291,8 @@ def _temporary_directory() -> Iterator[str]:
 
 
 @contextmanager
-def _watchdog(app: Celery) -> Iterator[None]:
+def watched(app: Celery) -> Iterator[None]:
+    """Let this process run the watchdog: it brings back what dead nodes held, as a nexus does."""
     watchdog = WatchdogThread(client_of(app), app)
     watchdog.start()
     try:

@@ -4,15 +4,14 @@ needed.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from hive.broker.link.client import client_of
-from hive.foreman.watch.watchdog import Watchdog
 from hive.jobs.answer.job import Job
 from hive.jobs.state.outcomes import Outcome
+from hive.testing.cluster import watched
 from tests.harness import WorkerProcess, wait_until
 from tests.integration.cluster import Cluster
 
@@ -30,19 +29,9 @@ class MapCluster(Cluster):
         self.wait_online(name)
         return spore
 
-    @contextmanager
-    def watchdog(self) -> Iterator[None]:
+    def watchdog(self) -> AbstractContextManager[None]:
         """Restore what dead spores held, as the nexus does."""
-        client = client_of(self.app)
-        watchdog = Watchdog(client, self.app)
-        stop = threading.Event()
-        thread = threading.Thread(target=watchdog.run, args=(stop,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(60)
+        return watched(self.app)
 
     def key(self, job: Job, part: str) -> str:
         return client_of(self.app).key("job", job.id, part)
