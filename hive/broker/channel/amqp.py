@@ -1,5 +1,6 @@
-"""How task messages are sent: as Celery sends them, with an outage waited for and, when it lasts,
-told in Hive's words.
+"""How task messages are sent: as Celery sends them, and through an outage.
+
+An outage is waited for; when it lasts, it is told in Hive's words.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ REFUSED_PAUSE = 1.0
 
 
 class HiveAMQP(AMQP):
-    """Named in the application's `amqp_cls`: marks its task messages by the header `hive`, and lets
-    their time limits fit together.
+    """Named in the application's `amqp_cls`.
 
-    A process may have other applications, for whose messages the signal is sent too and who need
-    their eta.
+    It marks the application's task messages by the header `hive`, and lets their time limits fit
+    together. Only marked messages are Hive's: a process may have other applications, for whose
+    messages the signal is sent too, and which need their eta.
     """
 
     def _create_task_sender(self) -> Callable[..., Any]:
@@ -61,8 +62,8 @@ class HiveAMQP(AMQP):
                 try:
                     return send(producer, name, message, headers=headers, **options)
                 except (OperationalError, BrokerUnreachableError) as error:
-                    # What accepted work sends (its callbacks, its retry) waits on: without it the
-                    # work would be lost, or fail.
+                    # What accepted work sends (its callbacks, its retry) is waited for without end:
+                    # unsent, the work would be lost, or fail.
                     if options.get("retry") is False or not endures():
                         raise _unreachable(name, message.headers, error) from error.__cause__
                     waited_since = pause(error, waited_since)
@@ -71,8 +72,10 @@ class HiveAMQP(AMQP):
         return send_task_message
 
     def _bounded(self, name: str, message: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Hive's retry policy, which counts, with an end by the clock: a try may take as long as a
-        silent connection is waited for.
+        """Hive's retry policy, with an end by the clock.
+
+        The policy itself only counts tries, and each may take as long as a silent connection is
+        waited for.
         """
         seconds = client_of(self.app).settings.hive_publish_timeout
         policy = self.app.conf.task_publish_retry_policy
@@ -84,14 +87,15 @@ class HiveAMQP(AMQP):
             if time.monotonic() >= ends:
                 raise _unreachable(name, message.headers, error) from error
             if isinstance(error, redis.exceptions.ResponseError) and passes(error):
-                # Kombu waits between tries to connect, not between refusals.
+                # kombu waits between tries to connect, but not between refusals.
                 time.sleep(REFUSED_PAUSE)
 
         return {"retry_policy": {**policy, "errback": look_at_the_clock}}
 
     def _sends_for_nobody(self, name: str) -> bool:
-        """Whether the run that sends was given to another node, which sends the same: its
-        callbacks, its retry, its tasks.
+        """Whether the run that sends was given to another node.
+
+        That node sends the same: its callbacks, its retry, its tasks.
         """
         task = None if vouched_for() else get_current_worker_task()
         if task is None or not is_taken_away(self.app, task.request):
@@ -100,7 +104,7 @@ class HiveAMQP(AMQP):
         return True
 
     def _admission(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The properties that tell the channel what it may refuse; it does not send them."""
+        """The properties by which the channel knows what it may refuse. It does not send them."""
         if follows_up():
             return {"hive_follow_up": True}
         queue = options.get("queue")
@@ -115,7 +119,7 @@ class HiveAMQP(AMQP):
     def _limits(self, hard: Limit, soft: Limit) -> list[Limit]:
         conf = self.app.conf
         if hard is None and not conf.task_time_limit:
-            hard = 0  # lifted, which the watchdog has to know
+            hard = 0  # it is lifted, which the watchdog has to know
         return [*fitting(hard, soft, conf)]
 
 
@@ -137,8 +141,9 @@ def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> Broker
 
 
 def retry_policy(seconds: float) -> dict[str, float]:
-    """Celery's `task_publish_retry_policy` that waits for a broker about that long: 0.1 s first,
-    then up to a second at a time.
+    """Celery's `task_publish_retry_policy` that waits for a broker about so many seconds.
+
+    The first pause is 0.1 s; they grow to one second.
     """
     start, step, longest = 0.1, 0.2, 1.0
     waited, tries = 0.0, 0

@@ -1,8 +1,8 @@
-"""The transport of a hive that speaks TLS. It has no way to speak anything else.
+"""The transport of a hive that speaks TLS, and nothing else.
 
-kombu turns TLS on by the transport's name, `rediss`, which one of another name never has, or by
-`broker_use_ssl`; where both are missing it silently sends everything in plain text. Here every
-connection is one over TLS, whatever becomes of the settings.
+kombu turns TLS on by the name of the transport, `rediss`, or by `broker_use_ssl`. This one has
+another name, and without the setting kombu would silently send everything in plain text. Therefore
+every connection made here is one over TLS, whatever becomes of the settings.
 """
 
 # celery-types leaves most of kombu's Redis transport out.
@@ -30,16 +30,15 @@ class Channel(transport.Channel):
 
 
 class Transport(transport.Transport):
-    """Named in `broker_transport` where REDIS_TLS is set; the address stays an ordinary redis://
-    one.
-    """
+    """Named in `broker_transport` where REDIS_TLS is set; the address stays a redis:// one."""
 
     Channel = Channel
 
 
 def refuse_plain_broker(client: BrokerClient) -> None:
-    """Look, on a real connection, whether a broker that TLS was asked for speaks it; one that is
-    away is left to be waited for.
+    """Make sure, on a real connection, that a broker for which TLS was asked speaks it.
+
+    A broker that is away is left to be waited for.
 
     Raises: SettingsError when it answers in plain text. Nothing secret is sent to find out.
     """
@@ -57,7 +56,7 @@ def refuse_plain_broker(client: BrokerClient) -> None:
                 "in plain text."
             ) from error
     except redis.exceptions.RedisError:
-        pass  # it refuses the credentials, over TLS: whoever needs it will say so
+        pass  # it refuses the credentials, but over TLS; who uses it will be told
     finally:
         probe.close()
 

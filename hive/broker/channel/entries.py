@@ -16,16 +16,18 @@ _UNIT = b"\x1f"
 
 
 def reservation(publish_id: str, reserved: int) -> str:
-    """A message and the moment (ms) at which it was reserved, as lua/give_back.lua reads them: what
-    has been reserved again since is another reservation.
+    """A message and the moment (ms) at which it was reserved, as lua/give_back.lua reads them.
+
+    When it has been reserved again since, that is another reservation.
     """
     return f"{publish_id}{_UNIT.decode()}{reserved}"
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """One delivery that died: when (unix seconds by the broker's clock), on which node, and of
-    what.
+    """One delivery that died: when, on which node, and of what.
+
+    `at` is in unix seconds by the broker's clock.
     """
 
     at: float
@@ -39,7 +41,7 @@ class Entry:
 
     `created` is in unix seconds by the broker's clock; `deaths` counts deliveries that died.
 
-    `history` has the last ten deaths, also those before it was sent again as a dead letter.
+    `history` has its last ten deaths, also those before it was sent again as a dead letter.
     """
 
     publish_id: str
@@ -62,8 +64,8 @@ class Entry:
 
     @classmethod
     def head(cls, publish_id: str, packed: bytes) -> Entry:
-        """An entry without its message, which may be one that nobody can read; the rest is the
-        channel's own.
+        """An entry without its message, which perhaps nobody can read; the rest is the channel's
+        own.
         """
         return cls._of(publish_id, packed, lambda _: {})
 
@@ -105,9 +107,7 @@ class Entry:
         return list(args), dict(kwargs), dict(embed or {})
 
     def context(self) -> Context:
-        """The request that a worker would have made of this message, for storing its end in the
-        result backend.
-        """
+        """The request that a worker would have made of it, by which its end can be stored."""
         args, kwargs, embed = self.body()
         properties = self.message.get("properties") or {}
         return Context(

@@ -1,8 +1,8 @@
-"""The fence: what a node goes on with after it was taken for dead, and its work given to others,
-leaves no trace.
+"""The fence: a run whose message was given to another node leaves no trace.
 
-Only the process that runs a task can tell. After a freeze it may go on before the worker has
-learned anything.
+A node that froze may be taken for dead, and its work given to others. When it goes on, the process
+that runs a task may do so before the worker has learned anything: so that process itself has to
+ask.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ log = get_logger(__name__)
 
 TAKEN_AWAY = Script("hive.broker.channel", "taken_away", include=(LIBRARY,))
 STALE_BEATS = 2
-"""Heartbeat intervals after which a delivery's stamp no longer vouches for its node; with three it
-is dead.
-"""
+"""Heartbeats after which a delivery's stamp vouches for its node no more; after 3 it is dead."""
 
 
 def is_taken_away(app: Any, request: Any) -> bool:
-    """Whether what a task's request was delivered for is somebody else's to run now.
+    """Whether the message of a task's request is somebody else's to run now.
 
     The broker is asked only when its last word is old: the node's last heartbeat before the
     delivery, or the answer to this question.
@@ -45,7 +43,7 @@ def is_taken_away(app: Any, request: Any) -> bool:
     try:
         taken_away = bool(client.run(TAKEN_AWAY, (), (client.prefix, *delivery)))
     except redis.exceptions.RedisError as error:
-        # Nobody else can have it while the broker is away, but for a cut between this node and it.
+        # While the broker is away nobody else can get it, unless only this node is cut off.
         log.warning("fence_not_asked", incarnation=delivery.incarnation, error=str(error))
         return False
     if not taken_away:

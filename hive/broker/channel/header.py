@@ -1,13 +1,14 @@
 """The header `hive` of a task message: made, read and checked here, and nowhere else.
 
-It grows while the message travels, and what a later stage adds is not sent on:
+It grows while the message travels, in three stages. When it is published again, by a retry for one,
+only its wishes go along.
 
 wished     by the router: `req`, `home`, `aff`
 published  by the process that sends it: `id`, `of`, `created`, `due`, and `keep` before that
 delivered  by the node that took it: `node`, `inc`, `at`, `deaths`, `reserved`
 
-A header whose fields are of another type than Hive writes is a stranger's; such fields are passed
-over as if they were not there.
+Fields of another type than Hive writes are a stranger's, and are passed over as if they were not
+there.
 """
 
 from __future__ import annotations
@@ -216,14 +217,12 @@ class Header:
 
     @staticmethod
     def stated_by(node: str | None, reserved: float, created: float | None) -> dict[str, Any]:
-        """For a request: what stands for a delivery where an executor outside Celery tells of a
-        task.
-        """
+        """What stands for a delivery in the request of an executor outside Celery."""
         fields = {"node": node, "deaths": 0, "reserved": reserved, "stated": True}
         return {NAME: fields | ({} if created is None else {"created": created})}
 
     def for_request(self) -> dict[str, Any]:
-        """For a request: what runs under the same delivery."""
+        """The header for the request of what runs under the same delivery."""
         return {NAME: self._fields}
 
 

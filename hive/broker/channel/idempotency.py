@@ -38,13 +38,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 MakeKey = Callable[[tuple[Any, ...], dict[str, Any]], str]
 
 LONGEST_KEY = 500
-"""Characters: keys are names in the broker."""
+"""Characters of a key, since keys are part of names in the broker."""
 CLAIM_SECONDS = 7 * 86_400
 """A claim that nobody took over or completed is forgotten after a week."""
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 _OUTAGE = 60.0
-"""Seconds for which a run tries to reach a broker that does not answer, rather than forget that it
-has completed.
+"""Seconds for which a run tries to reach a broker that is away; without it the run could not keep
+that it has completed.
 """
 
 _CLAIM = Script("hive.broker.channel", "once_claim", include=(LIBRARY,))
@@ -88,7 +88,7 @@ def idempotent(*, key: str | Callable[..., str]) -> Callable[[F], F]:
                 functools.partial(function, *args, **kwargs),
             )
 
-        # Where Celery looks for the parameters.
+        # Celery looks for the parameters here.
         run_once.__signature__ = signature  # type: ignore[attr-defined]
         return cast("F", run_once)
 
@@ -150,8 +150,8 @@ class _Delivery:
                 return None
             if state == b"done":
                 return bytes(details[0])
-            # A quarter of the time that the other has taken: late by little, and a long run is not
-            # asked for often.
+            # A quarter of the time that the other run has taken so far: the result comes late by
+            # little, and a long run is not asked for often.
             pause = min(max(_SHORTEST_WAIT, int(details[0]) / 4000), _LONGEST_WAIT)
             if not self.task.request.called_directly:
                 self._send_again(pause)
@@ -163,18 +163,18 @@ class _Delivery:
             time.sleep(min(pause, 1.0))
 
     def _send_again(self, countdown: float) -> None:
-        """What `retry` does, but for counting: waiting must not use up the retries that the task
-        has for its own failures.
+        """Send the task again, as `retry` does, but uncounted.
 
-        Waiting in place would fill slots with tasks that do nothing, and the one that runs would
-        get none after its death.
+        Waiting must not use up the retries that the task has for its own failures. And waiting in
+        place would fill slots with tasks that do nothing, so that the one that runs would get none
+        after its death.
         """
         request = self.task.request
         signature = self.task.signature_from_request(
             request, countdown=countdown, retries=request.retries
         )
         signature.apply_async()
-        when: Any = countdown  # the stubs want a number that float is not
+        when: Any = countdown  # celery-types has no float here
         raise Retry(
             f"another delivery of {self.task.name} runs with its key", when=when, sig=signature
         )

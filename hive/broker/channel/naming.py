@@ -1,9 +1,9 @@
 """Ids for the tasks of a canvas that are the same whenever a run is repeated.
 
 Celery names what it sends around a task (its callbacks, what replaces it, what it adds to its
-chord) with random ids, at the moment of sending: a run repeated after a kill would send all of it
-once more, as other tasks. Names that follow from the publication that runs let the broker recognize
-the copy.
+chord) by random ids, at the moment of sending. A run that is repeated after a kill would send all
+of it once more, as other tasks. Names that follow from the publication that runs let the broker
+recognize the copies.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LINKS = {"callbacks": "link", "errbacks": "error"}
 def named(signature: Any, *seed: object, result: bool = True) -> dict[str, Any]:
     """A copy of a signature, as a dict, in which every task has an id; those it has already stay.
 
-    seed: what the ids follow from. result: false leaves the task whose result is the canvas' own
-        without one.
+    seed: what the ids follow from. result: false leaves that task without an id whose result is the
+        canvas' own.
     """
     copy: dict[str, Any] = loads(dumps(signature))
     ids = (
@@ -34,7 +34,7 @@ def named(signature: Any, *seed: object, result: bool = True) -> dict[str, Any]:
 
 
 def regroup(embed: dict[str, Any], groups: Mapping[str, str]) -> dict[str, Any]:
-    """A copy of an embedded canvas that names groups otherwise."""
+    """A copy of an embedded canvas with other names for its groups."""
 
     def renamed(part: Any) -> Any:
         if isinstance(part, list | tuple):
@@ -51,9 +51,7 @@ def regroup(embed: dict[str, Any], groups: Mapping[str, str]) -> dict[str, Any]:
 
 
 def name_links(embed: dict[str, Any], publish_id: str) -> None:
-    """Name the callbacks in a task message's embedded canvas, and those of an error in the chord
-    that it is a member of.
-    """
+    """Name the callbacks in a task message's embedded canvas, and the errbacks of its chord."""
     for links, kind in LINKS.items():
         if embed.get(links):
             embed[links] = [
@@ -62,7 +60,8 @@ def name_links(embed: dict[str, Any], publish_id: str) -> None:
     chord: dict[str, Any] = embed.get("chord") or {}
     options = chord.get("options") or {}
     if options.get("link_error"):
-        # From what every member's message has alike: whichever fails calls the same tasks.
+        # From what all members' messages have in common: whichever member fails, it calls the same
+        # tasks.
         own = options.get("task_id") or publish_id
         errors = [
             named(link, own, "error", nth)

@@ -25,8 +25,10 @@ _PAUSE = 0.5
 
 
 def endures() -> bool:
-    """Whether what is being done here belongs to accepted work, which must not fail for want of a
-    broker: it waits, however long.
+    """Whether what is being done here belongs to accepted work.
+
+    Such work must not fail for want of a broker: it waits, however long, unless its worker is told
+    to stop.
     """
     state = sys.modules.get("celery.worker.state")
     told = [getattr(state, name, None) for name in ("should_stop", "should_terminate")]
@@ -49,11 +51,11 @@ def pause(error: BaseException, waited_since: float | None) -> float:
 
 
 class Patience(Retry):
-    """redis-py's retries for the results of tasks: one for a caller, without end within a spore's
-    work, which its time limit bounds.
+    """redis-py's retries, for the results of tasks.
 
-    A caller's connection may have died while it was idle. Every command of the result backend may
-    be repeated: a state is stored once, a chord's member counted once.
+    A caller's command is tried twice, since its connection may have died while it was idle. Within
+    a spore's work it is tried without end, which the task's time limit bounds. Every command of the
+    result backend may be repeated: a state is stored once, a chord's member counted once.
     """
 
     def __init__(self) -> None:

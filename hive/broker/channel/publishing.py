@@ -1,5 +1,6 @@
-"""What happens to a task message before kombu sees it: its publish id, and its due time in place of
-Celery's eta.
+"""What happens to a task message before kombu sees it.
+
+It gets its publish id, and a due time in place of Celery's eta.
 
 A publish id is made once a publication, outside kombu's retry loop, so that a retried command
 cannot make a second task. Inside a task it is derived from the parent's, so that a run repeated
@@ -51,7 +52,7 @@ def _prepare(
         properties["priority"] = DEFAULT  # kombu would make an unset priority 0
     kept = header.keeps_id
     publish_id, parent_id = (header.publish_id, None) if kept else _publish_ids(headers)
-    if isinstance(body, tuple):  # not as protocol 1 has it
+    if isinstance(body, tuple):  # in Celery's protocol 1 it is none
         _regroup(headers, body[2])
         name_links(body[2], publish_id)
     due = _due(headers) or (header.due if kept else None)
@@ -67,7 +68,7 @@ def _publish_ids(headers: dict[str, Any]) -> tuple[str, str | None]:
     published = request.__dict__.setdefault(_SEEN, {})
     which = (headers["id"], headers.get("retries"))
     published[which] = nth = published.get(which, -1) + 1
-    # A dead letter's error callbacks are not those of its next run, should it be sent again.
+    # The error callbacks of a dead letter are not those of its next run, if it is sent again.
     run = () if parent.is_delivered else ("dead",)
     return derived_id(parent.publish_id, *which, nth, *run), parent.publish_id
 
@@ -75,12 +76,11 @@ def _publish_ids(headers: dict[str, Any]) -> tuple[str, str | None]:
 def chord_group(group_id: str, first: str | None = None) -> str:
     """The group id of a chord that the running task sends, or of one that Celery sends around it.
 
-    Celery makes a random one, while the members' ids are those that the chord had in its signature:
-    a run repeated after a kill would send the rest of them as members of another chord, and neither
+    Celery makes a random one, while the members keep the ids that the chord had in its signature. A
+    run repeated after a kill would send the rest of them as members of another chord, and neither
     would end.
 
-    first: the first member's id, from which the group's follows, when the chord is about to be
-        sent.
+    first: when the chord is about to be sent, its first member's id; the group's follows from it.
     """
     request = _running()
     if request is None:
@@ -100,7 +100,7 @@ def _regroup(headers: dict[str, Any], embed: dict[str, Any]) -> None:
 
 
 def _running() -> Any:
-    """The request of the run for which this process publishes just now, None for none."""
+    """The request of the run for which this process publishes just now; None outside of a run."""
     request = _behalf.get() or getattr(current_task, "request", None)
     runs = request is not None and not request.called_directly and Header.of_request(request)
     return request if runs else None
@@ -111,8 +111,9 @@ _behalf: ContextVar[Any] = ContextVar("hive_behalf", default=None)
 
 @contextmanager
 def on_behalf_of(request: Any) -> Iterator[None]:
-    """What is published within belongs to the run of that request, though another process publishes
-    it: its end, by who saw it die.
+    """What is published within belongs to the run of that request.
+
+    Another process publishes it: the end of the run, by who saw it die.
     """
     token = _behalf.set(request if Header.of_request(request) else None)
     try:
@@ -135,9 +136,9 @@ def following_up() -> Iterator[None]:
 
 
 def follows_up() -> bool:
-    """Whether a publication belongs to accepted work, and would be lost with it if it were refused.
+    """Whether a publication belongs to accepted work, which would be lost if it were refused.
 
-    So do those of a running task (its retry, its callbacks, and what else it sends) and those of a
+    That is true of what a running task sends (its retry, its callbacks and all else), and of a
     worker's own process, which calls back for tasks whose process it lost.
     """
     runs = Header.of_task(get_current_worker_task()) is not None
@@ -145,7 +146,7 @@ def follows_up() -> bool:
 
 
 def vouched_for() -> bool:
-    """Whether whoever publishes has made sure that its work is still its own (following_up)."""
+    """Whether who publishes has made sure that the work is its own still (following_up)."""
     return _following_up.get()
 
 
@@ -154,7 +155,7 @@ _MOST_UNKNOWN = 10_000
 
 
 def note_unknown(publish_id: str) -> None:
-    """A publication was sent and its reply is missing: the broker may have accepted it."""
+    """Note a publication whose reply is missing: the broker may have accepted it."""
     _unknown[publish_id] = None
     if len(_unknown) > _MOST_UNKNOWN:
         _unknown.popitem(last=False)
@@ -174,8 +175,9 @@ def derived_id(*parts: object) -> str:
 
 
 def _due(headers: dict[str, Any]) -> float | None:
-    """Take the eta out of the headers: Celery would hold the task in the worker's memory and raise
-    its prefetch.
+    """Take the eta out of the headers; returns it in unix seconds.
+
+    Celery would hold the task in the worker's memory until then, and raise its prefetch.
     """
     eta = headers.get("eta")
     if not eta:

@@ -1,5 +1,7 @@
-"""What the broker does not take, in Hive's words: a message for a full queue, anything new without
-memory, what no replica confirms.
+"""What the broker does not take, in Hive's words.
+
+It refuses a message for a full queue, and anything new without memory; and replicas may fail to
+confirm what it took.
 """
 
 # celery-types leaves most of kombu's Redis transport out.
@@ -17,15 +19,14 @@ from kombu.transport import redis as kombu_redis
 from hive.errors import BrokerMemoryError, BrokerUnreachableError, QueueFullError
 
 _QUEUE_FULL = re.compile(r"QUEUEFULL (\d+) (.+)")
-"""As lua/publish.lua answers; a pipeline puts its own words in front."""
+"""As lua/publish.lua answers; redis-py's pipeline puts words of its own in front."""
 
 
 def raise_refusal(error: BaseException | None) -> None:
-    """Raise what a reply of the broker means to a sender: QueueFullError or BrokerMemoryError;
-    return when it is neither.
+    """Raise what a reply of the broker means to a sender: QueueFullError or BrokerMemoryError.
 
     Both mean that nothing was written: the message is not sent, whatever was tried before under its
-        publish id.
+    publish id. Any other error is left to the caller: the function returns.
     """
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         raise BrokerMemoryError from error
@@ -44,8 +45,9 @@ def raise_refusal(error: BaseException | None) -> None:
 
 
 def raise_unconfirmed(copies: int, wanted: int, publish_id: str | None = None) -> NoReturn:
-    """Raise BrokerUnreachableError: the broker has the message, fewer replicas than
-    HIVE_WAIT_REPLICAS said that they have it, too.
+    """Raise BrokerUnreachableError for a message that too few replicas have confirmed.
+
+    The broker itself has it.
     """
     raise BrokerUnreachableError(
         f"The broker took a message, but {copies} of the {wanted} replicas that HIVE_WAIT_REPLICAS "
@@ -58,8 +60,9 @@ def raise_unconfirmed(copies: int, wanted: int, publish_id: str | None = None) -
 
 
 class PublishBatch(kombu_redis.PublishBatch):
-    """kombu's batch of publications, of which each is accepted or refused by itself; the first
-    refusal is raised.
+    """kombu's batch of publications.
+
+    Each is accepted or refused by itself; the first refusal is raised.
     """
 
     def flush(self) -> None:

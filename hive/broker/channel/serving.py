@@ -9,10 +9,10 @@ from hive.broker.link.priorities import queue_lists
 
 
 class ServingOrder:
-    """Pinned and requirement queues first, then high, the application's own queues in turn,
-    background.
+    """The order of one node's queues.
 
-    Worked out anew only when the queues change: it is asked for at every reserve.
+    Pins and requirement queues come first, then high, the application's own queues in turn, and
+    background. It is worked out anew only when the queues change, since every reserve asks for it.
     """
 
     def __init__(self, prefix: str, node_id: str, high: str, background: str) -> None:
@@ -34,9 +34,7 @@ class ServingOrder:
             self._work_out(*queues)
 
     def next_lists(self) -> list[str]:
-        """The queues' lists, most urgent first;
-        equal queues take turns from one call to the next.
-        """
+        """The queues' lists, most urgent first; equal queues take turns from call to call."""
         self._turn = (self._turn + 1) % len(self._rotations)
         return self._rotations[self._turn]
 

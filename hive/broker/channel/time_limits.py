@@ -1,5 +1,6 @@
-"""The soft and the hard time limit of a task: one that is declared must not be contradicted by the
-other's default.
+"""The soft and the hard time limit of a task.
+
+A limit that a task declares must not be contradicted by the default of the other one.
 """
 
 from __future__ import annotations
@@ -8,14 +9,12 @@ from typing import Any
 
 Limit = float | None
 
-# A year. What a task's own 0 becomes: to Celery's pool a 0 means the default of all tasks.
+# A year: what a task's own 0 becomes, since to Celery's pool a 0 means the default of all tasks.
 LIFTED = 31_536_000.0
 
 
 def hard_limit(soft: float) -> float:
-    """Seconds after which a task is ended that did not end at its soft limit: that one lets it tidy
-    up.
-    """
+    """The hard limit for a soft one: seconds later, so that the task can tidy up."""
     return soft + max(1.0, min(30.0, soft / 10))
 
 

@@ -46,13 +46,14 @@ FOR_THE_CHANNEL = frozenset(
 
 
 class QoS(kombu_redis.QoS):
-    """Messages of task queues belong to the incarnation; all others stay kombu's own, with its
-    `unacked` keys and visibility timeout.
+    """Messages of task queues belong to the incarnation.
+
+    All others stay kombu's own, with its `unacked` keys and visibility timeout.
     """
 
     acknowledges = False
-    """Whether the channel takes such messages and has to acknowledge them; nobody else needs to
-    look after those keys.
+    """Whether the channel takes messages of kombu's own that it has to acknowledge. Only then it
+    has to look after those keys.
     """
 
     def can_consume(self) -> bool:
@@ -67,12 +68,13 @@ class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         incarnation = _holder(delivery_tag)
         if incarnation is None:
-            # Else a task's, which is finished or was given back.
+            # Any other tag is a task's, which is finished or was given back.
             if delivery_tag in self._delivered:
                 super().ack(delivery_tag)
             return
         incarnation.acknowledge(delivery_tag)
-        # The next reserve carries it; where none is about to be sent, it goes by itself.
+        # The next reserve carries the acknowledgement; where none is about to be sent, it goes by
+        # itself.
         if incarnation.polling or incarnation.stopping or incarnation.draining:
             incarnation.flush_quietly()
 
@@ -147,12 +149,13 @@ class Channel(kombu_redis.Channel):
     @property
     def wait_command(self) -> tuple[str | int, ...]:
         """What waits for the replicas to have all that its connection has written."""
-        # 0 ms would be for ever.
+        # A wait of 0 ms would be one without end.
         return "WAIT", self.wait_replicas, max(1, int(self.wait_timeout * 1000))
 
     def _publish(self, script: Script, arguments: list[Any], publish_id: str) -> int:
-        """Run the script so that a failure before sending is told from a missing reply. kombu tries
-        again under the same id.
+        """Run the script, and tell a failure before sending from a missing reply.
+
+        kombu tries again under the same id.
 
         Returns: how many replicas have it, 0 where that is not asked for.
         """
@@ -183,8 +186,8 @@ class Channel(kombu_redis.Channel):
         candidates = message["properties"].get("hive_candidates") or ()
         home, requirements = header.home or queue, ""
         if home.startswith(f"{SPACE}req:"):
-            # Nodes that satisfy the requirements but do not consume the task's queue must not take
-            # it.
+            # The queue is part of the home's name: a node that satisfies the requirements but does
+            # not consume the queue must not take the task.
             home, requirements = f"{home}:{queue}", dumps(header.requirements or {})
         delay = max(0.0, header.due - time.time()) if header.due else 0.0
         arguments = [
@@ -210,20 +213,22 @@ class Channel(kombu_redis.Channel):
         return PublishBatch(self, max_size)
 
     def _scripts_on(self) -> redis.Redis:
-        """The client for scripts: one a channel and process (a new one for each call costs more
-        than the call).
+        """The client for scripts: one for a channel and process.
+
+        A new one for each call would cost more than the call.
         """
         pid = os.getpid()
         if self._script_client is None or self._script_client[0] != pid:
-            # Not kombu's prefixing client: the scripts prefix their keys themselves.
+            # This is not kombu's client, which prefixes keys: the scripts prefix theirs themselves.
             self._script_client = (pid, redis.Redis(connection_pool=self.pool))
         return self._script_client[1]
 
     # -- queues
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        """As kombu's, in a step that a server without memory takes: workers that connect must be
-        able to, to work off what waits.
+        """As kombu's, but in a step that a server without memory takes.
+
+        Workers must be able to connect to it, to work off what waits.
         """
         if queue in self._expires:
             super()._queue_bind(exchange, routing_key, pattern, queue)
@@ -297,7 +302,8 @@ class Channel(kombu_redis.Channel):
 
     def _brpop_read(self, **options: Any) -> Any:
         incarnation = current() if self._expected else None
-        # Kombu's own BRPOP, perhaps of before this channel began to consume tasks.
+        # With no answer expected, it is kombu's own BRPOP that has one, perhaps of a time before
+        # this channel began to consume tasks.
         if incarnation is None:
             return super()._brpop_read(**options)
         if self._read_replies(incarnation):
@@ -305,8 +311,9 @@ class Channel(kombu_redis.Channel):
         raise Empty
 
     def _send_reserve(self, incarnation: Incarnation) -> None:
-        """Ask for messages without waiting for the answer; kombu calls `_brpop_read` when the
-        socket is readable.
+        """Ask for messages without waiting for the answer.
+
+        kombu calls `_brpop_read` when the socket is readable.
         """
         if self._attached is None or self._attached[0] != incarnation.id:
             self._attached = incarnation.attach()
@@ -358,8 +365,8 @@ class Channel(kombu_redis.Channel):
                 connection.read_response()
                 break
             except BaseException:
-                # Also a timed-out or interrupted read: what follows on this socket would answer
-                # another question.
+                # A read that timed out or was interrupted, too: what follows on this socket would
+                # answer another question.
                 self._lose_exchange(incarnation)
                 connection.disconnect()
                 raise
@@ -378,7 +385,7 @@ class Channel(kombu_redis.Channel):
                     incarnation.taken_for_dead(self._attached[0])
                 self._attached = None
                 break
-            if len(reply) > 3:  # more than its head
+            if len(reply) > 3:  # there is more than the head
                 self._forget_exchange(incarnation)
                 return self._hand_over(incarnation, reply[3:])
             incarnation.answered()
@@ -390,8 +397,9 @@ class Channel(kombu_redis.Channel):
     def _block(
         self, incarnation: Incarnation, connection: Any, *, free: int, next_due: int
     ) -> None:
-        """Wait on wake lists, never on queues: a blocking pop of a task is where a dying client
-        loses one.
+        """Wait on wake lists, never on queues.
+
+        A blocking pop of a task is where a dying client loses one.
         """
         timeout = min(self.brpop_timeout, next_due / 1000) if next_due else self.brpop_timeout
         lists = self._order_for(incarnation).wake_lists
@@ -418,8 +426,10 @@ class Channel(kombu_redis.Channel):
         super()._on_connection_disconnect(connection)
 
     def _lose_exchange(self, incarnation: Incarnation) -> None:
-        """The answer under way will never be read: attach before the next reserve, which gives back
-        what it would have brought.
+        """Give up an answer that will never be read.
+
+        The channel attaches before its next reserve, which gives back what the answer would have
+        brought.
         """
         self._forget_exchange(incarnation)
         self._attached = None
@@ -432,7 +442,7 @@ class Channel(kombu_redis.Channel):
     def _hand_over(self, incarnation: Incarnation, fields: list[Any]) -> bool:
         """Give reserved messages to their consumers; what cannot be delivered goes back.
 
-        False when they are no longer ours.
+        Returns: False when they are no longer ours.
         """
         waiting = deque(
             fields[at : at + REPLY_FIELDS] for at in range(0, len(fields), REPLY_FIELDS)
@@ -451,7 +461,7 @@ class Channel(kombu_redis.Channel):
         for _, _, _, revoked, _, task_id, _ in waiting:
             if revoked == b"1":
                 _remember_revoked(bytes_to_str(task_id))
-        if incarnation.draining:  # asked for before it was told to drain
+        if incarnation.draining:  # it asked before it was told to drain
             incarnation.give_back(
                 [bytes_to_str(tag) for tag, *_ in waiting], deaths=0, reason="its node drains"
             )
@@ -477,10 +487,12 @@ class Channel(kombu_redis.Channel):
     def _return_undelivered(
         self, incarnation: Incarnation, tags: list[str], error: BaseException
     ) -> None:
-        """Nothing of it was started, but a message that makes its delivery fail must not end one
-        worker after the other.
+        """Give back what was not delivered, and so not started.
+
+        A message that makes its delivery fail gets a death: it must not end one worker after the
+        other.
         """
-        # Which kombu counts among them.
+        # kombu counts KeyError as a connection error, too.
         away = isinstance(error, self.connection_errors) and not isinstance(error, KeyError)
         guilty = isinstance(error, Exception) and not away
         incarnation.give_back(tags[1:] if guilty else tags, deaths=0, reason="not delivered")
@@ -511,8 +523,9 @@ class Transport(kombu_redis.Transport):
 
 
 def _remember_revoked(task_id: str) -> None:
-    """Celery then stores REVOKED and acknowledges;
-    a silent drop would leave its callers waiting.
+    """Let Celery know that a task was revoked: it then stores REVOKED and acknowledges.
+
+    Dropped silently, the task would leave its callers waiting.
     """
     from celery.worker import state  # only a worker needs it
 
@@ -522,8 +535,9 @@ def _remember_revoked(task_id: str) -> None:
 def _received(
     delivery: Delivery, deaths: int, stamp: dict[str, float], envelope: str
 ) -> dict[str, Any]:
-    """The kombu message of an entry, stamped with who holds it since when, and until when that was
-    certain.
+    """The kombu message of an entry, with the stamp of its delivery.
+
+    The stamp says who holds it, since when, and until when that was certain.
     """
     message: dict[str, Any] = loads(envelope)
     message["properties"]["delivery_tag"] = delivery.publish_id
