@@ -37,7 +37,7 @@ log = get_logger(__name__)
 
 
 class Installation(NamedTuple):
-    """What `install` found in an application and what it made of it, so that it can be undone.
+    """What `install` found in an application, and what it made of it; so it can be undone.
 
     own, made: the settings that the application itself held, before and after. classes: its
     `amqp_cls` and `control_cls` before.
@@ -109,14 +109,15 @@ def _equip(app: Celery, settings: Settings) -> None:
     app.steps["worker"].add(SporeStep)
     app.steps["consumer"].add(SporeConsumerStep)
     for transport in (TRANSPORT, encrypted.NAME):
-        # So that Flower recognises the broker.
+        # Flower asks for the broker's kind by these names.
         kombu.Connection.resolve_aliases[transport] = "redis"
     publishing.connect()
 
 
 def uninstall(app: Celery) -> None:
-    """Take Hive out of an application again: its settings are its own, as they were before
-    `install` or as it changed them since. Nothing where Hive is not in it.
+    """Take Hive out of an application again; nothing happens where Hive is not in it.
+
+    Its settings become what they were before `install`, or what it made of them since.
 
     Its policy, duties and routes stay for the next `install`, Celery's default application stays,
     and a task that was used meanwhile keeps its options.
@@ -185,7 +186,7 @@ def __getattr__(name: str) -> Celery:
 
 
 def _unlocked() -> None:
-    """In the child of a fork nobody is left who would let go of the lock."""
+    """Make the lock anew in the child of a fork, where nobody is left who would let go of it."""
     global _making  # noqa: PLW0603
     _making = threading.RLock()
 

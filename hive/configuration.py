@@ -61,9 +61,9 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def tls(app: Celery, settings: Settings) -> dict[str, Any]:
-    """What of Celery's settings differs where the broker speaks TLS; nothing where it does not."""
+    """The values of Celery's settings that differ where the broker speaks TLS; none where not."""
     names = ["broker_use_ssl"]
-    if not _is_configured(app, "result_backend"):  # theirs may be another server
+    if not _is_configured(app, "result_backend"):  # its own may be on another server
         names.append("redis_backend_use_ssl")
     found = {
         name: agreed_parameters(
@@ -80,7 +80,9 @@ def tls(app: Celery, settings: Settings) -> dict[str, Any]:
 
 
 def prefixed_results(app: Celery, prefix: str) -> dict[str, Any]:
-    """Let the results' keys begin as all the others do; to Celery that is another setting."""
+    """Let the results' keys have the prefix of all the others; to Celery that is a setting of its
+    own.
+    """
     if not prefix or _is_configured(app, "result_backend"):
         return {}
     return {
@@ -118,7 +120,8 @@ def configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "task_publish_retry_policy": amqp.retry_policy(settings.hive_publish_timeout),
         "broker_connection_max_retries": None,
-        # What a broker answers that loads its data, or became a replica, ends no worker.
+        # A broker that loads its data, or has become a replica, answers with errors; they end no
+        # worker.
         "broker_channel_error_retry": True,
         "redis_socket_timeout": SILENCE,
         "redis_socket_connect_timeout": SILENCE,
@@ -142,7 +145,8 @@ def configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
         "task_annotations": [Annotation(app.conf.task_annotations)],
         "worker_prefetch_multiplier": 1,
         "worker_consumer": consumer.NAME,
-        # Seconds until a killed pool process is noticed; Celery's 10 would hold its slot.
+        # Seconds until a killed pool process counts as lost; for Celery's 10 its slot would be
+        # held.
         "worker_lost_wait": 1.0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_prefetch_count_reduction": False,
@@ -163,7 +167,7 @@ def _name(queue: Any) -> str:
 
 
 def configure(app: Celery, values: dict[str, Any]) -> None:
-    """Apply `values`, leaving what the application set itself; one warning names every conflict."""
+    """Apply `values` but where the application has its own; one warning names every conflict."""
     conflicts = []
     for name, ours in values.items():
         theirs = getattr(app.conf, name)
@@ -178,8 +182,9 @@ def configure(app: Celery, values: dict[str, Any]) -> None:
 
 
 def _is_configured(app: Celery, name: str) -> bool:
-    """Whether the application set this itself, if only to Celery's default; an environment variable
-    of Celery's counts too.
+    """Whether the application set this itself, if only to Celery's default.
+
+    An environment variable of Celery's counts, too.
     """
     return bool(app.conf.value_set_for(name)) or getattr(app.conf, name) != _DEFAULTS.get(name)
 

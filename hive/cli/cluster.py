@@ -1,6 +1,4 @@
-"""A command's way to the cluster: the application, a broker that answers,
-and the wait for a spore.
-"""
+"""A command's way to the cluster: application, broker, and the wait for a spore."""
 
 from __future__ import annotations
 

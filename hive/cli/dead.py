@@ -170,7 +170,7 @@ def _each(
         names = letters.publish_ids() if every else list(dict.fromkeys(ids))
         missed = [name for name in names if not step(letters, name)]
     count = len(names) - len(missed)
-    # Of all, one that is missed was taken care of by somebody else meanwhile.
+    # With --all, a dead letter that is gone meanwhile was taken care of by somebody else.
     unknown = [] if every else missed
     if as_json:
         print_json({done: count, "unknown": unknown})

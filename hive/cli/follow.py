@@ -1,6 +1,4 @@
-"""A job, followed to its end: each outcome as it comes, how far it is, and a visible reason when
-nothing moves.
-"""
+"""A job, followed to its end: outcomes as they come, how far it is, and why nothing moves."""
 
 from __future__ import annotations
 
@@ -78,9 +76,7 @@ class Lines:
 
 
 class JsonDocument:
-    """One JSON object whose `outcomes` are written as they come,
-    so that its size needs no memory.
-    """
+    """One JSON object whose `outcomes` are written as they come, so that none has to be kept."""
 
     def __init__(self, job_id: str) -> None:
         self._separator = "\n"
@@ -171,7 +167,7 @@ def watched(job: Job, cluster: Cluster, bar: Bar) -> Iterator[Bar]:
 def _watch(job: Job, cluster: Cluster, bar: Bar, stop: threading.Event) -> None:
     looked = 0.0
     attendance = Attendance(cluster, bar.note)
-    pause = 0.05  # a bar without a total is not left on the screen for long
+    pause = 0.05  # the first look comes soon: until then the bar has no total
     while not stop.wait(pause):
         pause = LOOK_EVERY
         try:

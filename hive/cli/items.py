@@ -104,7 +104,7 @@ def read_items(words: Sequence[str], stdin: TextIO | None = None) -> Iterable[An
     """
     if list(words) == ["-"]:
         stream = _from_stream(stdin or _strict_stdin())
-        # What is wrong from the start is said before anything is sent.
+        # Reading the first item here tells what is wrong from the start before anything is sent.
         return chain([next(stream)], stream)
     items = (
         _from_file(Path(words[0]))
@@ -208,8 +208,9 @@ def _checked(value: list[Any], name: str) -> list[Any]:
 
 
 def with_fields(skill: Skill, items: Iterable[Any], settings: Mapping[str, Any]) -> Iterable[Any]:
-    """Add fields of the skill's input model (`--set sentences=2`) to every item; an item's own
-    field wins.
+    """Add fields of the skill's input model (`--set sentences=2`) to every item.
+
+    An item's own field wins.
 
     Raises: InvalidInputError for a skill without an input model, an unknown field, or a value that
         the field cannot have.

@@ -42,9 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and one-line helps and imports a command when it is
-    called.
-    """
+    """A group that knows its commands' names and helps, and imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

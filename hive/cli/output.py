@@ -1,6 +1,4 @@
-"""How commands print: tables and bars for a person at a terminal, plain lines for a pipe, JSON for
-a program.
-"""
+"""How commands print: for a person at a terminal, for a pipe, and as JSON for a program."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ def note(text: str) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console; in a pipe it is wide enough that a table's cells are not
-    cut at 80 columns.
-    """
+    """A rich console; in a pipe it is wide enough that no cell is cut at 80 columns."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -66,10 +62,9 @@ def console(*, stderr: bool = False) -> Console:
 
 
 class Bar:
-    """How far a long work is: a live bar on a terminal, elsewhere a plain line on stderr every
-    `line_every` seconds.
+    """How far a long work is. Use it as a context.
 
-    Use it as a context.
+    On a terminal it is a live bar; elsewhere a plain line on stderr every `line_every` seconds.
     """
 
     def __init__(self, label: str, *, out: Console | None = None, line_every: float = 5.0) -> None:
@@ -100,8 +95,8 @@ class Bar:
             self._live.stop()
 
     def line(self, text: str) -> None:
-        """A line of the command's result, on stdout;
-        above the bar where both are on one terminal.
+        """Print a line of the command's result on stdout, above the bar where both are on one
+        terminal.
         """
         if self._live is not None and not self._out.stderr:
             self._out.print(text, markup=False, soft_wrap=True)
@@ -109,7 +104,7 @@ class Bar:
             click.echo(text)
 
     def note(self, text: str) -> None:
-        """A line for the person that is no result."""
+        """Print a line for the person that is no result."""
         if self._live is not None:
             self._out.print(text, markup=False, soft_wrap=True)
         else:
@@ -158,8 +153,9 @@ def table(
     *,
     right: Sequence[str] = (),
 ) -> Table:
-    """A table of plain text cells (no markup is read from them); columns named in `right` hold
-    numbers.
+    """A table of plain text cells, from which no markup is read.
+
+    Columns named in `right` hold numbers.
     """
     from rich.table import Table
     from rich.text import Text
@@ -188,9 +184,7 @@ def seconds(value: float) -> str:
 
 
 def short(value: object, limit: int = 100) -> str:
-    """One line of a value: text as it is, anything else as compact JSON;
-    cut to `limit` characters.
-    """
+    """One line of a value, cut to `limit` characters: text as it is, all else as compact JSON."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -137,7 +137,7 @@ def _wait(sent: AsyncResult[Any], cluster: Cluster, timeout: float | None) -> No
             sent.get(timeout=left, propagate=False)
         except NotYet:
             attendance.look()
-        # Celery's, when it cannot reconnect to the results; the cause says why.
+        # Celery raises this when it cannot reconnect to the results; the cause says why.
         except RuntimeError as gave_up:
             note(f"task {sent.id} goes on without this command")
             with broker_errors(cluster.client.address):

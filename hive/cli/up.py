@@ -205,7 +205,8 @@ class _Told:
 
     def ready(self, hive: dict[str, Any]) -> None:
         if self._as_json:
-            # One line: while `hive up` runs on, its reader cannot wait for the end of the output.
+            # The JSON is one line: while `hive up` runs on, its reader cannot wait for the end of
+            # the output.
             click.echo(json.dumps(hive))
             return
         nodes = hive["nodes"]

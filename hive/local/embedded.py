@@ -245,7 +245,7 @@ class EmbeddedBroker:
 def claim_port(port: int, patience: float = 0.0) -> int:
     """Check that a loopback port can be listened on; 0 picks a free one.
 
-    patience: until when (monotonic seconds) to wait for whoever holds it.
+    patience: until when (monotonic seconds) to wait for the program that holds the port.
 
     Returns: the port. Raises: PortInUseError.
     """

@@ -23,7 +23,7 @@ VERSION = version("venom-hive")
 
 
 class Health(BaseModel):
-    """The answer of `/health`; what the broker would have to tell is None while it does not answer.
+    """The answer of `/health`; what only the broker could tell is None while it does not answer.
 
     Times are unix seconds.
     """
@@ -38,9 +38,7 @@ class Health(BaseModel):
     failing_duties: list[str] | None = None
     """The duties of the leading watchdog that fail, a sentence each."""
     alarm: str | None = None
-    """Why the account of all messages fails; None while it balances. The nexus itself does its
-    work.
-    """
+    """Why the account of all messages fails; None while it balances. The nexus is not degraded."""
 
 
 async def health(request: Request) -> JSONResponse:

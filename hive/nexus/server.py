@@ -75,8 +75,9 @@ def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None])
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: those raise the signal again, so that the process would
-    not end with 0.
+    """uvicorn without its signal handlers.
+
+    They would raise the signal again, so that the process did not end with 0.
     """
 
     @contextmanager
@@ -139,7 +140,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _publish_port(port: int) -> None:
-    """Whole or not at all: who waits for the file never reads half a number."""
+    """Write the port into the file that the environment names.
+
+    The file appears whole or not at all: who waits for it never reads half a number.
+    """
     named = os.environ.get(PORT_FILE)
     if named:
         draft = Path(f"{named}.{os.getpid()}")

@@ -188,7 +188,7 @@ class Supervisor:
             child.signal_group(signal.SIGKILL)
 
     def _orphaned(self) -> None:
-        """Whoever started this supervisor is gone; nobody is left to send a second signal."""
+        """Stop: the process that started this supervisor is gone, and can send no second signal."""
         log.warning("supervisor_orphaned", node=self.node_name)
         self._parent = None
         if not self._stops:

@@ -141,7 +141,7 @@ def _bandit_manager() -> Callable[[], Any]:
 
     with suppress(AttributeError):
         # stevedore, which finds the plugins, would keep a cache of them in the home directory of
-        # whoever runs the node.
+        # the node's user.
         _cache._c._disable_caching = True
     from bandit.core.config import BanditConfig
     from bandit.core.manager import BanditManager

@@ -1,8 +1,8 @@
 """What one worker process holds of the broker's messages.
 
-Reservations and the map of held messages belong to the process, not to a channel: Celery closes its
-connection on any error, while the tasks it was running go on. Each new consuming channel attaches,
-under a new epoch.
+Reservations, and what this process knows to hold, belong to the process and not to a channel:
+Celery closes its connection at any error, while the tasks that it was running go on. Each new
+consuming channel attaches, under a new epoch.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Return(NamedTuple):
 
 
 UNREAD = "?"
-"""In a heartbeat's line: a reserve was sent whose answer has not been read, so that what it took is
-not lost, only not known yet.
+"""In a heartbeat's line: a reserve was sent whose answer has not been read. What it took is not
+lost, but not known yet.
 """
 
 
@@ -63,8 +63,9 @@ class Acknowledgement(NamedTuple):
 
 
 class Incarnation:
-    """One start of a node's worker process; `id` changes when the cluster declared it dead and it
-    starts over.
+    """One start of a node's worker process.
+
+    `id` changes when the cluster has declared it dead, and it starts over.
 
     Thread-safe: acknowledgements come from pool threads, heartbeats from a thread of their own.
     """
@@ -78,7 +79,7 @@ class Incarnation:
         self.draining = False
         self.polling = False
         self.asked_at: float | None = None
-        # Of its questions for work; of the event loop.
+        # When a question for work was last answered, and when the event loop last made a turn.
         self.answered_at = self.turned_at = boottime()
         self.requirement_queues: tuple[str, ...] = ()
         self.confirmed_beat = 0.0
@@ -100,9 +101,7 @@ class Incarnation:
 
     @property
     def free_slots(self) -> int:
-        """Slots that reserve may fill: all but those of runs that were taken away and still go on
-        here.
-        """
+        """Slots that reserve may fill: all but those of taken-away runs that still go on here."""
         return 0 if self.draining or self.stopping else self.slots - len(self._taken_away)
 
     @property
@@ -111,19 +110,20 @@ class Incarnation:
         return len(self._held)
 
     def can_consume(self) -> bool:
-        # Also while draining: reserve then takes nothing, and keeps the connection attached.
+        # It asks while it drains, too: reserve then takes nothing, and keeps the connection
+        # attached.
         return not self.stopping and len(self._held) + len(self._taken_away) < self.slots
 
     def owns(self, tag: str) -> bool:
         return tag in self._held or tag in self._taken_away
 
     def held_line(self) -> str:
-        """What the heartbeat tells: publish ids, each with `:<hard limit>` where only the worker
-        knows it.
+        """What the heartbeat tells: publish ids, with `:<hard limit>` where only the worker knows
+        it.
 
-        Also of what is finished and waits to be acknowledged, or to be given back: the watchdog
-        must not take it for lost and have it run again. UNREAD is among them while an answer is
-        outstanding.
+        Among them are those that are finished and wait to be acknowledged, or to be given back: the
+        watchdog must not take them for lost, and have them run again. UNREAD is among them while an
+        answer is outstanding.
         """
         with self._lock:
             held = [
@@ -134,30 +134,30 @@ class Incarnation:
             return " ".join([*held, *self._done, *self._returns, *unread])
 
     def asks(self) -> None:
-        """A reserve is about to be sent: until its answer is read, or a new connection has
-        attached, more may be ours than is held.
+        """Note that a reserve is about to be sent.
+
+        Until its answer is read, or a new connection has attached, this process may have more than
+        it holds.
         """
         if self.asked_at is None:
             self.asked_at = boottime()
 
     def answered(self) -> None:
-        """What the last reserve took is held now, or it took nothing."""
+        """Note that what the last reserve took is held now, or that it took nothing."""
         self.asked_at = None
         self.answered_at = boottime()
 
     def turned(self) -> None:
-        """The event loop has made a turn."""
+        """Note that the event loop has made a turn."""
         self.turned_at = boottime()
 
     def fresh_until(self) -> float:
-        """When the cluster was last certain to count this incarnation's newest messages as its own
-        (boottime).
-        """
+        """Until when (boottime) the newest messages were certain to count as this incarnation's."""
         asked = self.asked_at
         return self.confirmed_beat if asked is None else min(self.confirmed_beat, asked)
 
     def note_limit(self, tag: str, limit: float) -> None:
-        """The hard time limit, in seconds, of a held message that does not tell it itself."""
+        """Note the hard time limit, in seconds, of a held message that does not tell it itself."""
         with self._lock:
             if tag in self._held:
                 self._held[tag] = self._held[tag]._replace(limit=limit)
@@ -177,7 +177,8 @@ class Incarnation:
                     *self._returns.items(),
                 ]
                 held = [*self._held, *(tag for tag, note in told if note.incarnation == identity)]
-            # Without the lock: a broker that is slow to answer must not hold up the heartbeats.
+            # The lock is free meanwhile: a broker that is slow to answer must not hold up the
+            # heartbeats.
             reply = self.client.run(
                 steps.ATTACH, (), (self.client.prefix, self.node_id, identity, epoch, first, *held)
             )
@@ -195,8 +196,9 @@ class Incarnation:
         return identity, epoch
 
     def _attached_as(self, identity: str, asked_at: float) -> bool:
-        """Note an attach that the broker has confirmed; False when it was for who has been declared
-        dead meanwhile.
+        """Note an attach that the broker has confirmed.
+
+        Returns: False when it was for one that has been declared dead meanwhile.
         """
         with self._lock:
             if identity != self.id:
@@ -207,14 +209,15 @@ class Incarnation:
             return True
 
     def hold(self, reserver: str, taken: Iterable[tuple[str, str, int]]) -> bool:
-        """Note what was reserved (publish id, task id, when in ms); False when `reserver` was
-        declared dead meanwhile: not ours then.
+        """Note what was reserved: publish id, task id, and when (ms).
+
+        Returns: False when `reserver` was declared dead meanwhile, so that it is not ours.
         """
         with self._lock:
             if reserver != self.id:
                 return False
             for tag, task_id, reserved in taken:
-                self._returns.pop(tag, None)  # taken again: it had reached its queue
+                self._returns.pop(tag, None)  # it was taken again, and so had reached its queue
                 self._held[tag] = Held(reserver, task_id, reserved)
             return True
 
@@ -243,8 +246,9 @@ class Incarnation:
             self._outcomes[tag] = outcome
 
     def acknowledge(self, tag: str, outcome: Outcome = "completed") -> None:
-        """Note a message as finished, as `note_outcome` said or with `outcome`; the next reserve or
-        `flush` tells the broker.
+        """Note a message as finished, with the outcome that `note_outcome` gave, or else `outcome`.
+
+        The next reserve, or `flush`, tells the broker.
         """
         with self._lock:
             outcome = self._outcomes.pop(tag, outcome)
@@ -289,8 +293,9 @@ class Incarnation:
             log.warning("acknowledgements_wait", incarnation=self.id, error=str(error))
 
     def mark_early(self, tag: str) -> bool:
-        """A task with early acknowledgement starts: a death will drop it instead of running it
-        again. False when it is not ours.
+        """Note in the broker that a task with early acknowledgement starts.
+
+        A death will then drop it instead of running it again. Returns: False when it is not ours.
         """
         held = self._held.get(tag)
         return held is not None and bool(
@@ -302,8 +307,10 @@ class Incarnation:
     # -- giving back
 
     def give_back(self, tags: Iterable[str], *, deaths: int, reason: str) -> None:
-        """Return messages to their queues; `deaths` is added to their delivery count (0: not
-        started).
+        """Return messages to their queues.
+
+        deaths: how many to add to a message's count; 0 for one that was not started. reason: of
+        what it died.
 
         What the broker does not confirm stays noted, and goes with the next flush.
         """
@@ -386,9 +393,7 @@ def triples(pending: Iterable[tuple[str, Acknowledgement]]) -> list[str]:
 
 
 def boottime() -> float:
-    """Seconds since boot, sleep included:
-    a suspended machine's heartbeats are old when it wakes.
-    """
+    """Seconds since boot, also those asleep: a machine that wakes must find its heartbeats old."""
     return (
         time.clock_gettime(time.CLOCK_BOOTTIME)
         if hasattr(time, "CLOCK_BOOTTIME")
@@ -401,7 +406,8 @@ _current: Incarnation | None = None
 
 def begin(client: BrokerClient, node_id: str, slots: int) -> Incarnation:
     """Make this process a spore; its channels then consume through the returned incarnation."""
-    # One worker a process; Celery builds the channels that need it by name.
+    # A process has one worker. Its channels find their incarnation here, since Celery makes them by
+    # name.
     global _current  # noqa: PLW0603
     _current = Incarnation(client, node_id, slots)
     return _current
@@ -413,8 +419,9 @@ def current() -> Incarnation | None:
 
 
 def end() -> None:
-    """Make this process no spore any more: what consumes later is a client's. What its incarnation
-    holds stays as it is.
+    """Make this process no spore any more; what its incarnation holds stays as it is.
+
+    What consumes later does so as a client.
     """
     global _current  # noqa: PLW0603
     _current = None

@@ -120,9 +120,7 @@ def _own_hive(out: Console) -> Iterator[LocalHive]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop the demo as Ctrl-C does; afterwards signals do what they
-    did before.
-    """
+    """Let SIGTERM and a closed terminal stop the demo as Ctrl-C does, within the block."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -136,6 +134,8 @@ def _stoppable() -> Iterator[None]:
 
 
 def _ignore_stops() -> None:
-    """Stopping is under way and bounded; a second Ctrl-C would only leave its end to others."""
+    """Ignore further signals: stopping is under way and bounded. A second Ctrl-C would only leave
+    processes behind.
+    """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

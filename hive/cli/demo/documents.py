@@ -1,6 +1,4 @@
-"""The demo's documents: the long descriptions of the Python packages installed here, as plain HTML
-pages.
-"""
+"""The demo's documents: descriptions of the Python packages installed here, as plain HTML."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The demo's web site: serves the documents over HTTP on a free loopback port, each after a stated
-delay, as a distant site would.
+"""The demo's web site, on a free loopback port.
+
+It serves each document after a stated delay, as a distant site would.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A killed spore drops its connections; that is the demo's point and no news."""
+        """Say nothing: a killed spore drops its connections, which is what the demo is about."""
 
 
 def _handler(pages: dict[str, bytes], delay: float) -> type[BaseHTTPRequestHandler]:
@@ -81,6 +82,6 @@ def _handler(pages: dict[str, bytes], delay: float) -> type[BaseHTTPRequestHandl
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """The demo shows what the spores did; a line a request would hide it."""
+            """Say nothing: a line for each request would hide what the demo shows."""
 
     return Handler

@@ -1,6 +1,4 @@
-"""The demo's acts, in order: documents from a web site, a source tree, and a spore that dies with
-work in its hands.
-"""
+"""The demo's three acts: documents of a web site, a source tree, and a spore that dies."""
 
 from __future__ import annotations
 
@@ -67,9 +65,7 @@ class Account:
 
 
 def warm_up(stage: Stage, site: DocumentSite, slots: int) -> None:
-    """Let every slot load the libraries of the skills,
-    so that the runs that follow measure work.
-    """
+    """Let every slot load the skills' libraries, so that the runs that follow measure work."""
     began = time.monotonic()
     stage.run(summarize, pages(site)[:slots], "warm-up, web", chunk=1)
     stage.run(scan_path, package_files()[:slots], "warm-up, scan", chunk=1)
