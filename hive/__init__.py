@@ -64,7 +64,7 @@ _MODULES = frozenset({"celery", "errors", "logs", "settings", "skills", "tasks"}
 """What `import hive` alone lets a program name, as `hive.errors.HiveError`."""
 
 
-if not TYPE_CHECKING:  # to which a name that is not above is a mistake
+if not TYPE_CHECKING:  # a type checker takes a name that is not above for a mistake
 
     def __getattr__(name: str) -> Any:
         if name in _HOMES:

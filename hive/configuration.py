@@ -80,9 +80,7 @@ def tls(app: Celery, settings: Settings) -> dict[str, Any]:
 
 
 def prefixed_results(app: Celery, prefix: str) -> dict[str, Any]:
-    """Let the results' keys have the prefix of all the others; to Celery that is a setting of its
-    own.
-    """
+    """Give the results' keys the prefix of all others; to Celery that is another setting."""
     if not prefix or _is_configured(app, "result_backend"):
         return {}
     return {
@@ -120,8 +118,7 @@ def configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "task_publish_retry_policy": amqp.retry_policy(settings.hive_publish_timeout),
         "broker_connection_max_retries": None,
-        # A broker that loads its data, or has become a replica, answers with errors; they end no
-        # worker.
+        # What a broker answers while it loads its data, or as a replica, must not end a worker.
         "broker_channel_error_retry": True,
         "redis_socket_timeout": SILENCE,
         "redis_socket_connect_timeout": SILENCE,
@@ -145,8 +142,7 @@ def configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
         "task_annotations": [Annotation(app.conf.task_annotations)],
         "worker_prefetch_multiplier": 1,
         "worker_consumer": consumer.NAME,
-        # Seconds until a killed pool process counts as lost; for Celery's 10 its slot would be
-        # held.
+        # Seconds until a killed pool process counts as lost; Celery's 10 would hold its slot.
         "worker_lost_wait": 1.0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_prefetch_count_reduction": False,

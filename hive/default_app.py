@@ -1,5 +1,4 @@
-"""Makes the ready application Celery's default as soon as `hive` is imported, before either is
-made.
+"""Makes the ready application Celery's default, before Celery or it is there.
 
 A program that imports a skill and sends it, or has `shared_task`s of its own, names no application:
 Celery takes its default one. Until the first of that happens a stand-in holds that place; it makes
@@ -31,7 +30,7 @@ def stand_in() -> None:
     One that the program has made the default already stays.
     """
     if STATE in sys.modules:
-        # Importing it again waits for another thread that is about to.
+        # This waits for another thread that is importing the module just now.
         _take_place(importlib.import_module(STATE))
     elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watch())
@@ -79,7 +78,7 @@ class _Watch:
             if spec is not None:
                 own: Any = spec.loader
                 if own is not None:
-                    late: Any = _Loader(self, own)  # what makes a loader are its two methods
+                    late: Any = _Loader(self, own)  # its two methods make it a loader
                     spec.loader = late
                 return spec
         return None

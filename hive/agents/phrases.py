@@ -128,8 +128,8 @@ def canon(word: str) -> str:
 class Word:
     """One word of a clause.
 
-    `said`: in lower case. `written`: as it was. `literal`: it is the name of a file, or stands for
-    an address.
+    `said`: in lower case. `written`: as it was. `literal`: a file's name, or it stands for an
+    address.
     """
 
     said: str

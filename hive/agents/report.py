@@ -16,8 +16,7 @@ Status = Literal["completed", "failed", "pending"]
 class ItemReport(BaseModel):
     """One item.
 
-    `result` is null unless it completed, `error` null unless it failed; `node` is where it ran, or
-    runs.
+    `result` is null unless it completed, `error` null unless it failed; `node` runs or ran it.
     """
 
     item_index: int

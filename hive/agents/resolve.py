@@ -74,8 +74,8 @@ class Resolver:
     def resolve_task(self, text: str, context: str = "") -> Resolution:
         """The skill and all its arguments for one sub-task.
 
-        context: the description of the whole; it says what to do where the sub-task names only an
-            object.
+        context: the description of the whole; it says what to do where the sub-task names an object
+            only.
 
         Raises: UnknownSkillError listing the skills when none fits; InvalidInputError when an
             argument is missing or wrong.
@@ -261,9 +261,7 @@ class _Known:
         )
 
     def _core(self, words: tuple[Word, ...], verbs: frozenset[str]) -> tuple[Word, ...]:
-        """The words without those that only lead to them: "run a security audit" is a security
-        audit.
-        """
+        """The words that say something: "run a security audit" is a security audit."""
         for position, word in enumerate(words):
             if word.counts and not (
                 word.said in LIGHT_VERBS and word.meaning not in self.verbs(verbs)

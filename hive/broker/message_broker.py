@@ -130,8 +130,8 @@ class MessageBroker:
         status: pending, running, completed or failed.
         result: of a completed task, what JSON can hold. error: why it failed.
 
-        Returns: False when the task is completed already, which is final. Raises:
-        InvalidInputError.
+        Returns: False when the task is completed already, which is final.
+        Raises: InvalidInputError.
         """
         if result is not None:
             _require_json(result, "A result")
@@ -181,8 +181,7 @@ class MessageBroker:
 
         `async for command in subscription.listen()` gives them as they come.
 
-        Each has "command", "arguments", "destination" and "ticket". `await subscription.close()`
-        ends it.
+        Each has "command", "arguments", "destination" and "ticket"; `close` ends it.
         """
         subscription = BroadcastSubscription(self.app)
         try:
@@ -228,8 +227,8 @@ class MessageBroker:
     ) -> str:
         task = self.app.tasks.get(skill.task.name, skill.task)
         try:
-            # The result is the task's record. Without it the task could not be told from one that
-            # never was.
+            # The result is the task's record: without it the task would look like one that never
+            # was.
             return str(task.apply_async((), payload, ignore_result=False, **options, **more).id)
         except TypeError as error:
             raise InvalidInputError(f"{skill.name} cannot use its input: {error}.") from None

@@ -95,9 +95,7 @@ class Bar:
             self._live.stop()
 
     def line(self, text: str) -> None:
-        """Print a line of the command's result on stdout, above the bar where both are on one
-        terminal.
-        """
+        """Print a line of the command's result on stdout, above the bar if it is there, too."""
         if self._live is not None and not self._out.stderr:
             self._out.print(text, markup=False, soft_wrap=True)
         else:

@@ -205,8 +205,7 @@ class _Told:
 
     def ready(self, hive: dict[str, Any]) -> None:
         if self._as_json:
-            # The JSON is one line: while `hive up` runs on, its reader cannot wait for the end of
-            # the output.
+            # The JSON is one line, which its reader can take while `hive up` runs on.
             click.echo(json.dumps(hive))
             return
         nodes = hive["nodes"]

@@ -18,8 +18,7 @@ def select_best_node(
 ) -> str | None:
     """The least loaded node that is online, has a free slot and satisfies the requirements.
 
-    A draining node is left out, and so is one to which the policy, which says what load is, gives
-    no number.
+    A draining node is left out, and so is one to which the policy gives no number.
 
     Ties are broken at random. Returns: its id, or None when there is none.
     """

@@ -1,7 +1,6 @@
 """The Foreman as programs use it.
 
-It says which node is best, puts a task there, and tells how the cluster is; on request it runs the
-watchdog.
+It says which node is best, puts a task there, tells how the cluster is, and can run the watchdog.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Foreman:
     Every nexus runs a watchdog; one of them acts, the one that holds the lease. `start` is for
     clusters without a nexus.
 
-    on_restored: called with the publish ids of what a dead node held, once that is back in its
+    on_restored: called with the publish ids of what a dead node held, once it is back in its
         queues.
     """
 

@@ -197,7 +197,7 @@ class Rankings:
 
     def _ranking(self, queue: str, requirements: Requirements | None) -> Ranking:
         if requirements is not None and requirements.node:
-            return self._built(queue, requirements)  # one node at most: cheaper made than kept
+            return self._built(queue, requirements)  # of one node: cheaper made than kept
         key = (requirements.digest if requirements else "", queue)
         ranking = self._kept.get(key)
         if ranking is None:

@@ -66,7 +66,7 @@ class Router:
         requirements, affinity = _wishes(route, options)
         headers = _headers(options.get("headers") or route.get("headers"), requirements, affinity)
         if headers is not None:
-            options.pop("headers", None)  # they would win over ours
+            options.pop("headers", None)  # these would win over the route's
             route["headers"] = headers
         if not route.get("queue") and not route.get("exchange"):
             route["queue"] = self._default_queue

@@ -82,8 +82,7 @@ class _Refresher:
         self._stop = threading.Event()
         self._waking = threading.Lock()
         self._reading = threading.Lock()
-        # The connection is closed before the interpreter is taken apart, during which hiredis may
-        # fail.
+        # Closed before the interpreter is taken apart: hiredis may fail during that.
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def rankings(self) -> Rankings:

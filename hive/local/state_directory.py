@@ -123,9 +123,7 @@ class StateDirectory:
             os.close(lock)
 
     def holder(self) -> psutil.Process | None:
-        """The `hive up` that holds the lock: the process in hive.pid, if that has the lock file
-        open.
-        """
+        """The `hive up` that holds the lock: hive.pid's process, if it has the lock file open."""
         try:
             process = psutil.Process(int(self._pid_file.read_text()))
             return (

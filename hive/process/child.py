@@ -90,8 +90,7 @@ class Child:
         on with a task that the cluster has already given to another node.
         """
         if self._code is None and self._is_over():
-            # The group is killed before its leader is reaped: until then no other process can get
-            # its number.
+            # The group is killed before its leader is reaped, while its number is nobody else's.
             self.signal_group(signal.SIGKILL)
             self._code = self._process.wait()
             self._lifeline.cut()

@@ -25,8 +25,7 @@ class Lifeline:
     """
 
     def __init__(self) -> None:
-        # A child inherits only the descriptors that are named to it (PEP 446), so none holds a
-        # write end.
+        # A child inherits only descriptors that are named to it (PEP 446): none holds a write end.
         self._reader, self._writer = os.pipe()
 
     @property

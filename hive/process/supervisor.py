@@ -179,8 +179,7 @@ class Supervisor:
             # The worker keeps to its grace period by itself (grace.py), unless it hangs.
             self._force_at = time.monotonic() + self._drain_timeout + FORCED_GRACE
         elif self._stops == 2:
-            # Told a second time, the worker gives its tasks back; a kill would count a death
-            # against them.
+            # Told again, the worker gives its tasks back; a kill would count a death against them.
             log.warning("worker_stopping", node=self.node_name, pid=child.pid)
             child.signal(signal.SIGTERM)
             self._force_at = time.monotonic() + FORCED_GRACE

@@ -36,8 +36,7 @@ def agreed_parameters(
 ) -> dict[str, Any] | None:
     """The TLS parameters that an application's connections use.
 
-    They are those of the application's own setting of that name, where it has one, else those of
-    REDIS_TLS.
+    They are those of the application's own setting of that name, else those of REDIS_TLS.
 
     Raises: SettingsError where TLS was asked for and the application's setting would send
         everything in plain text.

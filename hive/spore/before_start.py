@@ -1,7 +1,6 @@
 """The fence before a run.
 
-A task that lay in a node while that node was taken for dead does not begin there: another node has
-it.
+A task that lay in a node while that was taken for dead does not begin there: another has it.
 """
 
 from __future__ import annotations

@@ -98,9 +98,7 @@ class SporeStep(bootsteps.StartStopStep):
             incarnation.stop()
 
     def terminate(self, worker: Any) -> None:
-        """Leave here, since Celery's cold shutdown out of the event loop sends no
-        `worker_shutdown`.
-        """
+        """Leave here: Celery's cold shutdown out of the event loop sends no `worker_shutdown`."""
         self.stop(worker)
         worker.pool.terminate()  # nothing may go on here once it is back in its queue
         self._leave()

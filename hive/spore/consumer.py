@@ -35,8 +35,7 @@ class Consumer(CeleryConsumer):
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         super().on_connection_error_after_connected(exc)
         if isinstance(exc, redis.exceptions.ResponseError):
-            # The broker refuses, but answers at once: without a pause trying again would be a busy
-            # loop.
+            # The broker refuses at once: without a pause, trying again would be a busy loop.
             time.sleep(_REFUSED_PAUSE)
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
@@ -56,9 +55,7 @@ class Consumer(CeleryConsumer):
         return super().ensure_connected(conn)
 
     def _attentive(self) -> dict[str, float]:
-        """Transport options by which a silent connection is dropped after seconds; kombu takes a
-        minute.
-        """
+        """Transport options by which a silent connection is dropped in seconds, not in a minute."""
         own = self.app.conf.broker_transport_options
         waits = {
             name: min(ATTENTION, own.get(name) or ATTENTION)

@@ -57,8 +57,7 @@ class Heartbeat(threading.Thread):
         self.incarnation = incarnation
         self.slots = slots
         self.interval = settings.hive_heartbeat_interval
-        # It is not tried again, and waits no longer than a beat: the next beat is worth more than a
-        # late one.
+        # No retries, and no wait longer than a beat: the next beat is worth more than a late one.
         self.client = client_of(app).with_timeout(max(0.5, self.interval))
         self.table = NodeTable(self.client)
         self.sampler = Sampler()
@@ -106,8 +105,7 @@ class Heartbeat(threading.Thread):
             return
         incarnation.confirmed_beat = sent_at
         if incarnation.draining:
-            # This also takes what was bound to the node since: routers learn of the draining a
-            # little later.
+            # Also of what was bound to it since: routers learn of the draining a little later.
             self.client.run(steps.RELEASE, (), (self.client.prefix, incarnation.node_id))
         self._facts_known = None if reply.need_facts else facts
         if reply.requirements != self._known_requirements or not unchanged:

@@ -28,8 +28,7 @@ class Request(CeleryRequest):
         super().__init__(message, *args, **kwargs)
         told: dict[str, Any] = self.request_dict
         due = Header.read(told).due
-        # The task sees its eta. The worker must not, since it would hold the message until then
-        # once more.
+        # The task sees its eta; the worker must not, since it would hold the message once more.
         if due is not None:
             told["eta"] = datetime.fromtimestamp(due, UTC).isoformat()
         incarnation = current()

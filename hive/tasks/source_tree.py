@@ -45,8 +45,7 @@ def find_path(path: str, root: str | None) -> Path:
     # By os.path, since the text may be no path at all.
     order = (as_given, below) if os.path.isabs(path) else (below, as_given)  # noqa: PTH117
     for candidate in order:
-        # For what cannot be a path (a NUL, an endless name) os.path.exists is false; Path.exists
-        # raises.
+        # For what cannot be a path (a NUL, an endless name) Path.exists raises; this one is false.
         if candidate is not None and os.path.exists(candidate):  # noqa: PTH110
             return candidate
     where = f", neither as it is nor under {root!r}" if root else ""

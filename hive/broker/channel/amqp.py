@@ -74,8 +74,7 @@ class HiveAMQP(AMQP):
     def _bounded(self, name: str, message: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         """Hive's retry policy, with an end by the clock.
 
-        The policy itself only counts tries, and each may take as long as a silent connection is
-        waited for.
+        The policy itself counts tries only, and one may take as long as a silent connection does.
         """
         seconds = client_of(self.app).settings.hive_publish_timeout
         policy = self.app.conf.task_publish_retry_policy

@@ -64,9 +64,7 @@ class Entry:
 
     @classmethod
     def head(cls, publish_id: str, packed: bytes) -> Entry:
-        """An entry without its message, which perhaps nobody can read; the rest is the channel's
-        own.
-        """
+        """An entry without its message, which perhaps nobody can read. The rest is Hive's own."""
         return cls._of(publish_id, packed, lambda _: {})
 
     @classmethod

@@ -7,8 +7,7 @@ wished     by the router: `req`, `home`, `aff`
 published  by the process that sends it: `id`, `of`, `created`, `due`, and `keep` before that
 delivered  by the node that took it: `node`, `inc`, `at`, `deaths`, `reserved`
 
-Fields of another type than Hive writes are a stranger's, and are passed over as if they were not
-there.
+Fields of another type than Hive writes are a stranger's, and count as if they were not there.
 """
 
 from __future__ import annotations

@@ -110,16 +110,16 @@ class Incarnation:
         return len(self._held)
 
     def can_consume(self) -> bool:
-        # It asks while it drains, too: reserve then takes nothing, and keeps the connection
-        # attached.
+        # A draining node asks, too: reserve takes nothing then, and keeps the connection attached.
         return not self.stopping and len(self._held) + len(self._taken_away) < self.slots
 
     def owns(self, tag: str) -> bool:
         return tag in self._held or tag in self._taken_away
 
     def held_line(self) -> str:
-        """What the heartbeat tells: publish ids, with `:<hard limit>` where only the worker knows
-        it.
+        """What the heartbeat tells: publish ids.
+
+        Where only the worker knows a task's hard limit, it follows as `:<seconds>`.
 
         Among them are those that are finished and wait to be acknowledged, or to be given back: the
         watchdog must not take them for lost, and have them run again. UNREAD is among them while an
@@ -136,8 +136,8 @@ class Incarnation:
     def asks(self) -> None:
         """Note that a reserve is about to be sent.
 
-        Until its answer is read, or a new connection has attached, this process may have more than
-        it holds.
+        Until the answer is read, or a new connection has attached, this process may have taken
+        more.
         """
         if self.asked_at is None:
             self.asked_at = boottime()
@@ -177,8 +177,7 @@ class Incarnation:
                     *self._returns.items(),
                 ]
                 held = [*self._held, *(tag for tag, note in told if note.incarnation == identity)]
-            # The lock is free meanwhile: a broker that is slow to answer must not hold up the
-            # heartbeats.
+            # The lock is free meanwhile: a slow broker must not hold up the heartbeats.
             reply = self.client.run(
                 steps.ATTACH, (), (self.client.prefix, self.node_id, identity, epoch, first, *held)
             )
@@ -406,7 +405,7 @@ _current: Incarnation | None = None
 
 def begin(client: BrokerClient, node_id: str, slots: int) -> Incarnation:
     """Make this process a spore; its channels then consume through the returned incarnation."""
-    # A process has one worker. Its channels find their incarnation here, since Celery makes them by
+    # A process has one worker, whose channels find their incarnation here: Celery makes them by
     # name.
     global _current  # noqa: PLW0603
     _current = Incarnation(client, node_id, slots)

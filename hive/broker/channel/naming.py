@@ -21,8 +21,8 @@ LINKS = {"callbacks": "link", "errbacks": "error"}
 def named(signature: Any, *seed: object, result: bool = True) -> dict[str, Any]:
     """A copy of a signature, as a dict, in which every task has an id; those it has already stay.
 
-    seed: what the ids follow from. result: false leaves that task without an id whose result is the
-        canvas' own.
+    seed: what the ids follow from.
+    result: false leaves that task without an id whose result is the canvas' own.
     """
     copy: dict[str, Any] = loads(dumps(signature))
     ids = (
@@ -60,8 +60,7 @@ def name_links(embed: dict[str, Any], publish_id: str) -> None:
     chord: dict[str, Any] = embed.get("chord") or {}
     options = chord.get("options") or {}
     if options.get("link_error"):
-        # From what all members' messages have in common: whichever member fails, it calls the same
-        # tasks.
+        # From what all members' messages have in common: whichever fails, it calls the same tasks.
         own = options.get("task_id") or publish_id
         errors = [
             named(link, own, "error", nth)

@@ -27,8 +27,7 @@ _PAUSE = 0.5
 def endures() -> bool:
     """Whether what is being done here belongs to accepted work.
 
-    Such work must not fail for want of a broker: it waits, however long, unless its worker is told
-    to stop.
+    Such work must not fail for want of a broker: it waits, unless its worker is told to stop.
     """
     state = sys.modules.get("celery.worker.state")
     told = [getattr(state, name, None) for name in ("should_stop", "should_terminate")]

@@ -73,7 +73,7 @@ class QoS(kombu_redis.QoS):
                 super().ack(delivery_tag)
             return
         incarnation.acknowledge(delivery_tag)
-        # The next reserve carries the acknowledgement; where none is about to be sent, it goes by
+        # The next reserve carries it; where none is about to be sent, the acknowledgement goes by
         # itself.
         if incarnation.polling or incarnation.stopping or incarnation.draining:
             incarnation.flush_quietly()
@@ -428,7 +428,7 @@ class Channel(kombu_redis.Channel):
     def _lose_exchange(self, incarnation: Incarnation) -> None:
         """Give up an answer that will never be read.
 
-        The channel attaches before its next reserve, which gives back what the answer would have
+        The channel attaches before its next reserve; that gives back what the answer would have
         brought.
         """
         self._forget_exchange(incarnation)
@@ -489,8 +489,7 @@ class Channel(kombu_redis.Channel):
     ) -> None:
         """Give back what was not delivered, and so not started.
 
-        A message that makes its delivery fail gets a death: it must not end one worker after the
-        other.
+        A message that makes its delivery fail gets a death, so that it does not end every worker.
         """
         # kombu counts KeyError as a connection error, too.
         away = isinstance(error, self.connection_errors) and not isinstance(error, KeyError)

@@ -49,8 +49,8 @@ class BroadcastCaller:
         _callers.add(self)
 
     def _begin(self) -> None:
-        """Set up the state of this process; after a fork the parent's connection and locks stay
-        untouched.
+        """Set up the state of this process; after a fork the parent's connection and locks are left
+        alone.
         """
         self._changed = threading.Condition()
         self._calls: dict[str, _Call] = {}
@@ -121,9 +121,7 @@ class BroadcastCaller:
             self._leave()
 
     def _ready(self, end: float) -> None:
-        """Declare and bind the reply queue before anything is sent; early replies need a place to
-        go.
-        """
+        """Declare and bind the reply queue, before anything is sent that could be answered."""
         if self._lead(end):
             try:
                 while not self._attempt(self._reader.open, end):

@@ -38,8 +38,8 @@ class BroadcastSubscription:
         self._app = app
         self._where = client_of(app).address
         self._id = f"subscriber-{uuid.uuid4().hex}"
-        # The queue's name is only a mark in kombu. A fanout is published to its subscribers and
-        # stored nowhere.
+        # The queue's name is only a mark in kombu: a fanout is sent to its subscribers and not
+        # stored.
         queue = Queue(
             f"{self._id}.{mailbox_of(app).exchange.name}",
             exchange=mailbox_of(app).exchange,

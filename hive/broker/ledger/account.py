@@ -121,8 +121,7 @@ class Ledger:
     def look(self, seen: int | None = None) -> Look:
         """Count everything.
 
-        seen: the highest mark that the caller has seen. A higher one is left then; for None, none
-            is.
+        seen: the highest mark that the caller has seen. A higher one is left then, for None none.
         """
         settings = self._client.settings
         queues = (settings.hive_high_priority_queue, settings.hive_background_queue)
@@ -148,8 +147,7 @@ class Ledger:
         self._run(ALARM, "" if alarm is None else alarm.model_dump_json())
 
     def survey(self, cursor: str, entries: int) -> str:
-        """Find lists that the account does not know yet, by looking at so many entries from
-        `cursor` on.
+        """Find lists that are new to the account, by a look at so many entries from `cursor` on.
 
         Returns: where to go on, "0" at the end.
         """

@@ -200,8 +200,8 @@ class TaskRecords:
             "priority": hive.get("priority"),
             "requirements": hive.get("req"),
         }
-        # Of two callers at once both derive the same publish id from the failure, and the broker
-        # takes one.
+        # Two callers at once derive the same publish id from the failure, so that the broker takes
+        # one.
         headers = Header.under_id(derived_id(task_id, "again", meta.get("date_done")))
         self._app.send_task(
             meta["name"],

@@ -169,8 +169,7 @@ def is_about_tls(error: BaseException | None) -> bool:
     seen: set[int] = set()  # an error may be in its own context
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        # A server without TLS takes the handshake for the beginning of a command, and waits for the
-        # rest.
+        # A server without TLS takes the handshake for half a command, and waits for the rest.
         if isinstance(error, ssl.SSLError) or "handshake" in str(error):
             return True
         error = error.__cause__ or error.__context__

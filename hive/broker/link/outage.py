@@ -33,8 +33,8 @@ _REFUSALS = (
 def passes(error: BaseException) -> bool:
     """Whether an error says that the broker is away or refuses for now.
 
-    It refuses for now while it loads its data, and when it has just become, or ceased to be, a
-    replica.
+    It refuses for now while it loads its data, and when it has just become a replica, or ceased to
+    be.
     """
     if isinstance(error, (*AWAY, redis.exceptions.InvalidResponse, OSError)):
         return True

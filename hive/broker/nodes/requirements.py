@@ -78,9 +78,7 @@ class Requirements(BaseModel):
         return f"venom:pin:{self.node}" if self.node else f"venom:req:{self.digest}"
 
     def missing(self, facts: NodeFacts) -> list[str]:
-        """What the node lacks for ever, in words; empty when it could meet the requirements at
-        times.
-        """
+        """What the node lacks for ever, in words; empty when it could meet them at times."""
         lacks = []
         if self.node and facts.node_id != self.node:
             lacks.append(f"to be the node {self.node}")

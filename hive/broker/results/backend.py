@@ -48,8 +48,7 @@ LOOK_AFTER = 0.5
 
 
 class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
-    """Waits for results. It mends a silent subscription, and looks at what is stored after each
-    one.
+    """Waits for results; mends a silent subscription, and looks at what is stored after each.
 
     Celery waits on a silent subscription for as long as the caller allows, although the result is
     long there. It looks before it subscribes anew, and so misses what comes in between. And

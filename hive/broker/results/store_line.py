@@ -37,8 +37,8 @@ class _Line:
 
     @property
     def in_order(self) -> bool:
-        """Whether the line stands: nothing is to be read on it, where a closed one has its end to
-        read.
+        """Whether the line stands: nothing is to be read on it, as of a closed one its end would
+        be.
         """
         try:
             return not self._connection.can_read()

@@ -134,8 +134,6 @@ def _stoppable() -> Iterator[None]:
 
 
 def _ignore_stops() -> None:
-    """Ignore further signals: stopping is under way and bounded. A second Ctrl-C would only leave
-    processes behind.
-    """
+    """Ignore further signals: stopping is bounded, and a second Ctrl-C would leave processes."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -41,8 +41,7 @@ class AccountWatch:
         self._surveyed = False
 
     def witness(self) -> None:
-        """Only take note of the last mark, so that this watchdog knows what the broker knew when it
-        leads.
+        """Only take note of the last mark, by which the next look knows what the broker knew.
 
         Raises redis errors.
         """

@@ -124,9 +124,7 @@ class Watchdog:
             self.roster.succeeded(duty)
 
     def _answering(self, asked: float) -> float:
-        """Seconds for which the broker has answered within half a beat each time, this time
-        included.
-        """
+        """Seconds for which the broker has answered within half a beat, this time as well."""
         now = time.monotonic()
         if now - asked > self.client.settings.hive_heartbeat_interval / 2:
             self._answering_since = None

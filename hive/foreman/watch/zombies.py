@@ -71,7 +71,7 @@ class ZombieFinder:
                 incarnation, _, stamp = value.decode().partition("|")
                 reserved_at = int(stamp.partition("|")[0])
                 beat = beats.get(incarnation)
-                # What a silent one has is brought home as from a dead node, once it counts as dead.
+                # What a silent incarnation has is brought home once it counts as dead.
                 if beat is None or beat < living or incarnation not in held:
                     continue
                 unknown = beat > reserved_at and not {publish_id, UNREAD} & held[incarnation].keys()

@@ -38,8 +38,7 @@ _OUTAGE = 15.0
 class Progress:
     """How far a job is, in items. total: None until an iterator has ended.
 
-    completed: ok. failed: failed or timed out. running: leased to a worker. pending: sent, but not
-    leased.
+    completed: ok. failed: failed or timed out. running: under a lease. pending: sent, not leased.
     """
 
     total: int | None
@@ -88,8 +87,7 @@ class Job:
     def __init__(self, app: Celery, job_id: str, plan: Plan, *, caller: bool = False) -> None:
         """Jobs are made by `map` and opened by `job`.
 
-        caller: this is the job as its maker holds it, whose reading may drop the outcomes of an
-        endless input.
+        caller: this is the job of its maker, whose reading may drop outcomes of an endless input.
         """
         self.id = job_id
         self._app = app
@@ -242,7 +240,7 @@ class Job:
                         yield position.take(raw)
 
     def _all_seen(self, position: StreamPosition) -> bool:
-        """Whether a reader has all outcomes of a job whose size is known: it need not wait for the
+        """Whether a reader has all outcomes of a job of known size, and need not wait for the
         reduce.
         """
         return self._plan.total is not None and position.items >= self._plan.total

@@ -78,9 +78,7 @@ class Feeder:
         self._caller_ms = caller_ms(self._client.settings)
 
     def start(self) -> None:
-        """Feed in two daemon threads, so that an endless input does not keep its program from
-        ending.
-        """
+        """Feed in two daemon threads: an endless input must not keep its program from ending."""
         for name, target in (("feeder", self._feed), ("flusher", self._flush_in_time)):
             threading.Thread(
                 target=target, name=f"hive-{name}-{self._job_id[:8]}", daemon=True

@@ -58,8 +58,8 @@ def send_pullers(
         for index, task_id in enumerate(ids):
             own = {**options, "task_id": task_id, "group_index": index}
             app.tasks[PULL].apply_async((job_id,), producer=producer, add_to_parent=False, **own)
-            # Once the first puller is accepted no full queue may refuse the others: part of a chord
-            # never ends.
+            # Once the first is accepted no full queue may refuse the others: part of a chord never
+            # ends.
             if not index:
                 rest.enter_context(following_up())
 

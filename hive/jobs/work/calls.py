@@ -69,8 +69,7 @@ class SkillCalls:
         _task_stack.pop()
 
     def work(self, lease: Lease, *, whole: bool) -> None:
-        """Run the lease's items until all are done, or the lease is cut or (unless `whole`)
-        overdue.
+        """Run the lease's items until all are done, or it is cut, or (unless `whole`) overdue.
 
         Returns: nothing; `lease.results` has what was done.
         """
@@ -88,8 +87,8 @@ class SkillCalls:
                     value = call(item, lease.first + offset)
                 finally:
                     limit.started = None
-            # An item's error never sinks the rest. What is meant to stop the process, _failure
-            # raises again.
+            # An item's error never sinks the rest; _failure raises again what has to stop the
+            # process.
             except BaseException as error:  # noqa: BLE001
                 value = None
                 lease.results.errors[offset] = _failure(error)

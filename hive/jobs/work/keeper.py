@@ -21,13 +21,11 @@ _LOOK = 0.5
 
 
 class Keeper(threading.Thread):
-    """Commits what is finished of a stuck lease, and gives back what waits behind the item that
-    runs.
+    """Commits what a stuck lease has finished, and gives back what waits behind the running item.
 
     It also sees that a job was cancelled.
 
-    It cuts a lease before it counts what is done, so that the puller starts no item that the keeper
-    gives back.
+    It cuts a lease before it counts, so that the puller starts no item that is given back.
     """
 
     def __init__(

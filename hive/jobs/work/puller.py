@@ -54,8 +54,9 @@ def pull(self: Task[..., None], job_id: str) -> None:
 
 
 def message_id(task: Task[..., Any]) -> str:
-    """The publish id of the message for which a task runs; a retry, under the same task id, has
-    another.
+    """The publish id of the message for which a task runs.
+
+    A retry has another, under the same task id.
     """
     header = Header.of_task(task)
     return str((header.publish_id if header is not None else "") or task.request.id)
@@ -82,7 +83,7 @@ class Puller:
         self.ends = time.monotonic() + _BUDGET
 
     def _queues(self, queue: str, priority: int | None) -> tuple[list[str], list[str]]:
-        """The lists that are more urgent than the puller's own, and the rest of what its node
+        """The lists that are more urgent than the puller's own, and all others that its node
         serves.
         """
         settings = self.client.settings

@@ -72,7 +72,7 @@ class TimeLimit:
     ) -> None:
         if self.active:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            # Never set the default action again: a signal that is still on its way would end the
+            # The default action must not come back: a signal still on its way would end the
             # process.
             signal.signal(signal.SIGALRM, self._before if callable(self._before) else _too_late)
 

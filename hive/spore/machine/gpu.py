@@ -17,8 +17,7 @@ from hive.spore.machine.limits import MIB
 
 log = get_logger(__name__)
 
-# Seconds before a driver that failed is asked again, since each search for a missing library takes
-# a while.
+# Seconds before a driver that failed is asked again: each search for a library takes a while.
 RETRY_AFTER = 60.0
 
 
@@ -38,8 +37,7 @@ class GpuReading:
 class Gpus:
     """The GPUs that this process may use; read by one thread, as often as it likes.
 
-    A failure is logged once and read as "no GPU"; it is never raised, since monitoring must not end
-    a node.
+    A failure is logged once and read as "no GPU", never raised: monitoring must not end a node.
     """
 
     def __init__(self, library: Any = None) -> None:

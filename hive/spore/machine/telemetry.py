@@ -88,8 +88,7 @@ class Sampler:
         return max(shares, default=0.0)
 
     def _memory(self) -> tuple[float, int]:
-        """How full memory is (0..1), by the fullest group, and the bytes left before the first
-        limit.
+        """How full memory is (0..1, the fullest group), and the bytes left before the first limit.
 
         The machine's own memory counts as a limit.
         """
