@@ -1,8 +1,8 @@
 """What one worker process holds of the broker's messages.
 
-Reservations, and what this process knows to hold, belong to the process and not to a channel:
-Celery closes its connection at any error, while the tasks that it was running go on. Each new
-consuming channel attaches, under a new epoch.
+Reservations, and the note of what is held, belong to the process and not to a channel: Celery
+closes its connection at any error, while the tasks that it was running go on. Each new consuming
+channel attaches, under a new epoch.
 """
 
 from __future__ import annotations

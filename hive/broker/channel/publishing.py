@@ -113,7 +113,7 @@ _behalf: ContextVar[Any] = ContextVar("hive_behalf", default=None)
 def on_behalf_of(request: Any) -> Iterator[None]:
     """What is published within belongs to the run of that request.
 
-    Another process publishes it: the end of the run, by who saw it die.
+    It is for the process that saw the run's own process die, and now tells of its end.
     """
     token = _behalf.set(request if Header.of_request(request) else None)
     try:

@@ -14,7 +14,7 @@ LIFTED = 31_536_000.0
 
 
 def hard_limit(soft: float) -> float:
-    """The hard limit for a soft one: seconds later, so that the task can tidy up."""
+    """The hard limit for a soft one: 1 to 30 seconds later, so that the task can tidy up."""
     return soft + max(1.0, min(30.0, soft / 10))
 
 
