@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -186,6 +187,23 @@ def test_every_built_in_skill_says_what_it_does_and_how_to_ask_for_it() -> None:
         assert skill.description
         assert skill.intents
         assert skill.input is not None
+
+
+def test_every_module_that_has_skills_is_among_those_that_workers_import() -> None:
+    folder = SOURCE / "hive" / "tasks"
+    with_skills = {
+        f"hive.tasks.{file.stem}"
+        for file in folder.glob("*.py")
+        if re.search(r"^@skill\(", file.read_text(), re.MULTILINE)
+    }
+    assert with_skills == set(MODULES)
+
+
+def test_every_skill_has_its_row_in_the_docs() -> None:
+    import_skills()
+    page = (SOURCE / "docs" / "skills.md").read_text()
+    own = [name for name, known in registered().items() if known.task.name.startswith("hive.")]
+    assert [name for name in own if not re.search(rf"^\| `{name}` \|", page, re.MULTILINE)] == []
 
 
 def test_importing_the_skills_imports_none_of_their_libraries() -> None:
