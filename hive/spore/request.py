@@ -5,6 +5,7 @@ The outcome is counted, and a slot that becomes free asks for work at once.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +31,9 @@ class Request(CeleryRequest):
         due = Header.read(told).due
         # The task sees its eta; the worker must not, since it would hold the message once more.
         if due is not None:
-            told["eta"] = datetime.fromtimestamp(due, UTC).isoformat()
+            # A stranger's time may be in no calendar.
+            with contextlib.suppress(OverflowError, ValueError):
+                told["eta"] = datetime.fromtimestamp(due, UTC).isoformat()
         incarnation = current()
         # A message that was sent by the task's name alone does not tell its limit.
         if incarnation is not None and self.time_limits[0] is None:
@@ -86,8 +89,6 @@ class Request(CeleryRequest):
 
         A chord's member does not: its process may have been killed before it published the chord's
         body. It is delivered again.
-
-        It may have been killed before it published the chord's body.
         """
         if self._context.chord:  # type: ignore[attr-defined]
             return False

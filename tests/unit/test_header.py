@@ -25,7 +25,18 @@ def test_a_message_without_the_header_has_none() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("id", 7), ("home", b"x"), ("req", "gpu"), ("due", "soon"), ("deaths", "2"), ("unknown", 1)],
+    [
+        ("id", 7),
+        ("home", b"x"),
+        ("req", "gpu"),
+        ("due", "soon"),
+        ("due", float("inf")),
+        ("due", float("nan")),
+        ("created", 10**30),
+        ("deaths", "2"),
+        ("deaths", -(10**18)),
+        ("unknown", 1),
+    ],
 )
 def test_what_a_stranger_wrote_is_passed_over(field: str, value: Any) -> None:
     assert not Header.read({"hive": {field: value}})

@@ -7,7 +7,8 @@ wished     by the router: `req`, `home`, `aff`
 published  by the process that sends it: `id`, `of`, `created`, `due`, and `keep` before that
 delivered  by the node that took it: `node`, `inc`, `at`, `deaths`, `reserved`
 
-Fields of another type than Hive writes are a stranger's, and count as if they were not there.
+Fields of another type than Hive writes, and numbers that are no time or no count, are a stranger's,
+and count as if they were not there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "stated": (bool,),
 }
 _WISHES = ("home", "req", "aff")
+_LARGEST = 1e15
+"""What lies beyond, or is no number, is neither a time nor a count."""
 
 
 class Delivery(NamedTuple):
@@ -229,8 +232,12 @@ def _checked(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in found.items()
-        if name in _FIELDS and isinstance(value, _FIELDS[name])
+        if name in _FIELDS and isinstance(value, _FIELDS[name]) and _is_sane(value)
     }
+
+
+def _is_sane(value: object) -> bool:
+    return not isinstance(value, int | float) or -_LARGEST < value < _LARGEST
 
 
 def _without(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
