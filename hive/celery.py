@@ -22,6 +22,7 @@ from hive.configuration import TRANSPORT, configuration, configure, prefixed_res
 from hive.errors import InvalidInputError
 from hive.foreman.policy import Policy, policy_of
 from hive.foreman.router import Router
+from hive.foreman.watch.duties import with_more
 from hive.foreman.watch.duty import Duty
 from hive.jobs.work import recovery
 from hive.logs import get_logger
@@ -73,7 +74,8 @@ def install(
     Installing it again in the same application only adds duties and routes.
 
     Returns: `app`. Raises: SettingsError when a setting is wrong or the application's broker is not
-        Redis or Valkey; InvalidInputError for what is no policy, or one that comes too late.
+        Redis or Valkey; InvalidInputError for what is no policy, duty or route, a policy that
+        comes too late, and a duty with the name of another.
     """
     _extend(app, policy, duties, routes)
     if not isinstance(getattr(app, "hive", None), BrokerClient):
@@ -158,10 +160,14 @@ def _extend(
             f"Hive is installed in the application {app.main!r} already, and routes its tasks; "
             "give the policy to the first hive.install."
         )
+    all_duties = with_more(getattr(app, "hive_duties", ()), duties)
+    all_routes = (*getattr(app, "hive_routes", ()), *routes)
+    for route in all_routes:
+        if not callable(getattr(route, "matches", None)):
+            raise InvalidInputError(f"routes are Starlette's, such as a Route, not {route!r}.")
     if policy is not None:
         app.hive_policy = policy
-    app.hive_duties = (*getattr(app, "hive_duties", ()), *duties)
-    app.hive_routes = (*getattr(app, "hive_routes", ()), *routes)
+    app.hive_duties, app.hive_routes = all_duties, all_routes
 
 
 app: Celery

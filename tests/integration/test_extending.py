@@ -23,7 +23,7 @@ from hive.broker.message_broker import MessageBroker
 from hive.broker.nodes.table import NodeTable
 from hive.errors import InvalidInputError, SettingsError
 from hive.foreman.policy import Policy
-from hive.foreman.watch.duties import duties_of
+from hive.foreman.watch.duties import OWN, duties_of
 from hive.foreman.watch.duty import Duty, duty_states
 from hive.settings import Settings
 from tests.harness import BrokerServer, WorkerProcess, wait_until
@@ -223,9 +223,34 @@ def test_what_cannot_be_added_is_refused_in_a_sentence() -> None:
     installed = hive.install(Celery("two"), settings)
     with pytest.raises(InvalidInputError, match="give the policy to the first"):
         hive.install(installed, settings, policy=Indifferent())
-    for name, act, period in (("two words", print, 0), ("x", None, 0), ("x", print, -1)):
+    for name, act, period in (
+        ("two words", print, 0),
+        ("surrogate\udcff", print, 0),
+        (7, print, 0),
+        ("x", None, 0),
+        ("x", print, -1),
+        ("x", print, "60"),
+    ):
         with pytest.raises(InvalidInputError, match="duty"):
             Duty(name, act, period)  # type: ignore[arg-type]
+
+
+def test_a_duty_or_route_that_cannot_be_is_refused_where_it_is_installed() -> None:
+    app, settings = Celery("four"), Settings.load(redis_port=1)
+    looks = Duty("looks", print)
+    for duties, fault in (
+        ([print], "not <built-in function print>"),
+        ([Duty("restore", print)], "Two duties are called 'restore'"),
+        ([looks, Duty("looks", print)], "Two duties are called 'looks'"),
+    ):
+        with pytest.raises(InvalidInputError, match=fault):
+            hive.install(app, settings, duties=duties)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="not '/stock'"):
+        hive.install(app, settings, routes=["/stock"])  # type: ignore[list-item]
+    hive.install(app, settings, duties=[looks])
+    with pytest.raises(InvalidInputError, match="Two duties are called 'looks'"):
+        hive.install(app, duties=[looks])
+    assert [duty.name for duty in duties_of(app, client_of(app))] == [*OWN, "looks"]
 
 
 def test_a_route_with_a_path_that_is_taken_is_refused_at_the_start() -> None:

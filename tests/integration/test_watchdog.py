@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -18,6 +19,7 @@ import hive
 from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.nodes.table import NodeTable
 from hive.errors import DeadLetterError
+from hive.foreman.watch.duty import Duty, Watch, duty_states
 from hive.foreman.watch.watchdog import Watchdog
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import A1, B1, Steps, node_of, plain_message
@@ -289,6 +291,24 @@ def test_a_message_that_cannot_be_read_does_not_stop_the_watchdog(
     cluster.watchdog.tick()
     assert cluster.result(good).status == "FAILURE"
     assert not cluster.client.redis.exists("venom:untold")
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError()])
+def test_not_even_a_duty_that_wants_to_end_the_thread_stops_the_watchdog(
+    cluster: Cluster, error: BaseException
+) -> None:
+    def leave(_: Watch) -> None:
+        raise error
+
+    cluster.app.hive_duties = (Duty("leave", leave), Duty("last", lambda _: done.append(1)))
+    done: list[int] = []
+    watchdog = Watchdog(cluster.client, cluster.app)
+    with closing(watchdog.client):
+        watchdog.tick()
+        watchdog.tick()
+    assert len(done) == 2
+    failing = [state.name for state in duty_states(cluster.client) if state.error]
+    assert failing == ["leave"]
 
 
 def test_an_outage_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -110,3 +110,25 @@ def test_without_news_the_broker_is_told_seldom(roster: Roster, now: list[float]
 def test_two_duties_of_one_name_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="Two duties are called 'a'"):
         Roster([Duty("a", print), Duty("b", print), Duty("a", print)])
+
+
+class UnsayableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("caf\udce9"), "ValueError: caf\\udce9"),
+        (UnsayableError(), "Unsayable, which cannot be read"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+)
+def test_whatever_a_duty_raises_can_be_told(
+    roster: Roster, error: BaseException, said: str
+) -> None:
+    told = Told()
+    roster.failed(roster.duties[0], error)
+    roster.tell(told)  # type: ignore[arg-type]
+    assert told.states["often"].error == said

@@ -56,7 +56,7 @@ class Duty:
     witness: Callable[[Watch], object] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or any(character.isspace() for character in self.name):
+        if not _is_word(self.name):
             raise InvalidInputError(
                 f"A duty's name is a word such as 'stock.check'; it cannot be {self.name!r}."
             )
@@ -64,7 +64,8 @@ class Duty:
             raise InvalidInputError(
                 f"The duty {self.name} needs a function that takes a Watch, not {self.act!r}."
             )
-        if not self.period >= 0:
+        period: object = self.period
+        if not (isinstance(period, int | float) and period >= 0):
             raise InvalidInputError(
                 f"The period of the duty {self.name} is a number of seconds, 0 for every tick; "
                 f"it cannot be {self.period!r}."
@@ -100,10 +101,7 @@ class Roster:
         self.duties = duties
         self._clock = clock
         self._states = {duty.name: DutyState(name=duty.name) for duty in duties}
-        if len(self._states) < len(duties):
-            names = [duty.name for duty in duties]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InvalidInputError(f"Two duties are called {twice!r}; give one another name.")
+        refuse_twice([duty.name for duty in duties])
         self._due: dict[str, float] = {}
         self._told: dict[str, DutyState] = {}
         self._told_at = -TOLD_EVERY
@@ -120,11 +118,11 @@ class Roster:
             log.info("duty_restored", duty=duty.name)
         self._states[duty.name] = DutyState(name=duty.name, last_success=time.time())
 
-    def failed(self, duty: Duty, error: Exception) -> None:
+    def failed(self, duty: Duty, error: BaseException) -> None:
         """It raised; it is tried again when it is due next."""
         self._due[duty.name] = self._clock() + duty.period
         before = self._states[duty.name]
-        said = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+        said = _said(error)
         if said != before.error:
             log.error("duty_failed", duty=duty.name, error=said, exc_info=error)
         since = before.failing_since or time.time()
@@ -152,6 +150,27 @@ class Roster:
     def forget_told(self) -> None:
         """Another watchdog told of its own duties meanwhile: tell all of them anew."""
         self._told = {}
+
+
+def refuse_twice(names: list[str]) -> None:
+    """Raises: InvalidInputError when two duties have one name."""
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInputError(f"Two duties are called {name!r}; give one another name.")
+
+
+def _is_word(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and bool(name) and " " not in name
+
+
+def _said(error: BaseException) -> str:
+    """What it says, as text that can be stored; foreign code may have made it of anything."""
+    name = type(error).__name__
+    try:
+        said = f"{name}: {error}"
+    except Exception:  # noqa: BLE001 - whatever goes wrong in it, the duty has failed
+        said = f"{name}, which cannot be read"
+    return said[:_LONGEST_ERROR].encode(errors="backslashreplace").decode()
 
 
 def duty_states(client: BrokerClient) -> list[DutyState]:

@@ -114,7 +114,11 @@ class Watchdog:
     def _do(self, duty: Duty, step: Callable[[Watch], object], watch: Watch) -> None:
         try:
             step(watch)
-        except Exception as error:  # noqa: BLE001 - one duty's failure hinders no other
+        except KeyboardInterrupt:
+            raise
+        # One duty's failure hinders no other: not when it is a SystemExit or a cancellation either,
+        # of which the watchdog would end without a word.
+        except BaseException as error:  # noqa: BLE001
             if passes(error):
                 # If this broker is away, it says so here, and all duties wait; else it was another
                 # server of the application's, and this duty's own failure.
