@@ -4,6 +4,7 @@ is one that has them already.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterable
@@ -154,6 +155,11 @@ def _extend(
     if policy is not None and not isinstance(policy, Policy):
         raise InvalidInputError(
             f"policy is an object of a class made from hive.foreman.policy.Policy, not {policy!r}."
+        )
+    weight: object = policy.tasks_weight if policy is not None else 0.0
+    if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+        raise InvalidInputError(
+            f"A policy's tasks_weight is a number, 0 or more; it cannot be {weight!r}."
         )
     if policy is not None and isinstance(getattr(app, "hive", None), BrokerClient):
         raise InvalidInputError(

@@ -223,6 +223,11 @@ def test_what_cannot_be_added_is_refused_in_a_sentence() -> None:
     installed = hive.install(Celery("two"), settings)
     with pytest.raises(InvalidInputError, match="give the policy to the first"):
         hive.install(installed, settings, policy=Indifferent())
+    for weight in (None, "0.3", -1, float("nan"), float("inf")):
+        unweighed = Indifferent()
+        unweighed.tasks_weight = weight  # type: ignore[assignment]
+        with pytest.raises(InvalidInputError, match="tasks_weight"):
+            hive.install(Celery("unweighed"), settings, policy=unweighed)
     for name, act, period in (
         ("two words", print, 0),
         ("surrogate\udcff", print, 0),
