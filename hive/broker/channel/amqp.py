@@ -132,8 +132,7 @@ def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> Broker
     )
     return BrokerUnreachableError(
         f"{task}[{headers.get('id')}] {what}, since the broker does not answer ({error}); check "
-        "REDIS_HOST, REDIS_PORT and that the"
-        " server runs, and send it again.",
+        "REDIS_HOST, REDIS_PORT and that the server runs, and send it again.",
         outcome="unknown" if unknown else "unsent",
         publish_id=publish_id,
     )

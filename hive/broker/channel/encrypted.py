@@ -51,9 +51,8 @@ def refuse_plain_broker(client: BrokerClient) -> None:
         if is_about_tls(error) and _answers_in_plain_text(client.url):
             raise SettingsError(
                 f"TLS was asked for, and the broker at {client.address} speaks plain text there. "
-                "Set REDIS_PORT to the port of its TLS"
-                " (tls-port), or give it one; REDIS_TLS=false sends everything, the password too, "
-                "in plain text."
+                "Set REDIS_PORT to the port of its TLS (tls-port), or give it one; REDIS_TLS=false "
+                "sends everything, the password too, in plain text."
             ) from error
     except redis.exceptions.RedisError:
         pass  # it refuses the credentials, but over TLS; who uses it will be told

@@ -37,8 +37,7 @@ def raise_refusal(error: BaseException | None) -> None:
         limit, queue = int(full[-1][0]), full[-1][1]
         raise QueueFullError(
             f"The queue {queue} is full ({limit} messages may wait there); nothing was sent. Send "
-            "it later, start more spores, or raise"
-            " HIVE_QUEUE_LIMIT or the queue's own max_length.",
+            "it later, start more spores, or raise HIVE_QUEUE_LIMIT or the queue's own max_length.",
             queue=queue,
             limit=limit,
         ) from error
@@ -51,9 +50,8 @@ def raise_unconfirmed(copies: int, wanted: int, publish_id: str | None = None) -
     """
     raise BrokerUnreachableError(
         f"The broker took a message, but {copies} of the {wanted} replicas that HIVE_WAIT_REPLICAS "
-        "asks for confirmed it in time; check"
-        " them (INFO replication). It is lost only if the broker is; sending it again under its "
-        "publish id is safe.",
+        "asks for confirmed it in time; check them (INFO replication). It is lost only if the "
+        "broker is; sending it again under its publish id is safe.",
         outcome="unknown",
         publish_id=publish_id,
     )

@@ -155,8 +155,7 @@ def broker_errors(where: str = "") -> Iterator[None]:
         if is_about_tls(error):
             raise BrokerUnreachableError(
                 f"The broker{at} and this program do not agree on TLS ({error}); check REDIS_TLS, "
-                "REDIS_TLS_CA, REDIS_TLS_CERT, and that"
-                " the broker's certificate is for REDIS_HOST."
+                "REDIS_TLS_CA, REDIS_TLS_CERT, and that the broker's certificate is for REDIS_HOST."
             ) from error
         raise BrokerUnreachableError(
             f"The broker{at} does not answer ({error}); check REDIS_HOST, REDIS_PORT and that the "
