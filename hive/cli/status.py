@@ -97,6 +97,6 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
         f"{node['active_tasks']}/{node['slots']}",
         node["cpu_usage"],
         node["memory_usage"],
-        f"{node['load_score']:.2f}",
+        "–" if node["load_score"] is None else f"{node['load_score']:.2f}",
     )
     return node["node_id"], state, *busy, gpu, labels, node["pid"], f"{seconds(ago)} ago"

@@ -34,7 +34,7 @@ def select_best_node(
 
 
 def cluster_status(nodes: Mapping[str, Node], policy: Policy) -> dict[str, Any]:
-    """How the cluster is, as `hive status --json` prints it.
+    """How the cluster is: what `hive status --json` prints of its nodes.
 
     Averages (percent) and the number of active tasks are those of the nodes online. An offline node
     shows its last measured load and no active tasks, since what it had is given to others.

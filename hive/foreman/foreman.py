@@ -82,8 +82,8 @@ class Foreman:
         return await asyncio.to_thread(self._assign, task_id, Requirements.parse(task_requirements))
 
     def get_cluster_status(self) -> dict[str, Any]:
-        """How the cluster is: the numbers of nodes, averages in percent, and every node (as in
-        `hive status --json`).
+        """How the cluster is: the numbers of nodes, averages in percent, and every node, as in
+        `hive status --json`, but with the load by the application's own policy.
 
         Blocks for one round trip. Raises: BrokerUnreachableError.
         """

@@ -41,7 +41,8 @@ class Policy(ABC):
     def load(self, node: Node) -> float:
         """The number of a node with the tasks of which its last heartbeat told.
 
-        `hive status` shows it as load, and `Foreman.select_best_node` chooses by it.
+        `Foreman.get_cluster_status` tells it as `load_score`, and `Foreman.select_best_node`
+        chooses by it. `hive status` knows no application, and shows the load score.
         """
         slots = max(node.facts.slots, 1)
         return self.machine(node) + self.tasks_weight * min(node.load.active / slots, 1.0)
