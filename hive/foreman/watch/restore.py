@@ -17,7 +17,7 @@ PLACED_WAIT_MS = 1000
 class Restorer:
     """Restores every incarnation whose heartbeats have stopped.
 
-    on_restored: called with the publish ids that an incarnation held, after they went home.
+    on_restored: hooks, called one after the other for each that was dead and held something.
     """
 
     def __init__(self, on_restored: tuple[OnRestored, ...] = ()) -> None:

@@ -10,14 +10,16 @@ from hive.broker.ledger.sweep import Rows
 from hive.broker.link.client import BrokerClient
 
 OnRestored = Callable[[BrokerClient, list[str]], object]
+"""Called with the watchdog's connection, and the publish ids of what an incarnation held when it
+died, once they are back in their queues.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """One room's part in recovery.
 
-    on_restored: called with the publish ids of what an incarnation held when it died, once they are
-        back in their queues.
+    on_restored: what the room does when an incarnation has died; None: nothing.
     rows: hashes of the room's own that have a row for each message; the sweep clears the rows of
         messages that are done.
     """

@@ -31,8 +31,8 @@ LEASE_SECONDS = 4.0
 class Watchdog:
     """Recovers work. Several may run; the one that holds the lease acts.
 
-    on_restored: called with the publish ids that an incarnation held when it died, once they are
-        home, besides what the application's rooms do then.
+    on_restored: called when what a dead incarnation held is home, besides the hooks of the
+        application's rooms.
     patience: seconds for which nobody must have held the lease before this one takes it, for a few
         seconds at a time.
     """
