@@ -116,9 +116,8 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
     if not ipaddress.ip_address(str(address[0])).is_loopback:
         raise SettingsError(
-            f"NEXUS_HOST cannot be {host!r}: without a NEXUS_SHARED_TOKEN Hive listens on loopback "
-            "addresses only. "
-            "Example: NEXUS_HOST=127.0.0.1"
+            f"NEXUS_HOST cannot be {host!r}: the nexus asks nobody for a password, and so listens "
+            "on loopback addresses only. Example: NEXUS_HOST=127.0.0.1"
         )
     listener = socket.socket(family, kind, protocol)
     try:
