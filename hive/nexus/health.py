@@ -16,6 +16,7 @@ from starlette.routing import Route
 from hive.broker.ledger.account import Ledger
 from hive.broker.link.client import BrokerClient
 from hive.foreman.watch.duty import duty_states
+from hive.foreman.watch.watchdog import LEASE_NAME
 from hive.nexus.context import Nexus, nexus_of
 
 TICK_OVERDUE = 10.0
@@ -82,5 +83,5 @@ def _examine(nexus: Nexus) -> Health:
 def _lease_holder(probe: BrokerClient) -> str | None:
     """Who leads the watchdogs now; None when nobody does."""
     seconds, _ = probe.redis.time()
-    holder, until = probe.redis.hmget(probe.key("lease", "foreman"), "holder", "until")
+    holder, until = probe.redis.hmget(probe.key("lease", LEASE_NAME), "holder", "until")
     return holder.decode() if holder and int(until or 0) / 1000 > int(seconds) else None
