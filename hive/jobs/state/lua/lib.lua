@@ -96,12 +96,12 @@ local function reclaim(lease, died, allowed)
     lease.attempt + died - 1)
 end
 
-local function reclaim_all_of(owner, except, died, allowed)
+local function reclaim_all_of(owner, died, allowed)
   if redis.call('EXISTS', LEASES) == 0 then return 0 end
   local n = 0
   for _, id in ipairs(redis.call('HKEYS', LEASES)) do
     local lease = read_lease(id)
-    if lease.owner == owner and id ~= except then
+    if lease.owner == owner then
       reclaim(lease, died, allowed)
       n = n + 1
     end

@@ -2,6 +2,6 @@
 -- ARGV 1 prefix  2 job  3 owner  4 runs that an item may have
 -- Reply: the number of leases that came back.
 redis.call('HDEL', PULLERS, ARGV[3])
-local n = reclaim_all_of(ARGV[3], '', 1, tonumber(ARGV[4]))
+local n = reclaim_all_of(ARGV[3], 1, tonumber(ARGV[4]))
 keep_alive()
 return n

@@ -38,9 +38,9 @@ end
 if mode == 'begin' then
   redis.call('HSET', PULLERS, owner, ARGV[2])
   redis.call('EXPIRE', PULLERS, 604800)
-  reclaim_all_of(owner, '', 1, tonumber(ARGV[9]))
+  reclaim_all_of(owner, 1, tonumber(ARGV[9]))
 elseif mode == 'recover' then
-  reclaim_all_of(owner, '', 0, tonumber(ARGV[9]))
+  reclaim_all_of(owner, 0, tonumber(ARGV[9]))
 end
 check_caller()
 local ms_left = check_deadline()
