@@ -56,9 +56,9 @@ def account(settle: bool, yes: bool, as_json: bool) -> int:
     ):
         return 1
     with looking() as client:
-        conservation = Ledger(client)
-        settled = conservation.settle() if settle else None
-        found = conservation.look()
+        ledger = Ledger(client)
+        settled = ledger.settle() if settle else None
+        found = ledger.look()
     if as_json:
         more = {"settled": {"sent_home": settled[0], "written_off": settled[1]}} if settled else {}
         print_json(
