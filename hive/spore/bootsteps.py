@@ -27,7 +27,7 @@ from hive.process.liveness import signs_fd
 from hive.spore import garbage
 from hive.spore.grace import Grace
 from hive.spore.heartbeat import Heartbeat
-from hive.spore.proof_of_life import Vitals
+from hive.spore.proof_of_life import ProofOfLife
 from hive.spore.request import acknowledge_late
 from hive.spore.wakeup import Wakeup
 
@@ -75,7 +75,7 @@ class SporeStep(bootsteps.StartStopStep):
         signals.worker_shutdown.connect(self._leave, weak=False, dispatch_uid="hive.spore")
         signs = signs_fd()
         if signs is not None:
-            Vitals(signs, worker, incarnation).start()
+            ProofOfLife(signs, worker, incarnation).start()
         lifeline = supervisor_fd()
         if lifeline is not None:
             watch_supervisor(lifeline, lambda: os.kill(os.getpid(), signal.SIGTERM))

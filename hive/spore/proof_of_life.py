@@ -22,7 +22,7 @@ after which a worker gives no sign.
 """
 
 
-class Vitals(threading.Thread):
+class ProofOfLife(threading.Thread):
     """Gives a sign every second while the worker takes work, is full, or finds no broker."""
 
     def __init__(self, fd: int, worker: Any, incarnation: Incarnation) -> None:
