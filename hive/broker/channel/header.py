@@ -7,6 +7,8 @@ wished     by the router: `req`, `home`, `aff`
 published  by the process that sends it: `id`, `of`, `created`, `due`, and `keep` before that
 delivered  by the node that took it: `node`, `inc`, `at`, `deaths`, `reserved`
 
+An executor outside Celery, for which nothing was delivered, says `stated` instead.
+
 Fields of another type than Hive writes, and numbers that are no time or no count, are a stranger's,
 and count as if they were not there.
 """
@@ -50,8 +52,8 @@ class Delivery(NamedTuple):
 class Header:
     """A view on the header's fields, which stay the dict that kombu and Celery hand around.
 
-    `of_message`, `of_request` and `of_task` read one; `marked`, `under_id`, `wishing`, `published`,
-    `delivered_to` and `stated_by` make one, as the dict that goes into a message.
+    `of_message`, `read`, `of_request` and `of_task` read one. The methods under "making" make one,
+    as the dict that goes into a message or a request.
     """
 
     __slots__ = ("_fields",)
