@@ -82,6 +82,6 @@ def _examine(nexus: Nexus) -> Health:
 
 def _lease_holder(probe: BrokerClient) -> str | None:
     """Who leads the watchdogs now; None when nobody does."""
-    seconds, _ = probe.redis.time()
+    now = probe.now_ms()
     holder, until = probe.redis.hmget(probe.key("lease", LEASE_NAME), "holder", "until")
-    return holder.decode() if holder and int(until or 0) / 1000 > int(seconds) else None
+    return holder.decode() if holder and int(until or 0) > now else None

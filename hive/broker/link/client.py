@@ -112,6 +112,11 @@ class BrokerClient:
         """`key("nodes", "static")` is the full name of `venom:nodes:static`."""
         return f"{self.prefix}{SPACE}{':'.join(parts)}"
 
+    def now_ms(self) -> int:
+        """The broker's clock, in unix ms: one round trip. Raises: redis errors."""
+        seconds, microseconds = self.redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     def run(self, script: Script, keys: Sequence[Any] = (), args: Iterable[Any] = ()) -> Any:
         return script(self.redis, keys, args)
 

@@ -34,8 +34,7 @@ class Restorer:
         if watch.answering < client.settings.dead_after:
             return 0
         silence = int(client.settings.dead_after * 1000)
-        seconds, microseconds = client.redis.time()
-        before = int(seconds) * 1000 + int(microseconds) // 1000 - silence
+        before = client.now_ms() - silence
         dead = 0
         faults: list[Exception] = []
         for raw in client.redis.zrangebyscore(client.key("beats"), "-inf", before):

@@ -61,8 +61,7 @@ class ZombieFinder:
             name.decode(): _limits(line.decode())
             for name, line in client.redis.hgetall(client.key("held")).items()
         }
-        seconds, microseconds = client.redis.time()
-        now = int(seconds) * 1000 + int(microseconds) // 1000
+        now = client.now_ms()
         living = now - client.settings.dead_after * 1000
         found, missing = [], {}
         for node_id in {incarnation.rpartition("/")[0] for incarnation in beats}:
