@@ -23,7 +23,7 @@ from hive.broker.channel import steps
 from hive.broker.channel.incarnation import Incarnation, boottime
 from hive.broker.link.client import SPACE, client_of
 from hive.broker.nodes.requirements import Requirements
-from hive.broker.nodes.table import Gpu, NodeFacts, NodeLoad, NodeTable
+from hive.broker.nodes.table import NodeFacts, NodeLoad, NodeTable
 from hive.logs import get_logger
 from hive.skills import registered
 from hive.spore.machine.gpu import Gpus
@@ -62,9 +62,6 @@ class Heartbeat(threading.Thread):
         self.table = NodeTable(self.client)
         self.sampler = Sampler()
         self.gpus = Gpus()
-        self.installed_gpus = [
-            Gpu(name=gpu.name, memory_mb=gpu.memory_mb) for gpu in self.gpus.read()
-        ]
         self.started_at = time.time()
         self._ended = threading.Event()
         self._known_requirements = -1
@@ -139,7 +136,7 @@ class Heartbeat(threading.Thread):
             slots=self.incarnation.slots,
             cpus=self.sampler.limits.cpus,
             memory_mb=self.sampler.limits.memory_mb,
-            gpus=self.installed_gpus,
+            gpus=self.gpus.inventory,
             labels=settings.hive_node_labels,
             capabilities=[name for name, skill in registered().items() if skill.task.name in tasks],
             queues=list(self.app.amqp.queues.consume_from),
