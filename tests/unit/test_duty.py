@@ -121,7 +121,7 @@ class UnsayableError(Exception):
     ("error", "said"),
     [
         (ValueError("caf\udce9"), "ValueError: caf\\udce9"),
-        (UnsayableError(), "Unsayable, which cannot be read"),
+        (UnsayableError(), "UnsayableError, which cannot be read"),
         (SystemExit(3), "SystemExit: 3"),
     ],
 )
