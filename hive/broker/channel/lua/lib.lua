@@ -81,6 +81,13 @@ local function finish(id, task_id)
   redis.call('EXPIRE', bucket, 150) -- the next bucket's two minutes, and some more
 end
 
+-- Whether an id was finished in the two minutes before `t`, or a little earlier.
+local function was_finished(id, t)
+  local bucket = math.floor(t / 120000)
+  return redis.call('SISMEMBER', P .. 'finished:' .. bucket, id) == 1
+    or redis.call('SISMEMBER', P .. 'finished:' .. (bucket - 1), id) == 1
+end
+
 -- Put an entry back into its home queue, where it is taken next among those of its priority, or
 -- into the list of the living node that it is pinned to. `deaths` is added to its number of deaths,
 -- of which `reason` and `node` say the cause and the place; with more than `max` it becomes a dead
@@ -150,10 +157,7 @@ end
 local function taken_away(node, incarnation, id)
   local reservation = redis.call('HGET', P .. 'reserved:' .. node, id)
   if reservation and holder(reservation) == incarnation then return false end
-  local bucket = math.floor(now() / 120000)
-  return redis.call('HEXISTS', P .. 'entries', id) == 1
-    or redis.call('SISMEMBER', P .. 'finished:' .. bucket, id) == 1
-    or redis.call('SISMEMBER', P .. 'finished:' .. (bucket - 1), id) == 1
+  return redis.call('HEXISTS', P .. 'entries', id) == 1 or was_finished(id, now())
 end
 
 -- Acknowledge ids that `incarnation` holds. `from` is the index in ARGV of the first (id, task id,

@@ -15,10 +15,7 @@
 local id, home, priority = ARGV[2], ARGV[3], ARGV[4]
 local parent, sent = ARGV[11], P .. 'sent:' .. ARGV[11]
 local entries, t = P .. 'entries', now()
-local bucket = math.floor(t / 120000)
-if redis.call('HEXISTS', entries, id) == 1
-  or redis.call('SISMEMBER', P .. 'finished:' .. bucket, id) == 1
-  or redis.call('SISMEMBER', P .. 'finished:' .. (bucket - 1), id) == 1
+if redis.call('HEXISTS', entries, id) == 1 or was_finished(id, t)
   or (parent ~= '' and redis.call('SISMEMBER', sent, id) == 1) then
   -- Without memory it is not counted, but still known.
   redis.pcall('HINCRBY', P .. 'counters', 'duplicates', 1)
