@@ -4,10 +4,6 @@ So a worker that hangs is started anew. The signs go through a pipe beside the l
 worker to its supervisor. A worker that is frozen, deadlocked, or connected without ever asking for
 work (celery issues 8030 and 8384) falls silent; one whose broker is away does not, since a new
 start would not help it.
-
-A pipe beside the lifeline, from the worker to its supervisor. A worker that is frozen, deadlocked,
-or connected without ever asking for work (celery issues 8030 and 8384) falls silent; one whose
-broker is away does not, since a new start would not help it.
 """
 
 from __future__ import annotations

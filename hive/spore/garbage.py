@@ -23,11 +23,6 @@ def _freeze(**_: Any) -> None:
     that a worker imports is much, and a failed task leaves 180 KB in a cycle (its traceback): a
     process grew by 120 MB before anything was freed. What is frozen is neither counted nor visited,
     which also leaves its pages shared with the parent.
-
-    Python collects its oldest generation only once that has grown by a quarter. Of all that a
-    worker imports a quarter is much, and a failed task leaves 180 KB in a cycle (its traceback): a
-    process grew by 120 MB before anything was freed. Frozen, the imported is neither counted nor
-    visited, which also leaves its pages shared with the parent.
     """
     gc.freeze()
     gc.collect()

@@ -38,8 +38,6 @@ def _software_info() -> dict[str, Any]:
     """The fields that Celery puts on every event of a worker.
 
     Hive's stand under one name, `hive`: event consumers have crashed on an extra field `id`.
-
-    Never top-level names: an extra field `id` crashed event consumers.
     """
     return cast("dict[str, Any]", state.SOFTWARE_INFO)
 

@@ -53,10 +53,6 @@ class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
     Celery waits on a silent subscription for as long as the caller allows, although the result is
     long there. It looks before it subscribes anew, and so misses what comes in between. And
     redis-py may connect anew without telling it.
-
-    Celery's waits on a silent one for as long as the caller allows, with the result long there; it
-    looks before it subscribes anew, and misses what comes in between; and redis-py may connect anew
-    without telling it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
