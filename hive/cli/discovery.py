@@ -25,7 +25,8 @@ def discover(arguments: Sequence[str]) -> None:
     """
     if not arguments or arguments[0] in ELSEWHERE or _asks_for_help(arguments):
         return
-    if not FOUND.is_file() or not os.access(FOUND, os.R_OK):
+    # In this order: of a `.hive` that is another user's, is_file() would raise PermissionError.
+    if not os.access(FOUND, os.R_OK) or not FOUND.is_file():
         return
     if "CELERY_BROKER_URL" in os.environ or _name_a_broker(os.environ):
         return

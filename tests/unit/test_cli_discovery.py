@@ -63,6 +63,17 @@ def test_what_is_about_another_hive_or_only_helps_does_not_look(
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_directory_of_another_user_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> os.stat_result:
+        raise PermissionError
+
+    # Root may enter every directory, so the system's answers are given here.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "stat", refused)
+    monkeypatch.setattr(Path, "stat", refused)
+    assert not finds("status")
+
+
 def test_help_after_two_dashes_is_an_argument() -> None:
     assert finds("run", "summarize", "--", "--help")
 
