@@ -49,20 +49,25 @@ elseif beyond > 0 then
 end
 
 local t, account = now(), P .. 'account'
--- Until version 0.2 the key was `audit`. It is taken over, also while an older nexus writes it.
-local old = P .. 'audit'
-if redis.call('EXISTS', old) == 1 then
-  local theirs, ours = redis.call('HGET', old, 'mark'), redis.call('HGET', account, 'mark')
-  if tonumber(theirs or 0) > tonumber(ours or 0) or not ours then
+-- Until version 0.2 the key was `audit`. Who leaves marks takes it over, also while an older nexus
+-- writes it; who only looks does not, since that nexus would miss its marks and raise the alarm.
+local old, kept = P .. 'audit', account
+if redis.call('TYPE', old).ok == 'hash' then
+  local theirs = tonumber(redis.call('HGET', old, 'mark') or 0) or 0
+  local ours = tonumber(redis.call('HGET', account, 'mark') or '')
+  local newer = not ours or theirs > ours
+  if ARGV[2] == '' then
+    kept = newer and old or account
+  elseif newer then
     redis.call('RENAME', old, account)
   else
     redis.call('DEL', old)
   end
 end
 local counters = redis.call('HMGET', P .. 'counters', 'accepted', 'done', 'written_off')
-local found = redis.call('HMGET', account, 'mark', 'at', 'alarm')
-local mark = tonumber(found[1] or 0)
-local reply = {mark, tonumber(found[2] or 0), mark, t, found[3] or ''}
+local found = redis.call('HMGET', kept, 'mark', 'at', 'alarm')
+local mark = tonumber(found[1] or 0) or 0
+local reply = {mark, tonumber(found[2] or 0) or 0, mark, t, found[3] or ''}
 if ARGV[2] ~= '' then
   reply[3] = math.max(mark, tonumber(ARGV[2])) + 1
   redis.call('HSET', account, 'mark', reply[3], 'at', t)

@@ -60,4 +60,5 @@ local gone = tonumber(counters[1] or 0) - tonumber(counters[2] or 0) - tonumber(
   - redis.call('HLEN', P .. 'entries')
 if gone ~= 0 then count('written_off', gone) end
 redis.call('HDEL', P .. 'account', 'alarm')
+redis.pcall('HDEL', P .. 'audit', 'alarm') -- an older nexus' own, see account.lua
 return {home, gone}
