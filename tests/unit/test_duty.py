@@ -123,6 +123,7 @@ class UnsayableError(Exception):
         (ValueError("caf\udce9"), "ValueError: caf\\udce9"),
         (UnsayableError(), "UnsayableError, which cannot be read"),
         (SystemExit(3), "SystemExit: 3"),
+        (ValueError("two\n  lines"), "ValueError: two lines"),
     ],
 )
 def test_whatever_a_duty_raises_can_be_told(
@@ -132,3 +133,10 @@ def test_whatever_a_duty_raises_can_be_told(
     roster.failed(roster.duties[0], error)
     roster.tell(told)  # type: ignore[arg-type]
     assert told.states["often"].error == said
+
+
+@pytest.mark.parametrize("since", ["1e300", "NaN", "-1", '"soon"'])
+def test_a_row_that_nobody_can_read_is_passed_over(since: str) -> None:
+    told = Told()
+    told.written.append({"a": f'{{"name": "a", "error": "e", "failing_since": {since}}}'})
+    assert told.states == {}

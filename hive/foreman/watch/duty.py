@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import redis
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hive.broker.link.client import BrokerClient
 from hive.errors import InvalidInputError
@@ -72,6 +72,9 @@ class Duty:
             )
 
 
+_Time = Annotated[float, Field(ge=0, lt=1e11)]
+
+
 class DutyState(BaseModel):
     """How a duty goes. Times are in unix seconds by the clock of the watchdog's machine.
 
@@ -81,8 +84,8 @@ class DutyState(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
-    last_success: float | None = None
-    failing_since: float | None = None
+    last_success: _Time | None = None
+    failing_since: _Time | None = None
     error: str = ""
 
     @property
@@ -164,13 +167,14 @@ def _is_word(name: object) -> bool:
 
 
 def _said(error: BaseException) -> str:
-    """What it says, as text that can be stored; foreign code may have made it of anything."""
+    """What it says, in one line that can be stored; foreign code may have made it of anything."""
     name = type(error).__name__
     try:
         said = f"{name}: {error}"
     except Exception:  # noqa: BLE001 - whatever goes wrong in it, the duty has failed
         said = f"{name}, which cannot be read"
-    return said[:_LONGEST_ERROR].encode(errors="backslashreplace").decode()
+    said = " ".join(said[:_LONGEST_ERROR].split())
+    return said.encode(errors="backslashreplace").decode()
 
 
 def duty_states(client: BrokerClient) -> list[DutyState]:
