@@ -26,14 +26,27 @@ def application(nexus: Nexus) -> Starlette:
 
 
 def _routes(nexus: Nexus) -> Iterator[BaseRoute]:
-    taken: set[str] = set()
+    known: list[BaseRoute] = []
     for routes in (*ROOMS, getattr(nexus.app, "hive_routes", ())):
         for route in routes:
-            path = getattr(route, "path", None)
-            if path in taken:
+            if any(_hides(before, route) for before in known):
                 raise SettingsError(
-                    f"Two routes of the nexus have the path {path}; give the application's another."
+                    f"Two routes of the nexus have the path {_path(route)}; give the application's "
+                    "another."
                 )
-            if path is not None:
-                taken.add(path)
+            known.append(route)
             yield route
+
+
+def _hides(before: BaseRoute, route: BaseRoute) -> bool:
+    """Whether a route gets what another one with its path is asked for: a page may have a route for
+    each method.
+    """
+    if _path(route) is None or _path(before) != _path(route) or type(before) is not type(route):
+        return False
+    theirs, its = getattr(before, "methods", None), getattr(route, "methods", None)
+    return not theirs or not its or not theirs.isdisjoint(its)
+
+
+def _path(route: BaseRoute) -> str | None:
+    return getattr(route, "path", None)

@@ -269,3 +269,18 @@ def test_a_route_with_a_path_that_is_taken_is_refused_at_the_start() -> None:
     )
     with pytest.raises(SettingsError, match="have the path /health"):
         application(Nexus(app, client_of(app), None))  # type: ignore[arg-type]
+
+
+def test_a_page_may_have_a_route_for_each_method() -> None:
+    from starlette.routing import Route
+
+    from hive.nexus.context import Nexus
+    from hive.nexus.routes import application
+
+    app = hive.install(Celery("five"), Settings.load(redis_port=1))
+    app.hive_routes = tuple(Route("/stock", print, methods=[method]) for method in ("GET", "POST"))
+    nexus = Nexus(app, client_of(app), None)  # type: ignore[arg-type]
+    assert len(application(nexus).routes) == 3
+    app.hive_routes += (Route("/stock", print, methods=["PUT", "POST"]),)
+    with pytest.raises(SettingsError, match="have the path /stock"):
+        application(nexus)
