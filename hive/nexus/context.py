@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +31,11 @@ class Nexus:
     def probe(self) -> BrokerClient:
         """A connection with a short timeout: a page must answer while the broker does not."""
         return self.client.with_timeout(BROKER_TIMEOUT)
+
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """For Hive's own pages: slow ones of an application may hold all of Starlette's."""
+        return ThreadPoolExecutor(4, "hive-pages")
 
     @cached_property
     def table(self) -> NodeTable:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from importlib.metadata import version
 from typing import Literal
 
 import redis
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -44,7 +44,8 @@ class Health(BaseModel):
 
 async def health(request: Request) -> JSONResponse:
     """Answer 200, or 503 while the broker or the watchdog is away."""
-    found = await run_in_threadpool(_examine, nexus_of(request))
+    nexus = nexus_of(request)
+    found = await asyncio.get_running_loop().run_in_executor(nexus.threads, _examine, nexus)
     return JSONResponse(
         found.model_dump(),
         status_code=200 if found.status == "ok" else 503,

@@ -10,7 +10,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,10 @@ def broken(watch):
 async def stock(request):
     return JSONResponse({"looks": int(nexus_of(request).client.redis.get("shop:looks") or 0)})
 
+def slow(request):
+    time.sleep(5)
+    return JSONResponse({})
+
 @command("RESTOCK")
 def restock(state, arguments):
     return {"ok": [state.hostname, arguments["items"]]}
@@ -61,7 +67,7 @@ hive.install(
     app,
     policy=Cheapest(),
     duties=[Duty("shop.broken", broken), Duty("shop.look", look, period=0.5)],
-    routes=[Route("/stock", stock)],
+    routes=[Route("/stock", stock), Route("/slow", slow)],
 )
 
 @app.task(bind=True)
@@ -108,7 +114,7 @@ class Shop:
 
     def get(self, path: str) -> Any:
         port = int(wait_until(lambda: (self.directory / "port").exists() and self._port()))
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         try:
             connection.request("GET", path)
             return json.load(connection.getresponse())
@@ -167,6 +173,16 @@ def test_its_policy_decides_where_its_tasks_go(shop: Shop) -> None:
 def test_its_route_is_a_page_of_the_nexus_and_its_duty_is_done(shop: Shop) -> None:
     looks = wait_until(lambda: shop.get("/stock")["looks"])
     wait_until(lambda: shop.get("/stock")["looks"] > looks)
+
+
+def test_its_slow_pages_do_not_hold_up_health(shop: Shop) -> None:
+    with ThreadPoolExecutor(60) as threads:
+        asked = [threads.submit(shop.get, "/slow") for _ in range(60)]
+        time.sleep(1)
+        began = time.monotonic()
+        assert shop.get("/health")["broker_reachable"]
+        assert time.monotonic() - began < 2
+        assert [page.result() for page in asked] == [{}] * 60
 
 
 def test_its_command_is_obeyed_by_every_node(shop: Shop) -> None:
