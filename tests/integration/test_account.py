@@ -306,27 +306,27 @@ def test_what_a_release_before_wrote_is_taken_over(
     assert not redis.exists("venom:audit")
 
 
-def test_who_only_looks_leaves_an_older_nexus_its_marks(audited: Audited) -> None:
+def test_who_only_looks_leaves_an_older_nexus_its_marks(watched: Watched) -> None:
     """Until version 0.2 their key was `venom:audit`; a nexus of then would think them lost."""
-    redis, old = audited.client.redis, audited.client.key("audit")
+    redis, old = watched.client.redis, watched.client.key("audit")
     alarm = Alarm(since=1, missing=1).model_dump_json()
     redis.hset(old, mapping={"mark": 7, "at": 1000, "alarm": alarm})
-    look = audited.conservation.look()
+    look = watched.ledger.look()
     assert (look.found, look.alarm) == ((7, 1.0), Alarm(since=1, missing=1))
-    audited.conservation.settle()
-    assert audited.conservation.look().alarm is None
+    watched.ledger.settle()
+    assert watched.ledger.look().alarm is None
     assert redis.hgetall(old) == {b"mark": b"7", b"at": b"1000"}
-    audited.auditor.look()
+    watched.watch.look()
     assert not redis.exists(old)
-    assert audited.conservation.mark()[0] == 8
+    assert watched.ledger.mark()[0] == 8
 
 
 @pytest.mark.parametrize("mark", ["", "garbage", None])
 def test_an_old_key_that_nobody_can_read_does_not_end_the_account(
-    audited: Audited, mark: str | None
+    watched: Watched, mark: str | None
 ) -> None:
-    redis, old = audited.client.redis, audited.client.key("audit")
+    redis, old = watched.client.redis, watched.client.key("audit")
     redis.set(old, "x") if mark is None else redis.hset(old, "mark", mark)
-    assert audited.conservation.look().found == (0, 0.0)
-    assert audited.alarm() is None
-    assert audited.conservation.mark()[0] > 0
+    assert watched.ledger.look().found == (0, 0.0)
+    assert watched.alarm() is None
+    assert watched.ledger.mark()[0] > 0
