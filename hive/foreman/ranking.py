@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 
 from hive.broker.nodes.requirements import Requirements
@@ -56,7 +56,8 @@ class Ranking:
     """The nodes for tasks of one queue and one set of requirements, least loaded first.
 
     `assigned` counts, by node id, the tasks that this process offered to a node first since that
-    node's last beat.
+    node's last beat. `machine` says what a node's machine is worth, `tasks_weight` what its tasks
+    are (both as `Policy` has them); a node without a number is left out.
     """
 
     def __init__(
@@ -64,16 +65,18 @@ class Ranking:
         nodes: Mapping[str, Node],
         queue: str,
         requirements: Requirements | None,
-        policy: Policy,
         assigned: dict[str, int],
+        *,
+        machine: Callable[[Node], float | None],
+        tasks_weight: float,
     ) -> None:
         self.queue = queue
         self.requirements = requirements
         self.used_at = time.monotonic()
-        self._tasks_weight = policy.tasks_weight
+        self._tasks_weight = tasks_weight
         self._assigned = assigned
         fitting = (
-            (node, told(policy.machine, node))
+            (node, machine(node))
             for node in nodes.values()
             if node.available
             and queue in node.facts.queues
@@ -141,6 +144,7 @@ class Rankings:
         self.nodes = nodes
         self._policy = policy
         self._assigned: dict[str, int] = {}
+        self._machines: dict[str, float | None] = {}
         self._kept: OrderedDict[tuple[str, str], Ranking] = OrderedDict()
         self._able: dict[str, bool] = {}
         self._ring: HashRing | None = None
@@ -152,12 +156,11 @@ class Rankings:
         What this process has assigned to a node is counted until the node's next beat tells of it.
         """
         new = Rankings(nodes, self._policy)
-        counts = self._assigned.copy()
-        new._assigned = {
-            node_id: count
-            for node_id, count in counts.items()
-            if nodes.get(node_id) is self.nodes.get(node_id)
-        }
+        same = {node_id for node_id, node in nodes.items() if self.nodes.get(node_id) is node}
+        # Another thread may be adding to these just now.
+        assigned, machines = self._assigned.copy(), self._machines.copy()
+        new._assigned = {node_id: count for node_id, count in assigned.items() if node_id in same}
+        new._machines = {node_id: number for node_id, number in machines.items() if node_id in same}
         if self._ring is not None:
             new._ring = self._ring if nodes.keys() == self.nodes.keys() else HashRing(nodes)
         recent = time.monotonic() - UNUSED_AFTER
@@ -215,7 +218,20 @@ class Rankings:
             nodes = (
                 {requirements.node: nodes[requirements.node]} if requirements.node in nodes else {}
             )
-        return Ranking(nodes, queue, requirements, self._policy, self._assigned)
+        return Ranking(
+            nodes,
+            queue,
+            requirements,
+            self._assigned,
+            machine=self._machine,
+            tasks_weight=self._policy.tasks_weight,
+        )
+
+    def _machine(self, node: Node) -> float | None:
+        """What the policy says of a node, asked once a beat: it may be slow, and fail each time."""
+        if node.node_id not in self._machines:
+            self._machines[node.node_id] = told(self._policy.machine, node)
+        return self._machines[node.node_id]
 
     def _satisfiable(self, requirements: Requirements) -> bool:
         """Whether a known node could ever satisfy them; nothing is known from an empty table."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
 from hive.foreman.cluster import cluster_status, select_best_node
 from hive.foreman.policy import LoadScore, Policy
@@ -52,6 +53,19 @@ def test_a_node_for_which_it_gives_no_number_is_offered_nothing(
         for node in cluster_status(table(nodes), Cheapest())["nodes"]
     }
     assert shown == {"cheap@h": 1.0, "odd@h": None}
+
+
+def test_a_policy_is_asked_of_a_node_once_a_beat(caplog: pytest.LogCaptureFixture) -> None:
+    nodes = table([priced("odd@h", "much"), priced("cheap@h", "1")])
+    rankings = Rankings(nodes, Cheapest())
+    for _ in range(3):
+        rankings.decide(BACKGROUND, Requirements.parse({"node": "odd@h"}), None)
+        rankings.decide(BACKGROUND, None, None)
+        rankings = rankings.following(dict(nodes))
+    assert caplog.text.count("event=policy_failed") == 1
+    beaten = {**nodes, "odd@h": priced("odd@h", "more")}
+    rankings.following(beaten).decide(BACKGROUND, None, None)
+    assert caplog.text.count("event=policy_failed") == 2
 
 
 def test_a_number_below_zero_counts_as_zero() -> None:
