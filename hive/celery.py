@@ -21,7 +21,7 @@ from hive.broker.channel import amqp, encrypted, publishing
 from hive.broker.link.client import BrokerClient, broker_url, client_of
 from hive.configuration import TRANSPORT, configuration, configure, prefixed_results, tls
 from hive.errors import InvalidInputError
-from hive.foreman.policy import Policy, policy_of
+from hive.foreman.policy import LoadScore, Policy
 from hive.foreman.router import Router
 from hive.foreman.watch.duties import with_more
 from hive.foreman.watch.duty import Duty
@@ -51,6 +51,14 @@ class Installation(NamedTuple):
     classes: tuple[Any, Any]
 
 
+class Additions(NamedTuple):
+    """What an application adds to Hive, for `hive_policy`, `hive_duties` and `hive_routes`."""
+
+    policy: Policy | None
+    duties: tuple[Duty, ...]
+    routes: tuple[BaseRoute, ...]
+
+
 def install(
     app: Celery,
     settings: Settings | None = None,
@@ -78,15 +86,16 @@ def install(
         Redis or Valkey; InvalidInputError for what is no policy, duty or route, a policy that
         comes too late, and a duty with the name of another.
     """
-    _extend(app, policy, duties, routes)
+    added = _additions(app, policy, duties, routes)
     if not isinstance(getattr(app, "hive", None), BrokerClient):
-        _equip(app, settings or Settings.load())
+        _equip(app, settings or Settings.load(), added.policy)
         app.set_default()
+    app.hive_policy, app.hive_duties, app.hive_routes = added  # type: ignore[attr-defined]
     return app
 
 
-def _equip(app: Celery, settings: Settings) -> None:
-    """All of `install` but the choice of Celery's default application."""
+def _equip(app: Celery, settings: Settings, policy: Policy | None) -> None:
+    """All of `install` but what the application adds, and Celery's default application."""
     url = broker_url(app.conf.broker_url, settings)
     if not settings.enable_hive:
         if url == settings.redis_url:
@@ -101,7 +110,7 @@ def _equip(app: Celery, settings: Settings) -> None:
     configure(app, configuration(settings, url, app) | secured | prefixed_results(app, prefix))
     parameters = secured.get("broker_use_ssl")
     client = BrokerClient(url, settings, prefix=prefix, tls=parameters)
-    router = Router(app, client, policy_of(app, settings))
+    router = Router(app, client, policy or LoadScore.of(settings))
     app.conf.task_routes = [router]
     app.hive = client  # type: ignore[attr-defined]
     app.hive_recoveries = (recovery.RECOVERY,)  # type: ignore[attr-defined]
@@ -148,10 +157,13 @@ def _use(app: Celery, amqp_cls: Any, control_cls: Any) -> None:
         app.__dict__.pop(made_before, None)
 
 
-def _extend(
+def _additions(
     app: Any, policy: Policy | None, duties: Iterable[Duty], routes: Iterable[BaseRoute]
-) -> None:
-    """Note on the application what it adds to Hive."""
+) -> Additions:
+    """What the application adds to Hive, with what it has added before; nothing is noted yet.
+
+    Raises: InvalidInputError for what cannot be added.
+    """
     if policy is not None and not isinstance(policy, Policy):
         raise InvalidInputError(
             f"policy is an object of a class made from hive.foreman.policy.Policy, not {policy!r}."
@@ -171,9 +183,7 @@ def _extend(
     for route in all_routes:
         if not callable(getattr(route, "matches", None)):
             raise InvalidInputError(f"routes are Starlette's, such as a Route, not {route!r}.")
-    if policy is not None:
-        app.hive_policy = policy
-    app.hive_duties, app.hive_routes = all_duties, all_routes
+    return Additions(policy or getattr(app, "hive_policy", None), all_duties, all_routes)
 
 
 app: Celery
@@ -192,7 +202,7 @@ def __getattr__(name: str) -> Celery:
     with _making:
         if "app" not in globals():
             made = Celery("hive", set_as_current=False)
-            _equip(made, Settings.load())
+            _equip(made, Settings.load(), None)
             app = made
         return app
 

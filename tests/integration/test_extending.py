@@ -300,3 +300,13 @@ def test_a_page_may_have_a_route_for_each_method() -> None:
     app.hive_routes += (Route("/stock", print, methods=["PUT", "POST"]),)
     with pytest.raises(SettingsError, match="have the path /stock"):
         application(nexus)
+
+
+def test_an_install_that_failed_can_be_tried_again() -> None:
+    app = Celery("four", broker="amqp://localhost")
+    duties = [Duty("again", print)]
+    with pytest.raises(SettingsError):
+        hive.install(app, Settings.load(redis_port=1), policy=Indifferent(), duties=duties)
+    app.conf.broker_url = None
+    hive.install(app, Settings.load(redis_port=1), policy=Indifferent(), duties=duties)
+    assert [duty.name for duty in duties_of(app, client_of(app))][-1] == "again"
