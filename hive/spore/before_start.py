@@ -27,8 +27,7 @@ def fenced(before_start: Callable[..., Any]) -> Callable[..., Any]:
 
     def hook(task: Any, task_id: str, args: Any, kwargs: Any) -> None:
         if is_taken_away(task.app, task.request):
-            header = Header.of_task(task)
-            delivery = header.delivery if header is not None else None
+            delivery = Header.delivery_of(task.request)
             held_by = delivery.incarnation if delivery is not None else ""
             log.warning("fenced_run_dropped", task_id=task_id, incarnation=held_by)
             raise Ignore("Another node has it: this one was taken for dead.")

@@ -138,6 +138,12 @@ class Header:
             return None
         return Delivery(self._fields["node"], self._fields["inc"], self.publish_id)
 
+    @classmethod
+    def delivery_of(cls, request: Any) -> Delivery | None:
+        """Who holds the message for which a request runs; None where no node took one."""
+        header = cls.of_request(request)
+        return None if header is None else header.delivery
+
     @property
     def node(self) -> str | None:
         """The node that took it, or where an executor outside Celery says that it runs."""

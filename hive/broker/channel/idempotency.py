@@ -109,8 +109,7 @@ class _Delivery:
         """None where there is no delivery: a direct or eager call, an application without Hive."""
         task: Any = get_current_task()
         client = getattr(getattr(task, "app", None), "hive", None)
-        header = Header.of_task(task)
-        delivery = header.delivery if header is not None else None
+        delivery = Header.delivery_of(getattr(task, "request", None))
         if not isinstance(client, BrokerClient) or delivery is None:
             return None
         return cls(task, client, delivery.publish_id, delivery.incarnation)

@@ -169,8 +169,7 @@ class Backend(RedisBackend):
                 state=state,
                 task_id=task_id,
             )
-        header = Header.of_request(request)
-        delivery = header.delivery if header is not None else None
+        delivery = Header.delivery_of(request)
         expires = self.failure_expires if state == FAILURE else self.expires
         holder = delivery or ("", "", "")
         arguments = (client_of(self.app).prefix, value, int(expires or 0), *holder)
