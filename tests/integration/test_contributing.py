@@ -12,13 +12,14 @@ import pytest
 from tests.docs.blocks import blocks_of
 from tests.house import ROOT
 
-DUTY = "from hive.foreman.watch.duty import Duty\n"
+DELAYED = '    "delayed": lambda name, _: Duty(name, look_at_the_delayed, period=60.0),\n'
+DUTY = "from hive.foreman.watch.duty import"
 COMMANDS = '    "hive.spore.draining",\n'
 JOINED = (
     (
         "hive/foreman/watch/duties.py",
         (DUTY, f"from hive.foreman.watch.delayed import look_at_the_delayed\n{DUTY}"),
-        ("own = [\n", 'own = [\n        Duty("delayed", look_at_the_delayed, period=60.0),\n'),
+        ('    "sweep": _sweep,\n', f'    "sweep": _sweep,\n{DELAYED}'),
     ),
     (
         "hive/nexus/routes.py",

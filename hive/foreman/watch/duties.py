@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
+from hive.broker.ledger.sweep import Rows
 from hive.broker.link.client import BrokerClient
 from hive.errors import InvalidInputError
 from hive.foreman.watch.account import AccountWatch
@@ -14,8 +15,38 @@ from hive.foreman.watch.rooms import OnRestored, recoveries_of
 from hive.foreman.watch.sweep import Sweeper
 from hive.foreman.watch.zombies import ZombieHunt
 
-OWN = ("restore", "unplace", "zombies", "dead_letters", "account", "sweep")
-"""The names of Hive's own duties."""
+
+class Parts(NamedTuple):
+    """What Hive's own duties are made of.
+
+    client: the watchdog's own connection. hooks: called when what a dead incarnation held is home.
+    rows: what rooms above the broker have a row of for each message.
+    """
+
+    client: BrokerClient
+    hooks: tuple[OnRestored, ...]
+    rows: tuple[Rows, ...]
+
+
+def _account(name: str, parts: Parts) -> Duty:
+    account = AccountWatch(parts.client)
+    return Duty(name, lambda _: account.look(), witness=lambda _: account.witness())
+
+
+def _sweep(name: str, parts: Parts) -> Duty:
+    sweeper = Sweeper(parts.client, rows=parts.rows)
+    return Duty(name, lambda _: sweeper.sweep())
+
+
+OWN: dict[str, Callable[[str, Parts], Duty]] = {
+    "restore": lambda name, parts: Duty(name, Restorer(parts.hooks).restore),
+    "unplace": lambda name, _: Duty(name, unplace),
+    "zombies": lambda name, parts: Duty(name, ZombieHunt(parts.client).retry),
+    "dead_letters": lambda name, _: Duty(name, tell_dead_letters),
+    "account": _account,
+    "sweep": _sweep,
+}
+"""Hive's own duties, in the order in which they are done, each made anew for a watchdog."""
 
 
 def with_more(known: Iterable[Duty], more: Iterable[Duty]) -> tuple[Duty, ...]:
@@ -42,15 +73,7 @@ def duties_of(app: Any, client: BrokerClient, on_restored: OnRestored | None = N
     """
     rooms = recoveries_of(app)
     hooks = [room.on_restored for room in rooms] + [on_restored]
-    restorer = Restorer(tuple(hook for hook in hooks if hook is not None))
-    account = AccountWatch(client)
-    sweeper = Sweeper(client, rows=tuple(rows for room in rooms for rows in room.rows))
-    own = [
-        Duty("restore", restorer.restore),
-        Duty("unplace", unplace),
-        Duty("zombies", ZombieHunt(client).retry),
-        Duty("dead_letters", tell_dead_letters),
-        Duty("account", lambda _: account.look(), witness=lambda _: account.witness()),
-        Duty("sweep", lambda _: sweeper.sweep()),
-    ]
+    rows = tuple(rows for room in rooms for rows in room.rows)
+    parts = Parts(client, tuple(hook for hook in hooks if hook is not None), rows)
+    own = [make(name, parts) for name, make in OWN.items()]
     return [*own, *getattr(app, "hive_duties", ())]
