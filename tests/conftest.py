@@ -30,6 +30,12 @@ def interrupt_all(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: one that began last would run on beside an idle core."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 class Interruption:
     """Gives the processes of pytest-xdist the time to stop what they started; xdist itself gives
     them ten seconds.

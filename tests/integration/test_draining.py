@@ -131,7 +131,12 @@ def test_the_command_waits_until_nothing_runs_there(
     running, go = hold(tmp_path)
     over = cli("node", "drain", "a", "--wait", "--timeout", "0.3", code=1)
     assert f"tasks still run: 1 on {NODE}" in over.stderr
-    assert [one["draining"] for one in json.loads(cli("node", "list", "--json").stdout)] == [True]
+
+    def drains() -> bool:
+        nodes = json.loads(cli("node", "list", "--json").stdout)
+        return [one["draining"] for one in nodes] == [True]
+
+    wait_until(drains, what="its next heartbeat tells of it")
     assert json.loads(cli("node", "drain", NODE, "--json").stdout) == [
         {"node_id": NODE, "running": 1, "given_back": 0}
     ]
