@@ -12,6 +12,25 @@ local function now()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- What cannot be read is noted for people, once, and hinders nothing else: its key, the head of the
+-- row that it is about ('' for the key itself), and why.
+local function put_aside(key, head, reason)
+  local list, noted = P .. 'aside', cjson.encode({key, string.sub(head, 1, 200), reason})
+  if redis.call('TYPE', list).ok ~= 'list' then redis.call('DEL', list) end
+  if redis.call('LPOS', list, noted) then return end
+  redis.call('LPUSH', list, noted)
+  redis.call('LTRIM', list, 0, 99)
+end
+
+-- A command about a key that perhaps is of another type than Hive's; it is put aside then, and the
+-- answer is nil.
+local function ask(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer) end
+  put_aside(key, '', 'it is a ' .. redis.call('TYPE', key).ok .. ', which Hive does not store there')
+end
+
 local function pack_entry(deaths, past, home, priority, pin, task_id, created, envelope)
   return table.concat({deaths .. past, home, priority, pin, task_id, created, envelope}, '\31')
 end
