@@ -54,6 +54,10 @@ class UnknownNodeError(HiveError):
     """No node of that name is online; `hive node list` shows the known ones."""
 
 
+class NodeNameTakenError(HiveError):
+    """A node of that name is alive on another machine; give this one another name."""
+
+
 class DeadLetterError(HiveError):
     """The task's process or node died under it too often; it is a dead letter now and does not run
     again by itself.

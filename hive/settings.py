@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     hive_zombie_task_timeout: Seconds = Field(600.0, examples=["600"])
     hive_drain_timeout: float = Field(10.0, ge=0, examples=["10"])
     hive_heartbeat_interval: float = Field(1.0, ge=0.1, le=60, examples=["1"])
+    hive_dead_after: Seconds | None = Field(None, examples=["3"])
 
     foreman_cpu_weight: float = Field(0.4, ge=0, examples=["0.4"])
     foreman_memory_weight: float = Field(0.3, ge=0, examples=["0.3"])
@@ -141,6 +142,16 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _death_takes_two_beats(self) -> Settings:
+        if self.dead_after < 2 * self.hive_heartbeat_interval:
+            raise ValueError(
+                f"HIVE_DEAD_AFTER is {self.dead_after:g} s, less than two heartbeats "
+                f"(HIVE_HEARTBEAT_INTERVAL is {self.hive_heartbeat_interval:g} s): a node that is "
+                "late once would count as dead"
+            )
+        return self
+
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
         """Read the environment, HIVE_ENV_FILE and `.env`; keyword arguments win over all of them.
@@ -175,8 +186,15 @@ class Settings(BaseSettings):
 
     @property
     def dead_after(self) -> float:
-        """Seconds without a heartbeat after which an incarnation counts as dead: 3 missed beats."""
-        return 3 * self.hive_heartbeat_interval
+        """Seconds without a heartbeat after which an incarnation counts as dead."""
+        return self.hive_dead_after or 3 * self.hive_heartbeat_interval
+
+    @property
+    def away_after_ms(self) -> int:
+        """Milliseconds without a heartbeat of any node after which it is the broker, or the way to
+        it, that was away: nobody is missed for what was not heard in them.
+        """
+        return int(1000 * max(1.5 * self.hive_heartbeat_interval, self.dead_after / 2))
 
 
 def _check_certificates(

@@ -59,11 +59,12 @@ def is_busy(process: psutil.Process) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A killed worker leaves its temporary directory behind;
-    here it goes with the test run's own.
+    """A killed worker leaves its temporary directory behind, and spores keep an id in HIVE_HOME;
+    here both go with the test run's own.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        patch.setenv("HIVE_HOME", str(tmp_path_factory.mktemp("home")))
         yield
 
 

@@ -19,7 +19,10 @@ from hive.broker.channel import incarnation as incarnations
 from hive.broker.channel.encrypted import refuse_plain_broker
 from hive.broker.link.client import client_of
 from hive.broker.link.silence import ATTENTION
+from hive.broker.nodes.process import Process
 from hive.errors import SettingsError
+from hive.foreman.watch.restore import Restorer
+from hive.foreman.watch.rooms import hooks_of
 from hive.foreman.watch.watchdog import STAND_IN_TICK, Watchdog
 from hive.logs import get_logger
 from hive.process.lifeline import supervisor_fd, watch_supervisor
@@ -62,11 +65,14 @@ class SporeStep(bootsteps.StartStopStep):
             raise SystemExit(error.exit_code) from None
         acknowledge_late(app.tasks.values())  # before Celery's consumer prepares for them
         client = client_of(app).with_timeout(ATTENTION)  # the event loop speaks through it, too
-        incarnation = incarnations.begin(client, worker.hostname, slots_of(worker))
+        process = Process.own(client.settings).model_dump_json()
+        incarnation = incarnations.begin(client, worker.hostname, slots_of(worker), process)
         self.heartbeat = Heartbeat(app, incarnation, lambda: slots_of(worker))
         self.heartbeat.prepare()
         self.heartbeat.start()
-        threading.Thread(target=self._watch, args=(app,), name="hive-stand-in", daemon=True).start()
+        threading.Thread(
+            target=self._watch, args=(app, worker.hostname), name="hive-stand-in", daemon=True
+        ).start()
         Grace(
             client_of(app).settings.hive_drain_timeout,
             _take_no_more,
@@ -80,10 +86,15 @@ class SporeStep(bootsteps.StartStopStep):
         if lifeline is not None:
             watch_supervisor(lifeline, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
-    def _watch(self, app: Any) -> None:
-        """Without any nexus the spores themselves bring back what the dead held, a little later
-        than it would.
+    def _watch(self, app: Any, node_id: str) -> None:
+        """Bring back what this node's earlier processes held, at once: only this machine can tell
+        that they have ended. Then stand in for a nexus: without any, the spores themselves bring
+        back what the dead held, a little later than it would.
         """
+        try:
+            Restorer(hooks_of(app)).restore_ended(client_of(app), node_id)
+        except redis.exceptions.RedisError as error:
+            log.warning("earlier_processes_wait", node_id=node_id, error=str(error))
         while not self._stopping.is_set():
             try:
                 Watchdog.stand_in(client_of(app), app).run(self._stopping)

@@ -13,6 +13,10 @@ import redis
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from hive.broker.link.silence import ATTENTION
+from hive.errors import NodeNameTakenError
+from hive.logs import get_logger
+
+log = get_logger(__name__)
 
 NAME = "hive.spore.consumer:Consumer"
 
@@ -24,6 +28,13 @@ _REFUSED_PAUSE = 1.0
 
 class Consumer(CeleryConsumer):
     """Named in the setting `worker_consumer`."""
+
+    def start(self) -> None:
+        try:
+            super().start()
+        except NodeNameTakenError as error:
+            log.error("worker_cannot_start", reason=error.message)
+            raise SystemExit(error.exit_code) from None
 
     def on_close(self) -> None:
         """Keep everything.

@@ -24,6 +24,7 @@ from hive.broker.channel.incarnation import Incarnation, boottime
 from hive.broker.link.client import SPACE, client_of
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import NodeFacts, NodeLoad, NodeTable
+from hive.errors import NodeNameTakenError
 from hive.logs import get_logger
 from hive.skills import registered
 from hive.spore.machine.gpu import Gpus
@@ -81,6 +82,8 @@ class Heartbeat(threading.Thread):
             except redis.exceptions.RedisError as error:
                 log.warning("heartbeat_missed", node_id=self.incarnation.node_id, error=str(error))
                 next_beat = time.monotonic() + min(self.interval, 0.5)
+            except NodeNameTakenError as error:
+                log.error("node_name_taken", node_id=self.incarnation.node_id, reason=error.message)
             except Exception:
                 # A beat that cannot be made must not end all beats: the node would be declared dead
                 # while it works.
@@ -96,7 +99,7 @@ class Heartbeat(threading.Thread):
             identity, load, None if unchanged else facts, held=incarnation.held_line()
         )
         if reply.status == "fenced":
-            incarnation.taken_for_dead(identity)
+            incarnation.come_back()
             return
         incarnation.confirmed_beat = sent_at
         if incarnation.draining:
@@ -145,6 +148,7 @@ class Heartbeat(threading.Thread):
                 "release": version("venom-hive"),
             },
             started_at=self.started_at,
+            dead_after=settings.dead_after,
         )
 
     def load(self) -> NodeLoad:

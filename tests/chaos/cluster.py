@@ -21,7 +21,7 @@ from tests.harness import WorkerProcess, wait_until
 from tests.integration.cluster import REPOSITORY, Cluster
 
 APP = "tests.chaos.app"
-DEAD = re.compile(r"event=node_dead incarnation=(\S+)")
+DEAD = re.compile(r"event=node_(?:dead|silent) incarnation=(\S+)")
 ALARM = re.compile(r"event=conservation_alarm.*")
 
 

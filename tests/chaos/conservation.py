@@ -69,7 +69,9 @@ def _elements(client: BrokerClient, name: str, kind: str, raw: bytes) -> list[st
     redis = client.redis
     if (
         kind == "list"
-        and not name.startswith(("venom:wake:", "venom:job:", "celery-taskset-meta-"))
+        and not name.startswith(
+            ("venom:wake:", "venom:job:", "venom:aside", "celery-taskset-meta-")
+        )
         and not name.endswith(".pidbox")
     ):
         found = redis.lrange(raw, 0, -1)

@@ -130,7 +130,8 @@ def scripts() -> Iterator[Script]:
     root = Path(hive.__file__).parent
     for file in root.rglob("lua/*.lua"):
         package = ".".join(("hive", *file.relative_to(root).parts[:-2]))
-        for include in ((), (LIBRARY,), (LIBRARY, f"{package}:lib")):
+        heard = "hive.broker.nodes:hearing"
+        for include in ((), (heard,), (LIBRARY,), (LIBRARY, heard), (LIBRARY, f"{package}:lib")):
             if all(_exists(part) for part in include):
                 for refusable in (False, True):
                     yield Script(package, file.stem, include=include, refusable=refusable)

@@ -11,7 +11,7 @@ foretold.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -68,6 +68,8 @@ class Message:
     """queue, delayed, dead, `placed <node>` or `reserved <incarnation>`."""
     early: bool = False
     superseded: bool = False
+    absences: dict[str, bool] = field(default_factory=dict)
+    """The silent incarnations that it went home from → whether another has begun it since."""
 
     @property
     def list(self) -> str:
@@ -89,6 +91,8 @@ class Channel(RuleBasedStateMachine):
         self.done: set[str] = set()
         self.alive: dict[str, int] = {}
         self.fenced: list[str] = []
+        self.beyond: dict[str, int] = defaultdict(int)
+        """What a node holds beyond its slots since one of its processes came back."""
         self.revoked: set[str] = set()
         self.newest: dict[str, str] = {}
         self.sent: dict[str, set[str]] = defaultdict(set)
@@ -121,14 +125,17 @@ class Channel(RuleBasedStateMachine):
         if self.newest.get(message.task_id) == name:
             del self.newest[message.task_id]
 
-    def go_home(self, name: str, deaths: int = 0, most: int = 0) -> None:
+    def go_home(self, name: str, deaths: int = 0, most: int = 0, absent: str = "") -> None:
         message = self.messages[name]
         message.early = False
         if message.superseded:
             self.finish(name)
             return
         message.deaths += deaths
-        if deaths and message.deaths > most:
+        if absent:
+            message.absences[absent] = False
+        missed = absent and len(message.absences) > 10 * max(1, most)
+        if missed or ((deaths or absent) and message.deaths > most):
             message.place = "dead"
             message.pin = ""
         elif message.pin and self.lives(message.pin):
@@ -311,7 +318,7 @@ class Channel(RuleBasedStateMachine):
     @rule(node=some_node)
     def start(self, node: str) -> None:
         incarnation = f"{node}/{len(self.alive) + len(self.fenced)}"
-        assert self.channel.attach(incarnation) == ["ok"]
+        assert self.channel.attach(incarnation) == ["ok", [], []]
         self.alive[incarnation] = 1
 
     @rule(
@@ -378,7 +385,9 @@ class Channel(RuleBasedStateMachine):
         name, home, deaths, revoked, _, task_id = fields
         message = self.messages[name]
         message.place = f"reserved {incarnation}"
-        assert (home, int(deaths), task_id) == (message.home, message.deaths, message.task_id)
+        message.absences = dict.fromkeys(message.absences, True)
+        before = message.deaths + len(message.absences)
+        assert (home, int(deaths), task_id) == (message.home, before, message.task_id)
         assert revoked == str(int(task_id in self.revoked))
 
     @rule(number=some, finished=some)
@@ -435,12 +444,16 @@ class Channel(RuleBasedStateMachine):
             own = self.at(f"reserved {incarnation}")
             kept = self.few(keep, own)
             reply = self.channel.attach(incarnation, self.alive[incarnation], *kept, first=False)
-            assert (reply[0], {*reply[1:]}) == ("ok", {*own} - {*kept})
+            assert (reply[0], {*reply[1]}, reply[2]) == ("ok", {*own} - {*kept}, [])
             for name in {*own} - {*kept}:
                 self.go_home(name)
 
-    @rule(number=some, deaths=st.integers(0, 1), most=most_deaths)
-    def die_or_leave(self, number: int, deaths: int, most: int) -> None:
+    @rule(
+        number=some,
+        known=st.sampled_from(("died", "left", "silent", "silent", "silent")),
+        most=most_deaths,
+    )
+    def die_or_leave_or_fall_silent(self, number: int, known: str, most: int) -> None:
         for incarnation in self.one(number, self.alive):
             node = node_of(incarnation)
             del self.alive[incarnation]
@@ -450,26 +463,77 @@ class Channel(RuleBasedStateMachine):
                 if self.messages[name].early:
                     self.finish(name)
                 else:
-                    self.go_home(name, deaths, most)
+                    absent = incarnation if known == "silent" else ""
+                    self.go_home(name, int(known == "died"), most, absent)
             if not self.lives(node):
                 for name in self.at(f"placed {node}"):
                     self.go_home(name)
-            reply = self.channel.restore(incarnation, deaths=deaths, most=most)
+            if known == "silent":
+                reply = self.channel.fall_silent(incarnation, most=most)
+            else:
+                reply = self.channel.restore(incarnation, known, most=most)
             assert {*reply[2:]} == {*own}
 
     @rule(number=some, which=some)
     def act_after_death(self, number: int, which: int) -> None:
         """It does not know yet: nothing that it does has an effect."""
         for incarnation in self.one(number, self.fenced):
-            names = self.few(which, self.reserved())
-            assert self.channel.attach(incarnation, 99, *names, first=False) == ["fenced"]
+            names = self.few(which, [*self.reserved(), *self.missed(incarnation)])
             assert self.channel.reserve(incarnation, SLOTS, *names) == ["fenced"]
             assert self.channel.give_back(incarnation, *names) == []
+
+    def missed(self, incarnation: str) -> list[str]:
+        return [name for name, message in self.messages.items() if incarnation in message.absences]
+
+    def waits(self, message: Message) -> bool:
+        pinned = message.pin and message.place == f"placed {message.pin}"
+        return bool(message.place == "queue" or pinned)
+
+    def take_out(self, name: str, place: str) -> None:
+        message = self.messages[name]
+        if message.place == "queue":
+            self.queues[message.list].remove(name)
+        message.place = place
+
+    @precondition(lambda self: len(self.alive) < 5)
+    @rule(number=some, which=some, others=some)
+    def come_back(self, number: int, which: int, others: int) -> None:
+        """It was taken for dead, and lives: what nobody else has begun is its own again."""
+        for incarnation in self.one(number, self.fenced):
+            node = node_of(incarnation)
+            held = self.few(which, self.missed(incarnation))
+            held += [name for name in self.few(others, self.reserved()) if name not in held]
+            lost = []
+            for name in held:
+                message = self.messages[name]
+                begun = message.absences.pop(incarnation, True)
+                if begun or not self.waits(message):
+                    lost.append(name)
+                else:
+                    self.take_out(name, f"reserved {incarnation}")
+            for name in self.missed(incarnation):
+                del self.messages[name].absences[incarnation]
+            self.fenced.remove(incarnation)
+            self.alive[incarnation] = 99
+            self.beyond[node] = max(self.beyond[node], self.busy(node) - SLOTS)
+            reply = self.channel.attach(incarnation, 99, *held, first=False)
+            assert reply == ["ok", [], lost]
+
+    @rule(number=some, most=most_deaths)
+    def a_silence_was_a_death(self, number: int, most: int) -> None:
+        for incarnation in self.one(number, self.fenced):
+            for name in self.missed(incarnation):
+                message = self.messages[name]
+                del message.absences[incarnation]
+                message.deaths += 1
+                if message.deaths > most and self.waits(message):
+                    self.take_out(name, "dead")
+            assert self.channel.restore(incarnation, "died", most=most) == [0, 0]
 
     @rule(number=some)
     def look_after_the_living(self, number: int) -> None:
         for incarnation in self.one(number, self.alive):
-            assert self.channel.restore(incarnation, silence=600_000) == [-1]
+            assert self.channel.restore(incarnation, 600_000) == [-1]
 
     # -- the watchdog and people
 
@@ -530,6 +594,7 @@ class Channel(RuleBasedStateMachine):
             assert self.channel.run(REVIVE, name) == dead
             if dead:
                 self.messages[name].deaths = 0
+                self.messages[name].absences.clear()
                 self.sent.pop(name, None)
                 self.go_home(name)
 
@@ -599,7 +664,7 @@ class Channel(RuleBasedStateMachine):
         assert {*self.channel.hash("epochs")} == self.alive.keys()
         for node in NODES:
             holders = self.channel.hash("reserved", node)
-            assert len(holders) <= SLOTS
+            assert len(holders) <= SLOTS + self.beyond[node]
             assert {name: value.partition("|")[0] for name, value in holders.items()} == {
                 name: message.place.removeprefix("reserved ")
                 for name, message in self.messages.items()
@@ -616,7 +681,7 @@ class Channel(RuleBasedStateMachine):
     def teardown(self) -> None:
         """In the end a new node finishes all that waits, each once."""
         for incarnation in list(self.alive):
-            self.channel.restore(incarnation, deaths=0)
+            self.channel.restore(incarnation, "left")
         for name in self.at("dead"):
             self.channel.run(REVIVE, name)
         for name in self.at("delayed"):
@@ -632,6 +697,7 @@ class Channel(RuleBasedStateMachine):
         assert not sight.entries
         assert not sight.plain
         assert not self.client.redis.keys(self.client.key("sent", "*"))
+        assert not self.client.redis.exists(self.client.key("absences"))
 
 
 @pytest.fixture(scope="module")

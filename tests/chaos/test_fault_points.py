@@ -48,7 +48,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "assign": ("assign", "assign", "assign"),
     "drain_a_node": ("release",),
     "restore_the_dead": (
-        *("lease", "restore", "restore", "unplace", "unplace"),
+        *("lease", "restore", "restore", "long_absent", "unplace", "unplace"),
         *("store_result", "SREM") * 3,
         *("account", "sweep", "sweep_requirements"),
         *("DEL", "HSET", "EXPIRE"),  # how the duties went
@@ -160,7 +160,7 @@ def drain(channel: Steps, before: Sight) -> None:
         for publish_id in before.entries
     }
     for raw in redis.hkeys(key("epochs")):
-        channel.restore(raw.decode(), deaths=1, most=9)
+        channel.restore(raw.decode(), most=9)
     look(channel.client).check()
     assert {
         publish_id: channel.entry(publish_id).deaths for publish_id in look(channel.client).entries

@@ -275,15 +275,17 @@ def restore_the_dead() -> Generator[None, None, None]:
     send(2 * TASKS)
     for number, node in enumerate((DEAD_NODE, "silent@h")):
         incarnation = f"{node}/1"
-        run(steps.ATTACH, node, incarnation, 1, "1")
+        run(steps.ATTACH, node, incarnation, 1, "1", "", 1_500)
         client.redis.hset(client.key("nodes", "static"), node, "{}")
         lists = queue_lists(BACKGROUND)
         client.run(steps.RESERVE, lists, (client.prefix, node, incarnation, 1, TASKS, ""))
         for _ in range(2 * number):
             for publish_id in client.redis.hkeys(client.key("reserved", node)):
-                run(steps.GIVE_BACK, node, incarnation, 1, 9, "died", publish_id)
+                run(steps.GIVE_BACK, node, incarnation, 2, 9, "died", publish_id)
             client.run(steps.RESERVE, lists, (client.prefix, node, incarnation, 1, TASKS, ""))
         client.redis.zadd(client.key("beats"), {incarnation: 1})
+    client.redis.zadd(client.key("beats"), {"heard@h/1": client.now_ms()})
+    client.redis.set(client.key("heard_since"), 1)
     watchdog = Watchdog(client, app)
     watchdog._answering_since = 0.0  # the broker has answered long enough
     yield

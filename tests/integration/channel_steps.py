@@ -66,10 +66,17 @@ class Steps:
             *offered,
         )
 
-    def attach(self, incarnation: str, epoch: int = 1, *held: str, first: bool = True) -> Any:
-        return self.run(
-            steps.ATTACH, node_of(incarnation), incarnation, epoch, "1" if first else "0", *held
-        )
+    def attach(
+        self,
+        incarnation: str,
+        epoch: int = 1,
+        *held: str,
+        first: bool = True,
+        process: str = "",
+        gap: int = 1_500,
+    ) -> Any:
+        told = (epoch, "1" if first else "0", process, gap)
+        return self.run(steps.ATTACH, node_of(incarnation), incarnation, *told, *held)
 
     def reserve(
         self,
@@ -129,10 +136,17 @@ class Steps:
             *publish_ids,
         )
 
-    def restore(self, incarnation: str, *, silence: int = 0, deaths: int = 1, most: int = 3) -> Any:
-        return self.run(
-            steps.RESTORE, node_of(incarnation), incarnation, silence, deaths, most, "node died"
-        )
+    def restore(self, incarnation: str, known: str | int = "died", *, most: int = 3) -> Any:
+        """known: "died", "left", or for how many ms it must have been silent."""
+        return self.run(steps.RESTORE, node_of(incarnation), incarnation, known, most, "node died")
+
+    def fall_silent(self, incarnation: str, *, most: int = 3) -> Any:
+        """Nothing was heard of it for long, while another node was heard."""
+        self.redis.zadd(self.client.key("beats"), {incarnation: 1, "other@h/0": self.now()})
+        self.redis.set(self.client.key("heard_since"), 1)
+        reply = self.restore(incarnation, 1_000, most=most)
+        self.redis.zrem(self.client.key("beats"), "other@h/0")
+        return reply
 
     def hash(self, *key: str) -> dict[str, str]:
         return {

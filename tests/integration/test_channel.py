@@ -214,10 +214,9 @@ def test_a_draining_spore_that_lost_its_connection_or_was_declared_dead_attaches
     spore.drain(connection, lambda: spore.incarnation.polling)
     connection.release()
     spore.steps.restore(spore.incarnation.id)
-    before = spore.incarnation.id
     again = spore.consume()
     spore.drain(again, lambda: spore.incarnation.polling)
-    assert spore.incarnation.id != before
+    assert spore.steps.hash("epochs").keys() == {spore.incarnation.id}
     assert (spore.incarnation.attached, spore.incarnation.draining) == (True, True)
 
 
@@ -297,23 +296,39 @@ def test_a_broker_that_forgot_the_scripts_is_told_them_again(spore: Spore) -> No
     assert spore.receive(connection, 1) == ["p"]
 
 
-def test_who_was_declared_dead_starts_over_and_its_slots_stay_taken_by_what_still_runs(
+def test_slots_stay_taken_by_what_still_runs_after_it_was_taken_away(
     spore: Spore,
 ) -> None:
     connection = spore.consume()
     for n in range(4):
         spore.steps.publish(f"p{n}")
     assert spore.receive(connection, 2) == ["p0", "p1"]
-    dead = spore.incarnation.id
     spore.messages[0].ack()
-    spore.steps.restore(dead)
+    spore.steps.restore(spore.incarnation.id)
     assert spore.receive(connection, 1) in (["p0"], ["p1"]), (
         "one slot: the other still runs what was taken away"
     )
-    assert spore.incarnation.id != dead
     assert spore.messages[2].headers["hive"]["inc"] == spore.incarnation.id
     assert spore.messages[2].headers["hive"]["deaths"] == 1
     assert len(spore.reserved()) == 1
+
+
+def test_who_was_only_silent_goes_on_with_what_it_had(spore: Spore) -> None:
+    """What had ended is acknowledged, what runs stays its own, and none of it has died."""
+    connection = spore.consume()
+    for n in range(2):
+        spore.steps.publish(f"p{n}")
+    assert spore.receive(connection, 2) == ["p0", "p1"]
+    spore.messages[0].ack()
+    spore.steps.fall_silent(spore.incarnation.id)
+    assert spore.steps.hash("reserved", NODE) == {}
+    spore.incarnation.come_back()  # as the heartbeat does
+    spore.drain(connection, lambda: not spore.incarnation.has_unconfirmed)
+    assert spore.reserved() == {"p1"}
+    assert spore.steps.counters() == {"accepted": 2, "completed": 1, "done": 1}
+    spore.messages[1].ack()
+    spore.drain(connection, lambda: not spore.incarnation.has_unconfirmed)
+    assert spore.steps.counters() == {"accepted": 2, "completed": 2, "done": 2}
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from hive.broker.channel import steps
+from hive.broker.channel.fence import TAKEN_AWAY
 from hive.broker.ledger.dead_letters import PURGE_DEAD, REVIVE
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import queue_lists
 from hive.foreman.watch.lease import LEASE
+from tests.chaos.conservation import look
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import (
     A1,
@@ -516,32 +518,197 @@ def test_attaching_gives_back_what_the_process_does_not_hold_and_voids_older_con
         channel.publish(publish_id)
     channel.take(A1, 2)
     channel.take(A2, 3)
-    assert channel.attach(A1, 2, "held", "never seen", first=False) == ["ok", "lost"]
+    assert channel.attach(A1, 2, "held", "never seen", first=False) == ["ok", ["lost"], []]
     assert channel.hash("reserved", "a@h").keys() == {"held", "other"}
     assert channel.entry("lost").deaths == 0
     assert channel.reserve(A1, 3, epoch=1) == ["stale"]
     assert channel.take(A1, 3, epoch=2) == ["lost"]
 
 
-def test_who_was_declared_dead_must_start_over(channel: Steps) -> None:
+def test_whose_death_was_seen_gets_nothing_back(channel: Steps) -> None:
     channel.attach(A1)
     channel.publish("p")
     channel.take(A1, 1)
     channel.restore(A1)
-    assert channel.attach(A1, 2, "p", first=False) == channel.reserve(A1, 1) == ["fenced"]
+    assert channel.reserve(A1, 1) == ["fenced"]
     assert channel.acknowledge(A1, "p") == channel.run(steps.MARK_EARLY, "a@h", A1, "p") == 0
     assert channel.give_back(A1, "p") == []
+    assert channel.attach(A1, 2, "p", first=False) == ["ok", [], ["p"]]
+    assert channel.run(TAKEN_AWAY, "a@h", A1, "p") == 1
+    assert (channel.waiting(BACKGROUND), channel.entry("p").deaths) == (["p"], 1)
+
+
+def test_who_was_only_silent_gets_back_what_nobody_has_begun(channel: Steps) -> None:
+    """All but what another has begun, and no death is counted for any of it."""
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    for publish_id in ("p", "q", "r"):
+        channel.publish(publish_id)
+    channel.take(A1, 3)
+    assert channel.fall_silent(A1)[:2] == [3, 0]
+    [begun] = channel.take(B1, 1)
+    waits = {"p", "q", "r"} - {begun}
+    assert channel.attach(A1, 2, "p", "q", "r", first=False) == ["ok", [], [begun]]
+    assert channel.hash("reserved", "a@h").keys() == waits
+    assert channel.hash("reserved", "b@h").keys() == {begun}
+    assert channel.waiting(BACKGROUND) == []
+    assert channel.hash("absences") == {}
+    for publish_id in ("p", "q", "r"):
+        assert (channel.entry(publish_id).deaths, channel.entry(publish_id).history) == (0, ())
+    assert channel.acknowledge(A1, "p", "q", "r") == 2
+    look(channel.client).check()
+
+
+def test_a_run_whose_node_is_silent_may_end_before_its_node_is_back(channel: Steps) -> None:
+    """Its process asks by itself: the message is its own again, in that very step."""
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    for publish_id in ("p", "q"):
+        channel.publish(publish_id)
+    channel.take(A1, 2)
+    channel.fall_silent(A1)
+    [begun] = channel.take(B1, 1)
+    [waits] = {"p", "q"} - {begun}
+    assert channel.run(TAKEN_AWAY, "a@h", A1, begun) == 1
+    assert channel.run(TAKEN_AWAY, "a@h", A1, waits) == 0
+    assert channel.hash("reserved", "a@h").keys() == {waits}
+    channel.give_back(B1, begun, deaths=0)
+    assert channel.run(TAKEN_AWAY, "a@h", A1, begun) == 1, "once begun elsewhere, it stays away"
+    assert channel.attach(A1, 2, "p", "q", first=False) == ["ok", [], [begun]]
+
+
+def test_what_another_began_is_not_given_back_even_when_it_waits_again(channel: Steps) -> None:
+    """The first run has been told that it was taken away, and left no result."""
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    channel.publish("p")
+    channel.take(A1, 1)
+    channel.fall_silent(A1)
+    channel.take(B1, 1)
+    channel.give_back(B1, "p", deaths=0)
+    assert channel.attach(A1, 2, "p", first=False) == ["ok", [], ["p"]]
     assert channel.waiting(BACKGROUND) == ["p"]
 
 
-def test_an_incarnation_that_beats_is_not_restored(channel: Steps) -> None:
+def test_what_the_silent_never_learned_of_is_no_death(channel: Steps) -> None:
     channel.attach(A1)
     channel.publish("p")
     channel.take(A1, 1)
-    assert channel.restore(A1, silence=3_000) == [-1]
+    channel.fall_silent(A1)
+    assert channel.attach(A1, 2, first=False) == ["ok", [], []]
+    assert (channel.waiting(BACKGROUND), channel.entry("p").deaths) == (["p"], 0)
+    assert channel.hash("absences") == {}
+
+
+def test_silence_makes_a_dead_letter_only_after_ten_times_as_many(channel: Steps) -> None:
+    channel.publish("p")
+    for n in range(20):
+        incarnation = f"n{n}@h/1"
+        channel.attach(incarnation)
+        assert int(channel.reserve(incarnation, 1)[5]) == n, "earlier deliveries, of no known end"
+        channel.fall_silent(incarnation, most=2)
+        assert (channel.waiting(BACKGROUND), channel.entry("p").deaths) == (["p"], 0)
+    channel.attach(A1)
+    channel.take(A1, 1)
+    channel.fall_silent(A1, most=2)
+    assert channel.hash("dead").keys() == {"p"}
+    channel.run(REVIVE, "p")
+    assert channel.hash("absences") == {}
+    look(channel.client).check()
+
+
+@pytest.mark.parametrize("found", ["ended", "away for long"])
+def test_a_silence_that_was_a_death_counts_as_one(channel: Steps, found: str) -> None:
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    for publish_id in ("p", "q"):
+        channel.publish(publish_id)
+    channel.take(A1, 2)
+    channel.fall_silent(A1)
+    channel.take(B1, 1)
+    if found == "ended":
+        assert channel.restore(A1) == [0, 0]
+    else:
+        assert channel.run(steps.LONG_ABSENT, 3_600_000, 3, "away") == 0
+        wait_until(lambda: channel.run(steps.LONG_ABSENT, 0, 3, "away") == 2)
+    assert [channel.entry(publish_id).deaths for publish_id in ("p", "q")] == [1, 1]
+    assert channel.hash("absences") == {}
+    assert channel.run(steps.LONG_ABSENT, 0, 3, "away") == 0
+
+
+def test_a_silence_that_was_one_death_too_many_buries_what_waits(channel: Steps) -> None:
+    channel.attach(A1)
+    channel.publish("p")
+    channel.take(A1, 1)
+    channel.fall_silent(A1, most=0)
+    channel.restore(A1, most=0)
+    assert (channel.waiting(BACKGROUND), channel.hash("dead").keys()) == ([], {"p"})
+    look(channel.client).check()
+
+
+def test_an_early_acknowledged_run_of_a_silent_node_is_not_taken_away(channel: Steps) -> None:
+    """Nobody else ever gets it: what it returns is still its result."""
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    channel.publish("p")
+    channel.take(A1, 1)
+    channel.run(steps.MARK_EARLY, "a@h", A1, "p")
+    channel.fall_silent(A1)
+    assert channel.run(TAKEN_AWAY, "a@h", A1, "p") == 0
+    assert channel.run(TAKEN_AWAY, "b@h", B1, "p") == 1
+
+
+def test_an_incarnation_that_beats_is_not_restored(channel: Steps) -> None:
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    channel.publish("p")
+    channel.take(A1, 1)
+    assert channel.restore(A1, 3_000) == [-1]
     assert channel.take(A1, 2) == []
-    wait_until(lambda: channel.restore(A1, silence=1) != [-1])
+    channel.redis.zadd(channel.client.key("beats"), {B1: channel.now() + 3_000})
+    channel.redis.zadd(channel.client.key("beats"), {A1: 1})
+    channel.redis.set(channel.client.key("heard_since"), 1)
+    assert channel.restore(A1, 3_000) != [-1]
     assert channel.waiting(BACKGROUND) == ["p"]
+
+
+def test_while_no_node_is_heard_nobody_is_missed(channel: Steps) -> None:
+    """Nor until others have been heard for that long after the first of them is heard again."""
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    beats = channel.client.key("beats")
+    channel.redis.zadd(beats, {A1: 1, B1: 2_000})
+    assert channel.restore(A1, 3_000) == [-1], "nobody was heard when it had been silent for long"
+    channel.attach(B1, 2, first=False)
+    assert channel.restore(A1, 3_000) == [-1], "one is heard again, the other may be any moment"
+    heard = int(channel.redis.get(channel.client.key("heard_since")))
+    assert channel.now() - heard < 3_000
+    channel.redis.zadd(beats, {B1: heard + 3_001})
+    assert channel.restore(A1, 3_000) != [-1]
+
+
+def test_the_longer_patience_holds(channel: Steps) -> None:
+    channel.attach(A1, process=json.dumps({"machine": "m", "dead_after": 60_000}))
+    beats = channel.client.key("beats")
+    channel.redis.set(channel.client.key("heard_since"), 1)
+    channel.redis.zadd(beats, {A1: 1_000, "other@h/0": 50_000})
+    assert channel.restore(A1, 3_000) == [-1]
+    assert channel.restore(A1, 70_000) == [-1]
+    channel.redis.zadd(beats, {"other@h/0": 61_001})
+    assert channel.restore(A1, 3_000) != [-1]
+
+
+def test_two_machines_cannot_have_one_node_while_both_live(channel: Steps) -> None:
+    def process(machine: str, host: str) -> str:
+        return json.dumps({"machine": machine, "host": host, "dead_after": 3_000})
+
+    assert channel.attach(A1, process=process("m1", "here"))[0] == "ok"
+    assert channel.attach(A2, process=process("m2", "there")) == ["taken", "here"]
+    assert channel.hash("epochs").keys() == {A1}
+    assert channel.attach(A2, process=process("m1", "here"))[0] == "ok", "one machine may"
+    assert channel.attach(B1, process=process("m2", "there"))[0] == "ok", "another node may"
+    channel.redis.zadd(channel.client.key("beats"), {A1: 1, A2: 1})
+    assert channel.attach("a@h/3", process=process("m2", "there"))[0] == "ok", "it was silent"
 
 
 def test_a_death_brings_all_home(channel: Steps) -> None:
@@ -614,9 +781,9 @@ def test_another_incarnation_of_the_node_keeps_what_is_its_own(channel: Steps) -
     channel.publish("held")
     channel.take(A2, 1)
     channel.publish("placed", candidates=[("a@h", 2, 0)])
-    assert channel.restore(A1, deaths=0) == [0, 0]
+    assert channel.restore(A1, "left") == [0, 0]
     assert channel.take(A2, 2) == ["placed"]
-    assert channel.restore(A2, deaths=0)[:2] == [2, 0]
+    assert channel.restore(A2, "left")[:2] == [2, 0]
     assert [channel.entry(name).deaths for name in ("held", "placed")] == [0, 0], (
         "leaving is no death"
     )

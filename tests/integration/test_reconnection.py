@@ -34,9 +34,8 @@ def test_what_was_reserved_by_who_is_declared_dead_before_the_answer_is_read_doe
 ) -> None:
     connection = spore.consume()
     reserve_unread(spore, connection, "p")
-    dead = spore.incarnation.id
-    spore.steps.restore(dead)
-    spore.incarnation.taken_for_dead(dead)  # as the heartbeat does, from its thread
+    spore.steps.restore(spore.incarnation.id)
+    spore.incarnation.come_back()  # as the heartbeat does, from its thread
     with pytest.raises(Empty):
         connection.default_channel._brpop_read()
     assert spore.messages == []

@@ -17,6 +17,7 @@ from celery import Celery, _state
 
 import hive
 from hive.broker.link.client import BrokerClient, client_of
+from hive.broker.nodes.process import Process
 from hive.broker.nodes.table import NodeTable
 from hive.errors import DeadLetterError
 from hive.foreman.watch.duty import Duty, Watch, duty_states
@@ -78,25 +79,64 @@ def cluster(broker: BrokerServer) -> Iterator[Cluster]:
         yield cluster
 
 
-def test_a_silent_incarnation_is_declared_dead_once_the_broker_has_answered_long_enough(
+def test_a_silent_incarnation_is_missed_once_broker_and_nodes_were_heard_for_long_enough(
     cluster: Cluster,
 ) -> None:
     cluster.steps.attach(A1)
     cluster.steps.publish("p")
     cluster.steps.take(A1, 1)
-    wait_until(
-        lambda: (
-            cluster.steps.now() > cluster.client.redis.zscore("venom:beats", A1) + 3_000 * INTERVAL
-        )
-    )
+    cluster.steps.attach(B1)
+
+    def silent(beats: int) -> bool:
+        """Whether A1 has been silent for so many beats, while B1 goes on."""
+        cluster.beat(B1)
+        last = cluster.client.redis.zscore("venom:beats", A1)
+        return bool(cluster.steps.now() > last + 1_000 * INTERVAL * beats)
+
+    wait_until(lambda: silent(4))
     began = time.monotonic()
     cluster.watchdog.tick()
     assert cluster.restored == [], "it has only just begun to listen"
-    wait_until(lambda: cluster.watchdog.tick() or cluster.restored)
+    wait_until(lambda: silent(0) and (cluster.watchdog.tick() or cluster.restored))
     assert time.monotonic() - began >= 3 * INTERVAL
     assert cluster.restored == ["p"]
-    assert (cluster.steps.waiting(BACKGROUND), cluster.steps.entry("p").deaths) == (["p"], 1)
+    assert (cluster.steps.waiting(BACKGROUND), cluster.steps.entry("p").deaths) == (["p"], 0)
     assert cluster.steps.reserve(A1, 1) == ["fenced"]
+
+
+def test_a_lone_node_that_is_not_heard_is_not_missed(cluster: Cluster) -> None:
+    """Nobody could take its work; and it may be the broker's own link that is down."""
+    cluster.steps.attach(A1)
+    cluster.steps.publish("p")
+    cluster.steps.take(A1, 1)
+
+    def ticked() -> bool:
+        cluster.watchdog.tick()
+        last = cluster.client.redis.zscore("venom:beats", A1)
+        return bool(cluster.steps.now() > last + 9_000 * INTERVAL)
+
+    wait_until(ticked)
+    assert cluster.steps.hash("reserved", "a@h").keys() == {"p"}
+    moment = cluster.steps.now()
+    cluster.steps.attach(B1)
+    wait_until(
+        lambda: cluster.beat(B1) or cluster.watchdog.tick() or cluster.restored,
+        what="another is heard",
+    )
+    assert cluster.steps.now() - moment >= 3_000 * INTERVAL, "and then for as long as a death takes"
+
+
+def test_a_process_that_has_ended_on_this_machine_is_known_to_be_dead(cluster: Cluster) -> None:
+    process = Process.own(cluster.client.settings)
+    ended = process.model_copy(update={"began": process.began - 1})
+    assert (process.has_ended, ended.has_ended) == (False, True)
+    for incarnation, who in ((A1, ended), (B1, process)):
+        cluster.steps.attach(incarnation, process=who.model_dump_json())
+        cluster.steps.publish(incarnation)
+        cluster.steps.take(incarnation, 1)
+    wait_until(lambda: cluster.watchdog.tick() or cluster.restored)
+    assert cluster.restored == [A1], "no other node is heard: who lives is not missed"
+    assert cluster.steps.entry(A1).deaths == 1
 
 
 def test_who_beats_is_left_alone(cluster: Cluster) -> None:
@@ -249,7 +289,8 @@ def test_what_a_silent_node_holds_is_no_zombie_however_long_ago(broker: BrokerSe
         cluster.client.redis.zadd("venom:beats", {A1: long_ago})
         cluster.watchdog.tick()
         assert cluster.steps.hash("reserved", "a@h").keys() == {publish_id}
-        wait_until(lambda: cluster.watchdog.tick() or cluster.restored)
+        cluster.steps.attach(B1)
+        wait_until(lambda: cluster.beat(B1) or cluster.watchdog.tick() or cluster.restored)
         assert cluster.steps.counters()["dropped"] == 1
         assert cluster.steps.hash("zombies") == {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ import redis
 from hive.broker.channel import steps
 from hive.broker.channel.entries import reservation
 from hive.broker.link.client import BrokerClient
+from hive.errors import NodeNameTakenError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -29,11 +31,10 @@ Outcome = Literal["completed", "failed", "retried", "revoked"]
 class Held(NamedTuple):
     """A message handed over to this process and not finished.
 
-    incarnation: who reserved it. reserved: when, in ms of the broker's clock.
+    reserved: when, in ms of the broker's clock.
     limit: the task's hard time limit in seconds, 0 for none, where only the worker knows it.
     """
 
-    incarnation: str
     task_id: str
     reserved: int
     limit: float | None = None
@@ -42,7 +43,6 @@ class Held(NamedTuple):
 class Return(NamedTuple):
     """A message on its way back to its queue, which the broker has not confirmed yet."""
 
-    incarnation: str
     reserved: int
     deaths: int
     reason: str
@@ -57,7 +57,6 @@ lost, but not known yet.
 class Acknowledgement(NamedTuple):
     """A finished message whose acknowledgement the broker has not confirmed yet."""
 
-    incarnation: str
     task_id: str
     outcome: Outcome
 
@@ -65,14 +64,19 @@ class Acknowledgement(NamedTuple):
 class Incarnation:
     """One start of a node's worker process.
 
-    `id` changes when the cluster has declared it dead, and it starts over.
+    When the cluster has taken it for dead, it attaches again, and gets back what nobody else has
+    begun.
 
     Thread-safe: acknowledgements come from pool threads, heartbeats from a thread of their own.
     """
 
-    def __init__(self, client: BrokerClient, node_id: str, slots: int) -> None:
+    def __init__(self, client: BrokerClient, node_id: str, slots: int, process: str = "") -> None:
+        """process: which process it is, as JSON (hive.broker.nodes.process)."""
         self.client = client
         self.node_id = node_id
+        self.id = f"{node_id}/{secrets.token_hex(4)}"
+        self.attached = False
+        self.process = process
         self.slots = slots
         self.pid = os.getpid()
         self.stopping = False
@@ -91,11 +95,6 @@ class Incarnation:
         self._outcomes: dict[str, Outcome] = {}
         self._taken_away: set[str] = set()
         self._epoch = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self.id = f"{self.node_id}/{secrets.token_hex(4)}"
-        self.attached = False
 
     # -- what the channel asks
 
@@ -162,78 +161,76 @@ class Incarnation:
             if tag in self._held:
                 self._held[tag] = self._held[tag]._replace(limit=limit)
 
-    def attach(self) -> tuple[str, int]:
-        """Announce a new consuming connection; returns the incarnation's id and its epoch.
+    def attach(self) -> int:
+        """Announce a new consuming connection; returns its epoch.
 
         What the broker thinks is reserved but this process does not know goes back to its queue.
-        """
-        while True:
-            asked_at = boottime()
-            with self._lock:
-                self._epoch += 1
-                identity, epoch, first = self.id, self._epoch, "0" if self.attached else "1"
-                told: list[tuple[str, Acknowledgement | Return]] = [
-                    *self._done.items(),
-                    *self._returns.items(),
-                ]
-                held = [*self._held, *(tag for tag, note in told if note.incarnation == identity)]
-            # The lock is free meanwhile: a slow broker must not hold up the heartbeats.
-            reply = self.client.run(
-                steps.ATTACH, (), (self.client.prefix, self.node_id, identity, epoch, first, *held)
-            )
-            if reply[0] != b"ok":
-                self.taken_for_dead(identity)
-            elif self._attached_as(identity, asked_at):
-                break
-        if len(reply) > 1:
-            log.warning(
-                "reservations_given_back",
-                incarnation=identity,
-                count=len(reply) - 1,
-                reason="unknown to this process",
-            )
-        return identity, epoch
 
-    def _attached_as(self, identity: str, asked_at: float) -> bool:
-        """Note an attach that the broker has confirmed.
-
-        Returns: False when it was for one that has been declared dead meanwhile.
+        Raises: redis errors, NodeNameTakenError.
         """
+        asked_at = boottime()
         with self._lock:
-            if identity != self.id:
-                return False
+            self._epoch += 1
+            epoch, first = self._epoch, "0" if self.attached else "1"
+            held = [*self._held, *self._done, *self._returns]
+        settings = self.client.settings
+        # The lock is free meanwhile: a slow broker must not hold up the heartbeats.
+        arguments = (self.node_id, self.id, epoch, first, self.process, settings.away_after_ms)
+        reply = self.client.run(steps.ATTACH, (), (self.client.prefix, *arguments, *held))
+        if reply[0] == b"taken":
+            raise NodeNameTakenError(
+                f"A node called {self.node_id} is alive on another machine"
+                f"{_known_as(reply[1].decode(errors='replace'))}. Give this one another name "
+                "(HIVE_NODE_NAME, or -n), or end the other first."
+            )
+        given_back, lost = reply[1], [tag.decode() for tag in reply[2]]
+        with self._lock:
             self.attached = True
             self.confirmed_beat = asked_at
             self.answered()
-            return True
+            self._forget(lost)
+        if given_back:
+            log.warning(
+                "reservations_given_back",
+                incarnation=self.id,
+                count=len(given_back),
+                reason="unknown to this process",
+            )
+        return epoch
 
-    def hold(self, reserver: str, taken: Iterable[tuple[str, str, int]]) -> bool:
-        """Note what was reserved: publish id, task id, and when (ms).
+    def _forget(self, lost: list[str]) -> None:
+        """Others have begun these while this incarnation was taken for dead.
 
-        Returns: False when `reserver` was declared dead meanwhile, so that it is not ours.
+        What still runs of them runs on, and leaves no trace.
+        """
+        for tag in lost:
+            if self._held.pop(tag, None) is not None:
+                self._taken_away.add(tag)
+            self._done.pop(tag, None)
+            self._returns.pop(tag, None)
+        if lost:
+            log.error("runs_taken_away", incarnation=self.id, count=len(lost))
+
+    def come_back(self) -> None:
+        """The cluster has taken this incarnation for dead: tell it that it lives.
+
+        Raises: redis errors.
+        """
+        log.warning("incarnation_fenced", incarnation=self.id, held=len(self._held))
+        self.attach()
+
+    def hold(self, epoch: int, taken: Iterable[tuple[str, str, int]]) -> bool:
+        """Note what was reserved under an epoch: publish id, task id, and when (ms).
+
+        Returns: False when there is a newer epoch: attaching under it has given them back.
         """
         with self._lock:
-            if reserver != self.id:
+            if epoch != self._epoch:
                 return False
             for tag, task_id, reserved in taken:
                 self._returns.pop(tag, None)  # it was taken again, and so had reached its queue
-                self._held[tag] = Held(reserver, task_id, reserved)
+                self._held[tag] = Held(task_id, reserved)
             return True
-
-    def taken_for_dead(self, seen: str) -> None:
-        """The cluster declared `seen` dead: its messages are no longer ours.
-
-        Start over as a new incarnation.
-        """
-        with self._lock:
-            if seen != self.id:
-                return
-            log.error("incarnation_fenced", incarnation=seen, taken_away=len(self._held))
-            self._taken_away |= self._held.keys()
-            self._held.clear()
-            self._done.clear()
-            self._returns.clear()
-            self._begin()
 
     # -- acknowledgements
 
@@ -256,11 +253,11 @@ class Incarnation:
                 return
             held = self._held.pop(tag, None)
             if held is not None:
-                self._done[tag] = Acknowledgement(held.incarnation, held.task_id, outcome)
+                self._done[tag] = Acknowledgement(held.task_id, outcome)
 
     def unconfirmed(self) -> list[tuple[str, Acknowledgement]]:
         with self._lock:
-            return [(tag, done) for tag, done in self._done.items() if done.incarnation == self.id]
+            return list(self._done.items())
 
     def confirm(self, tags: Iterable[str]) -> None:
         with self._lock:
@@ -298,9 +295,7 @@ class Incarnation:
         """
         held = self._held.get(tag)
         return held is not None and bool(
-            self.client.run(
-                steps.MARK_EARLY, (), (self.client.prefix, self.node_id, held.incarnation, tag)
-            )
+            self.client.run(steps.MARK_EARLY, (), (self.client.prefix, self.node_id, self.id, tag))
         )
 
     # -- giving back
@@ -319,7 +314,7 @@ class Incarnation:
                 self._taken_away.discard(tag)
                 held = self._held.pop(tag, None)
                 if held is not None:
-                    self._returns[tag] = Return(held.incarnation, held.reserved, deaths, reason)
+                    self._returns[tag] = Return(held.reserved, deaths, reason)
         try:
             self._send_returns()
         except redis.exceptions.RedisError as error:
@@ -335,16 +330,16 @@ class Incarnation:
         """
         with self._lock:
             pending = dict(self._returns)
-        fates: dict[tuple[str, int, str], list[str]] = {}
+        fates: dict[tuple[int, str], list[str]] = {}
         for tag, back in pending.items():
-            fates.setdefault((back.incarnation, back.deaths, back.reason), []).append(tag)
+            fates.setdefault((back.deaths, back.reason), []).append(tag)
         retries = self.client.settings.hive_max_retries
-        for (incarnation, deaths, reason), tags in fates.items():
+        for (deaths, reason), tags in fates.items():
             stamped = [reservation(tag, pending[tag].reserved) for tag in tags]
             arguments = (
                 self.client.prefix,
                 self.node_id,
-                incarnation,
+                self.id,
                 deaths,
                 retries,
                 reason,
@@ -375,7 +370,7 @@ class Incarnation:
         """
         if self.attached:
             self.flush()
-            arguments = (self.client.prefix, self.node_id, self.id, 0, 0, 0, "left")
+            arguments = (self.client.prefix, self.node_id, self.id, "left", 0, "left")
             reservations, placed = self.client.run(steps.RESTORE, (), arguments)[:2]
             self.attached = False
             log.info(
@@ -391,6 +386,10 @@ def triples(pending: Iterable[tuple[str, Acknowledgement]]) -> list[str]:
     return [field for tag, done in pending for field in (tag, done.task_id, done.outcome)]
 
 
+def _known_as(host: str) -> str:
+    return f", {host}" if host and host != socket.gethostname() else " of the same host name"
+
+
 def boottime() -> float:
     """Seconds since boot, also those asleep: a machine that wakes must find its heartbeats old."""
     return (
@@ -403,12 +402,15 @@ def boottime() -> float:
 _current: Incarnation | None = None
 
 
-def begin(client: BrokerClient, node_id: str, slots: int) -> Incarnation:
-    """Make this process a spore; its channels then consume through the returned incarnation."""
+def begin(client: BrokerClient, node_id: str, slots: int, process: str = "") -> Incarnation:
+    """Make this process a spore; its channels then consume through the returned incarnation.
+
+    process: which one it is, as JSON.
+    """
     # A process has one worker, whose channels find their incarnation here: Celery makes them by
     # name.
     global _current  # noqa: PLW0603
-    _current = Incarnation(client, node_id, slots)
+    _current = Incarnation(client, node_id, slots, process)
     return _current
 
 

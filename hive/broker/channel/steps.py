@@ -11,8 +11,8 @@ LIBRARY = "hive.broker.channel:lib"
 """What scripts that touch messages include, also those of other rooms."""
 
 
-def _step(name: str, *, refusable: bool = False) -> Script:
-    return Script("hive.broker.channel", name, include=(LIBRARY,), refusable=refusable)
+def _step(name: str, *, also: tuple[str, ...] = (), refusable: bool = False) -> Script:
+    return Script("hive.broker.channel", name, include=(LIBRARY, *also), refusable=refusable)
 
 
 PUBLISH = _step("publish", refusable=True)
@@ -20,9 +20,10 @@ FOLLOW_UP = _step("publish")
 """The same for what accepted work sends: a retry or a callback that were refused would be lost."""
 RESERVE = _step("reserve")
 ACKNOWLEDGE = _step("acknowledge")
-ATTACH = _step("attach")
+ATTACH = _step("attach", also=("hive.broker.nodes:hearing",))
 GIVE_BACK = _step("give_back")
 RESTORE = _step("restore")
+LONG_ABSENT = _step("long_absent")
 UNPLACE = _step("unplace")
 ASSIGN = _step("assign")
 RELEASE = _step("release")

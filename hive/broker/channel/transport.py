@@ -119,7 +119,7 @@ class Channel(kombu_redis.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._expected: deque[tuple[str, list[str]]] = deque()
-        self._attached: tuple[str, int] | None = None
+        self._epoch: int | None = None
         self._order: ServingOrder | None = None
         self._script_client: tuple[int, redis.Redis] | None = None
         super().__init__(*args, **kwargs)
@@ -315,10 +315,9 @@ class Channel(kombu_redis.Channel):
 
         kombu calls `_brpop_read` when the socket is readable.
         """
-        if self._attached is None or self._attached[0] != incarnation.id:
-            self._attached = incarnation.attach()
+        if self._epoch is None:
+            self._epoch = incarnation.attach()
         incarnation.asks()
-        identity, epoch = self._attached
         order = self._order_for(incarnation)
         lists = order.next_lists()
         pending = incarnation.unconfirmed()
@@ -329,8 +328,8 @@ class Channel(kombu_redis.Channel):
             *lists,
             self.global_keyprefix,
             incarnation.node_id,
-            identity,
-            epoch,
+            incarnation.id,
+            self._epoch,
         ]
         command += [incarnation.free_slots, "\n".join(order.wake_lists), *triples(pending)]
         connection = self._in_poll = self.client.connection
@@ -381,9 +380,7 @@ class Channel(kombu_redis.Channel):
             incarnation.confirm(acknowledged)
             if reply[0] != b"ok":
                 incarnation.answered()
-                if reply[0] == b"fenced" and self._attached:
-                    incarnation.taken_for_dead(self._attached[0])
-                self._attached = None
+                self._epoch = None  # attaching again tells the cluster that it lives
                 break
             if len(reply) > 3:  # there is more than the head
                 self._forget_exchange(incarnation)
@@ -432,7 +429,7 @@ class Channel(kombu_redis.Channel):
         brought.
         """
         self._forget_exchange(incarnation)
-        self._attached = None
+        self._epoch = None
 
     def _forget_exchange(self, incarnation: Incarnation) -> None:
         self._expected.clear()
@@ -447,16 +444,16 @@ class Channel(kombu_redis.Channel):
         waiting = deque(
             fields[at : at + REPLY_FIELDS] for at in range(0, len(fields), REPLY_FIELDS)
         )
-        reserver = self._attached[0] if self._attached else ""
         fresh_until = incarnation.fresh_until()
         taken = [
             (bytes_to_str(tag), bytes_to_str(task_id), int(reserved))
             for tag, _, _, _, reserved, task_id, _ in waiting
         ]
-        ours = incarnation.hold(reserver, taken)
+        ours = self._epoch is not None and incarnation.hold(self._epoch, taken)
         incarnation.answered()
         if not ours:
-            # Declared dead between the reserve and its answer: they have gone home.
+            self._epoch = None
+            # Attached anew between the reserve and its answer: they have gone home.
             return False
         for _, _, _, revoked, _, task_id, _ in waiting:
             if revoked == b"1":

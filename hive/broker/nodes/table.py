@@ -21,7 +21,7 @@ log = get_logger(__name__)
 KNOWN_FOR = 24 * 3600.0
 """Seconds for which a silent node stays known."""
 
-BEAT = Script("hive.broker.nodes", "beat")
+BEAT = Script("hive.broker.nodes", "beat", include=("hive.broker.nodes:hearing",))
 DELTA = Script("hive.broker.nodes", "node_delta")
 LEAVE = Script("hive.broker.nodes", "node_leave")
 
@@ -40,7 +40,8 @@ class NodeFacts(BaseModel):
 
     `node_id` is the Celery nodename, `incarnation` is `<node_id>/<tag>`, `cpus` the processors it
     may use (fractions come from quotas), `memory_mb` what it may use of the machine's, `started_at`
-    unix seconds by the node's own clock.
+    unix seconds by the node's own clock, `dead_after` seconds without a heartbeat after which it
+    wants to be missed.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -59,6 +60,7 @@ class NodeFacts(BaseModel):
     queues: list[str] = Field(default_factory=list)
     versions: dict[str, str] = Field(default_factory=dict)
     started_at: float
+    dead_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +147,9 @@ class NodeTable:
         """
         node_id = incarnation.rpartition("/")[0]
         described = (f"{facts.started_at:.3f}", facts.model_dump_json()) if facts else ("", "")
+        gap = self._client.settings.away_after_ms
         status, need, now_ms, known = self._run(
-            BEAT, incarnation, node_id, load.packed(), held, *described
+            BEAT, incarnation, node_id, load.packed(), held, *described, gap
         )
         return BeatReply("ok" if status == b"ok" else "fenced", bool(need), int(now_ms), int(known))
 
@@ -202,9 +205,10 @@ class NodeTable:
 
     def _age(self, now: float) -> None:
         """Nodes that sent nothing go offline, and after a day out of the table."""
-        dead_before, known_after = now - self._client.settings.dead_after, now - KNOWN_FOR
+        patience, known_after = self._client.settings.dead_after, now - KNOWN_FOR
         for node_id, node in list(self._nodes.items()):
-            if node.online and node.last_update < dead_before:
+            silent = now - node.last_update
+            if node.online and silent > max(patience, node.facts.dead_after):
                 self._nodes[node_id] = replace(node, online=False)
             elif node.last_update < known_after:
                 del self._nodes[node_id]
@@ -224,7 +228,8 @@ def _node(facts: NodeFacts, parts: list[list[str]], now: float, dead_after: floa
 
     The first that lives gives the load; the numbers of tasks are added up.
     """
-    living = [part for part in parts if float(part[0]) / 1000 >= now - dead_after]
+    patience = max(dead_after, facts.dead_after)
+    living = [part for part in parts if float(part[0]) / 1000 >= now - patience]
     shown = living or parts[:1]
     cpu, memory, free, load1, _, _, draining, gpu = shown[0][4:12]
     load = NodeLoad(

@@ -11,7 +11,7 @@ from hive.errors import InvalidInputError
 from hive.foreman.watch.account import AccountWatch
 from hive.foreman.watch.duty import Duty, refuse_twice
 from hive.foreman.watch.restore import Restorer, tell_dead_letters, unplace
-from hive.foreman.watch.rooms import OnRestored, recoveries_of
+from hive.foreman.watch.rooms import Hooks, OnRestored, hooks_of, recoveries_of
 from hive.foreman.watch.sweep import Sweeper
 from hive.foreman.watch.zombies import ZombieHunt
 
@@ -19,12 +19,13 @@ from hive.foreman.watch.zombies import ZombieHunt
 class Parts(NamedTuple):
     """What Hive's own duties are made of.
 
-    client: the watchdog's own connection. hooks: called when what a dead incarnation held is home.
+    client: the watchdog's own connection. hooks: called when what a dead or absent incarnation held
+    is home.
     rows: what rooms above the broker have a row of for each message.
     """
 
     client: BrokerClient
-    hooks: tuple[OnRestored, ...]
+    hooks: Hooks
     rows: tuple[Rows, ...]
 
 
@@ -71,9 +72,7 @@ def duties_of(app: Any, client: BrokerClient, on_restored: OnRestored | None = N
 
     client: the watchdog's own connection. on_restored: a hook besides those of the rooms.
     """
-    rooms = recoveries_of(app)
-    hooks = [room.on_restored for room in rooms] + [on_restored]
-    rows = tuple(rows for room in rooms for rows in room.rows)
-    parts = Parts(client, tuple(hook for hook in hooks if hook is not None), rows)
+    rows = tuple(rows for room in recoveries_of(app) for rows in room.rows)
+    parts = Parts(client, hooks_of(app, on_restored), rows)
     own = [make(name, parts) for name, make in OWN.items()]
     return [*own, *getattr(app, "hive_duties", ())]

@@ -1,26 +1,61 @@
 -- A connection of an incarnation starts to consume: what earlier connections may still send is
--- void, and what they reserved without this process knowing goes home.
+-- void, and what they reserved without this process knowing goes home. An incarnation that was
+-- taken for dead meanwhile is back: what nobody else has begun is its own again.
 -- KEYS none
 -- ARGV 1 prefix  2 node  3 incarnation  4 epoch (one more than the last)
---      5 '1' for an incarnation's first attach  6.. held publish ids
--- Reply {'fenced'} declared dead meanwhile, or {'ok', ids given back...}
+--      5 '1' for an incarnation's first attach
+--      6 which process it is, JSON: machine, host, dead_after (ms), and more  7 ms without any
+--        heartbeat that mean that the broker was away
+--      8.. held publish ids, with those that are finished or on their way back
+-- Reply {'ok', {ids given back}, {ids that are no longer its own}}, or
+--       {'taken', host} when a living incarnation of this node is on another machine
 -- Keeps: after it, the incarnation has reserved nothing but ids that its process holds.
-local node, incarnation = ARGV[2], ARGV[3]
-if ARGV[5] ~= '1' and redis.call('HEXISTS', P .. 'epochs', incarnation) == 0 then
-  return {'fenced'}
+local node, incarnation, t = ARGV[2], ARGV[3], now()
+local processes = P .. 'processes'
+
+local function machine_of(process)
+  local is_json, read = pcall(cjson.decode, process or '')
+  read = is_json and type(read) == 'table' and read or {}
+  return read.machine, read.host, tonumber(read.dead_after) or 0
 end
+
+local here, _, patience = machine_of(ARGV[6])
+for _, other in ipairs(ask('SMEMBERS', P .. 'incarnations:' .. node) or {}) do
+  local there, host, allowed = machine_of(redis.call('HGET', processes, other))
+  local beat = redis.call('ZSCORE', P .. 'beats', other)
+  if here and there and here ~= there and beat
+    and t - tonumber(beat) <= math.max(patience, allowed) then
+    return {'taken', tostring(host)}
+  end
+end
+
+local reserved = P .. 'reserved:' .. node
+local back = ARGV[5] ~= '1' and redis.call('HEXISTS', P .. 'epochs', incarnation) == 0
 redis.call('HSET', P .. 'epochs', incarnation, ARGV[4])
 redis.call('SADD', P .. 'incarnations:' .. node, incarnation)
-redis.call('ZADD', P .. 'beats', now(), incarnation)
-local held, reply = {}, {'ok'}
-for i = 6, #ARGV do held[ARGV[i]] = true end
-local reservations = redis.call('HGETALL', P .. 'reserved:' .. node)
+redis.call('HSET', processes, incarnation, ARGV[6])
+hear(P, incarnation, t, tonumber(ARGV[7]))
+
+local held, given_back, lost = {}, {}, {}
+for i = 8, #ARGV do
+  local id = ARGV[i]
+  held[id] = true
+  if back then
+    local reservation = redis.call('HGET', reserved, id)
+    local own = reservation and holder(reservation) == incarnation
+    if not own and not take_back(node, incarnation, id) then lost[#lost + 1] = id end
+  end
+end
+if back then  -- the rest it had taken without learning of it
+  end_absences(function(absent) return absent == incarnation end, 0)
+end
+local reservations = ask('HGETALL', reserved) or {}
 for i = 1, #reservations, 2 do
   local id = reservations[i]
   if not held[id] and holder(reservations[i + 1]) == incarnation then
-    redis.call('HDEL', P .. 'reserved:' .. node, id)
+    redis.call('HDEL', reserved, id)
     go_home(id, 0, 0, '')
-    reply[#reply + 1] = id
+    given_back[#given_back + 1] = id
   end
 end
-return reply
+return {'ok', given_back, lost}

@@ -28,7 +28,8 @@ local function ask(command, key, ...)
   local answer = redis.pcall(command, key, ...)
   if type(answer) ~= 'table' or not answer.err then return answer end
   if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer) end
-  put_aside(key, '', 'it is a ' .. redis.call('TYPE', key).ok .. ', which Hive does not store there')
+  local kind = redis.call('TYPE', key).ok
+  put_aside(key, '', 'it is a ' .. kind .. ', which Hive does not store there')
 end
 
 local function pack_entry(deaths, past, home, priority, pin, task_id, created, envelope)
@@ -50,12 +51,23 @@ local function pin_entry(id, value, pin)
     task_id, created, string.sub(value, at)))
 end
 
-local function remember(past, node, reason)
+local function remember(past, at, node, reason)
   local deaths = past ~= '' and cjson.decode(past) or {}
   if #deaths == 10 then table.remove(deaths, 1) end
-  deaths[#deaths + 1] = {now(), node, reason}
+  deaths[#deaths + 1] = {at, node, reason}
   return cjson.encode(deaths)
 end
+
+-- The history without the line of that moment and node: it was no death.
+local function unremember(past, at, node)
+  local deaths = past ~= '' and cjson.decode(past) or {}
+  for i = #deaths, 1, -1 do
+    if deaths[i][1] == at and deaths[i][2] == node then table.remove(deaths, i) end
+  end
+  return #deaths > 0 and cjson.encode(deaths) or ''
+end
+
+local function node_of(incarnation) return string.match(incarnation, '^(.*)/') or incarnation end
 
 local function queue_list(home, priority)
   if priority == '0' then return G .. home end
@@ -92,6 +104,7 @@ local function count(name, by) redis.call('HINCRBY', P .. 'counters', name, by) 
 local function finish(id, task_id)
   redis.call('HDEL', P .. 'entries', id)
   redis.call('DEL', P .. 'sent:' .. id)
+  redis.call('HDEL', P .. 'absences', id)
   if task_id ~= '' and redis.call('HGET', P .. 'ids', task_id) == id then
     redis.call('HDEL', P .. 'ids', task_id)
   end
@@ -107,12 +120,36 @@ local function was_finished(id, t)
     or redis.call('SISMEMBER', P .. 'finished:' .. (bucket - 1), id) == 1
 end
 
+-- Under whom a message went home since nothing was heard of them: incarnation -> ms, negative once
+-- another node has begun the message. Such an absence may turn out to be no death, or to be one.
+local function absences_of(id)
+  local packed = redis.call('HGET', P .. 'absences', id)
+  local is_json, absences = pcall(cjson.decode, packed or '{}')
+  return is_json and type(absences) == 'table' and absences or {}
+end
+
+local function keep_absences(id, absences)
+  if next(absences) then
+    redis.call('HSET', P .. 'absences', id, cjson.encode(absences))
+  else
+    redis.call('HDEL', P .. 'absences', id)
+  end
+end
+
+local function bury(id, reason)
+  redis.call('HSET', P .. 'dead', id, now() .. '|' .. reason)
+  redis.call('SADD', P .. 'untold', id)
+  count('dead', 1)
+end
+
 -- Put an entry back into its home queue, where it is taken next among those of its priority, or
 -- into the list of the living node that it is pinned to. `deaths` is added to its number of deaths,
 -- of which `reason` and `node` say the cause and the place; with more than `max` it becomes a dead
--- letter instead. One whose run has sent its successor (its retry, or what replaces it) is finished
--- instead. Returns 1 home, 2 dead letter, 3 finished, 0 no such entry.
-local function go_home(id, deaths, max, reason, node)
+-- letter instead. `absent` names the incarnation that held it and of which nothing is heard: no
+-- death, unless there are ten times as many of them as of deaths. One whose run has sent its
+-- successor (its retry, or what replaces it) is finished instead. Returns 1 home, 2 dead letter,
+-- 3 finished, 0 no such entry.
+local function go_home(id, deaths, max, reason, node, absent)
   local value = redis.call('HGET', P .. 'entries', id)
   if not value then return 0 end
   local n, home, priority, pin, task_id, created, at = unpack_entry(value)
@@ -122,28 +159,95 @@ local function go_home(id, deaths, max, reason, node)
     count('done', 1)
     return 3
   end
+  local missed, t = 0, now()
+  if absent then
+    local absences = absences_of(id)
+    absences[absent] = t
+    for _ in pairs(absences) do missed = missed + 1 end
+    keep_absences(id, absences)
+  end
   n = tonumber(n) + deaths
-  local dies = deaths ~= 0 and n > max
+  local dies = (deaths ~= 0 or absent) and (n > max or missed > 10 * math.max(1, max))
   local stays = pin ~= '' and not dies and redis.call('EXISTS', P .. 'incarnations:' .. pin) == 1
-  if deaths ~= 0 or (pin ~= '' and not stays) then
+  if deaths ~= 0 or absent or (pin ~= '' and not stays) then
     local past = history(value)
-    if deaths > 0 then past = remember(past, node, reason) end
+    if deaths > 0 or absent then past = remember(past, t, node, reason) end
     redis.call('HSET', P .. 'entries', id, pack_entry(n, past, home, priority, stays and pin or '',
       task_id, created, string.sub(value, at)))
   end
   if dies then
-    redis.call('HSET', P .. 'dead', id, now() .. '|' .. reason)
-    redis.call('SADD', P .. 'untold', id)
-    count('dead', 1)
+    bury(id, reason)
     return 2
   end
   if stays then
-    redis.call('ZADD', P .. 'placed:' .. pin, now(), id)
+    redis.call('ZADD', P .. 'placed:' .. pin, t, id)
     wake('node:' .. pin)
     return 1
   end
   let_wait('RPUSH', id, home, priority)
   return 1
+end
+
+-- Take an entry out of where it waits. Returns whether it waited.
+local function leave_queue(id, home, priority, pin)
+  return redis.call('LREM', queue_list(home, priority), -1, id) == 1
+    or (pin ~= '' and redis.call('ZREM', P .. 'placed:' .. pin, id) == 1)
+end
+
+-- An absent incarnation is there after all, and has an id still: its absence was no death, and the
+-- message is its own again, unless another node has begun it meanwhile. Returns whether it is.
+local function take_back(node, incarnation, id)
+  local absences = absences_of(id)
+  local gone_at = absences[incarnation]
+  local value = gone_at and redis.call('HGET', P .. 'entries', id)
+  if not value then return false end
+  absences[incarnation] = nil
+  keep_absences(id, absences)
+  local deaths, home, priority, pin, task_id, created, at = unpack_entry(value)
+  redis.call('HSET', P .. 'entries', id, pack_entry(deaths,
+    unremember(history(value), math.abs(gone_at), node), home, priority, pin, task_id, created,
+    string.sub(value, at)))
+  if gone_at < 0 or not leave_queue(id, home, priority, pin) then return false end
+  redis.call('HSET', P .. 'reserved:' .. node, id, incarnation .. '|' .. now())
+  return true
+end
+
+-- Another node begins a message: those under whom it went home do not get it back. Returns how many
+-- they are.
+local function begin_elsewhere(id)
+  local absences, n = absences_of(id), 0
+  for incarnation, at in pairs(absences) do
+    absences[incarnation], n = -math.abs(at), n + 1
+  end
+  if n > 0 then keep_absences(id, absences) end
+  return n
+end
+
+-- Absences that are over, those for which `ends(incarnation, ms)` says so: each was so many
+-- `deaths`, 0 or 1. Returns how many there were.
+local function end_absences(ends, deaths, max, reason)
+  local ended, rows = 0, redis.call('HGETALL', P .. 'absences')
+  for i = 1, #rows, 2 do
+    local id, absences, past, before = rows[i], absences_of(rows[i]), nil, ended
+    local value = redis.call('HGET', P .. 'entries', id)
+    for incarnation, at in pairs(absences) do
+      if ends(incarnation, math.abs(at)) then
+        absences[incarnation], ended = nil, ended + 1
+        if value and deaths == 0 then
+          past = unremember(past or history(value), math.abs(at), node_of(incarnation))
+        end
+      end
+    end
+    if ended > before then keep_absences(id, absences) end
+    if value and ended > before then
+      local n, home, priority, pin, task_id, created, at = unpack_entry(value)
+      n = tonumber(n) + deaths * (ended - before)
+      redis.call('HSET', P .. 'entries', id, pack_entry(n, past or history(value), home, priority,
+        pin, task_id, created, string.sub(value, at)))
+      if deaths > 0 and n > max and leave_queue(id, home, priority, pin) then bury(id, reason) end
+    end
+  end
+  return ended
 end
 
 -- Delayed entries that are due go home, at most `limit`. Returns when the next one is due, or nil.
@@ -171,12 +275,18 @@ local function is_unfinished(id)
     and redis.call('HEXISTS', P .. 'dead', id) == 0
 end
 
--- Whether an id that was delivered to `incarnation` is no longer its to run. A message that the
--- broker itself has lost is run by nobody else, so it is not taken away.
+-- Whether an id that was delivered to `incarnation` is no longer its to run. One that went home
+-- while nothing was heard of the incarnation, and that nobody has begun since, is its own again. A
+-- message that the broker itself has lost is run by nobody else, so it is not taken away; nor is
+-- one with early acknowledgement, which nobody else ever gets.
 local function taken_away(node, incarnation, id)
   local reservation = redis.call('HGET', P .. 'reserved:' .. node, id)
   if reservation and holder(reservation) == incarnation then return false end
-  return redis.call('HEXISTS', P .. 'entries', id) == 1 or was_finished(id, now())
+  if redis.call('HEXISTS', P .. 'entries', id) == 1 then
+    return not take_back(node, incarnation, id)
+  end
+  return was_finished(id, now())
+    and redis.call('SISMEMBER', P .. 'dropped:' .. incarnation, id) == 0
 end
 
 -- Acknowledge ids that `incarnation` holds. `from` is the index in ARGV of the first (id, task id,

@@ -5,8 +5,8 @@
 --      6 names of the wake lists to clear when nothing is found, separated by newlines
 --      7.. acknowledged: publish id, task id, outcome
 -- Reply {'fenced'} declared dead; {'stale'} a newer connection of this incarnation is at work;
---       {'ok', free slots left, ms until the next due entry or 0, (id, home, deaths, revoked 0|1,
---       reserved ms, task id, envelope)...}
+--       {'ok', free slots left, ms until the next due entry or 0, (id, home, earlier deliveries
+--       that died or are not heard of, revoked 0|1, reserved ms, task id, envelope)...}
 -- Keeps: reservations of a node never exceed its slots; an id is among them before anybody sees it.
 local node, incarnation = ARGV[2], ARGV[3]
 local reserved = P .. 'reserved:' .. node
@@ -19,6 +19,7 @@ local t = now()
 local due = move_due(t, 100)
 local want = tonumber(ARGV[5]) - redis.call('HLEN', reserved)
 local reply = {'ok', want, 0}
+local check_absences = want > 0 and redis.call('EXISTS', P .. 'absences') == 1
 local check_revoked = want > 0 and redis.call('EXISTS', P .. 'revoked') == 1
 local stamp = incarnation .. '|' .. t
 local moved, MOST_MOVED = 0, 500
@@ -79,6 +80,7 @@ local function take(id, list)
   end
   local deaths, home, _, _, task_id, _, at = unpack_entry(value)
   redis.call('HSET', reserved, id, stamp)
+  if check_absences then deaths = deaths + begin_elsewhere(id) end
   local revoked = check_revoked and redis.call('ZSCORE', P .. 'revoked', task_id) and '1' or '0'
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, home, deaths, revoked

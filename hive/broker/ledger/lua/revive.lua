@@ -7,6 +7,7 @@ local id = ARGV[2]
 if redis.call('HDEL', P .. 'dead', id) == 0 then return 0 end
 redis.call('SREM', P .. 'untold', id)
 redis.call('DEL', P .. 'sent:' .. id)
+redis.call('HDEL', P .. 'absences', id)
 local value = redis.call('HGET', P .. 'entries', id)
 if not value then return 0 end
 local deaths = unpack_entry(value)

@@ -5,7 +5,9 @@
 --      5 what it holds, opaque here
 --      6 start of the incarnation, unix seconds, and 7 its facts as JSON; both '' when they did not
 --        change
--- Keys used: venom:beats, venom:held, venom:nodes:static | dynamic | versions | version | epoch;
+--      8 ms without any heartbeat that mean that the broker was away (hearing.lua)
+-- Keys used: venom:beats, venom:heard_since, venom:held,
+--      venom:nodes:static | dynamic | versions | version | epoch;
 --      only read: venom:epochs, venom:requirements, venom:counters
 -- Reply {'fenced' or 'ok', 1 when the next beat must bring the facts, now in ms,
 --        number of requirements ever registered}
@@ -59,7 +61,7 @@ local function forget_the_long_silent()
   end
 end
 
-redis.call('ZADD', space .. 'beats', now, incarnation)
+hear(space, incarnation, now, tonumber(ARGV[8]))
 redis.call('HSET', space .. 'held', incarnation, ARGV[5])
 local version = redis.call('INCR', space .. 'nodes:version')
 
