@@ -1,5 +1,5 @@
 """A TCP proxy between a hive and its broker, which can do what networks do: fall silent without
-closing, lead elsewhere.
+closing, be down for a while, lead elsewhere.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import threading
 class Link:
     """One connection through the proxy, of a client with a server."""
 
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, up: threading.Event) -> None:
         self.client = client
         self.server = server
+        self.up = up
         self.asks = True
         self.answers = True
         for source, forward in ((client, self._ask), (server, self._answer)):
@@ -31,6 +32,7 @@ class Link:
     def _pump(self, source: socket.socket, forward: object) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self.up.wait()  # late, as TCP brings it once a link is up again
                 forward(data)  # type: ignore[operator]
         # Who is cut off by silence does not learn that the other side is gone.
         if source is self.client or self.answers:
@@ -49,6 +51,8 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.target = port
         self._links: list[Link] = []
+        self._up = threading.Event()
+        self._up.set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -71,7 +75,7 @@ class Proxy:
                 continue
             server.settimeout(None)
             with self._lock:
-                self._links.append(Link(client, server))
+                self._links.append(Link(client, server, self._up))
 
     def silence(self, *, asks: bool = False) -> None:
         """From now on no connection that there is answers, and none is closed; new ones work. asks:
@@ -80,6 +84,14 @@ class Proxy:
         with self._lock:
             for link in self._links:
                 link.asks, link.answers = asks, False
+
+    def down(self) -> None:
+        """Nothing comes through any more, on no connection, and none is closed."""
+        self._up.clear()
+
+    def up(self) -> None:
+        """All comes through again, also what was sent meanwhile."""
+        self._up.set()
 
     def switch(self, port: int) -> None:
         """Cut all connections; new ones lead to another server."""
@@ -97,4 +109,5 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._up.set()
         self._cut()

@@ -80,11 +80,14 @@ class ChaosCluster(Cluster):
         self.nexus: WorkerProcess | None = None
         self._numbers = itertools.count()
 
-    def program(self, name: str, *arguments: str) -> WorkerProcess:
-        """Start `python arguments…` in the hive's environment; its output is in `name`.log."""
-        log = self.directory / f"{name}.log"
+    def program(self, name: str, *arguments: str, **told: str) -> WorkerProcess:
+        """Start `python arguments…` in the hive's environment; its output is in `name`.log.
+
+        told: environment variables besides.
+        """
+        log, environment = self.directory / f"{name}.log", self.environment | told
         program = WorkerProcess(
-            log, sys.executable, *arguments, env=self.environment, cwd=self.directory
+            log, sys.executable, *arguments, env=environment, cwd=self.directory
         )
         self.programs.append(program)
         return program
@@ -92,8 +95,14 @@ class ChaosCluster(Cluster):
     def start_nexus(self) -> None:
         self.nexus = self.program("nexus", "-m", "hive", "nexus")
 
-    def start(self, name: str, *, slots: int = 2, supervised: bool = False) -> Spore:
-        """Start a spore, or start it again; it is not waited for."""
+    def start(
+        self, name: str, *, slots: int = 2, supervised: bool = False, port: int | None = None
+    ) -> Spore:
+        """Start a spore, or start it again; it is not waited for.
+
+        port: by which it reaches the broker, where that is another than the broker's own.
+        """
+        told = {} if port is None else {"REDIS_PORT": str(port)}
         if supervised:
             process = self.program(
                 name,
@@ -106,6 +115,7 @@ class ChaosCluster(Cluster):
                 f"{name}@h",
                 "--concurrency",
                 str(slots),
+                **told,
             )
         else:
             options = (
@@ -118,7 +128,8 @@ class ChaosCluster(Cluster):
                 "--without-gossip",
                 "--without-mingle",
             )
-            process = self.program(name, "-m", "celery", "-A", self.application, "worker", *options)
+            command = ("-m", "celery", "-A", self.application, "worker", *options)
+            process = self.program(name, *command, **told)
         self.by_name[name] = Spore(name, process, supervised=supervised)
         return self.by_name[name]
 

@@ -22,6 +22,8 @@ class Form:
         to bring it back. outage: how long a killed broker stays away.
     heartbeat: between two, for the storm. settled: all must be done so long after the last kill.
     good_tasks: beside a poisonous one. long_task: one run of the task that loses its connections.
+    cut_task, cut: a task, and how long the link to the broker is down under it.
+    stalled_task, stall: a task, and how long its node hangs, or is cut off, five times.
     freeze: how long a node hangs, at least. patience: for anything that must happen some time.
     timeout: of a whole test.
     """
@@ -42,6 +44,10 @@ class Form:
     settled: float
     good_tasks: int
     long_task: float
+    cut_task: float
+    cut: float
+    stalled_task: float
+    stall: float
     freeze: float
     patience: float
     timeout: float
@@ -77,6 +83,10 @@ SHORT = Form(
     settled=60,
     good_tasks=1000,
     long_task=30,
+    cut_task=9,
+    cut=4,
+    stalled_task=14,
+    stall=2,
     freeze=0,
     patience=60,
     timeout=400,
@@ -99,6 +109,10 @@ LONG = Form(
     settled=15,
     good_tasks=1000,
     long_task=1200,
+    cut_task=45,
+    cut=15,
+    stalled_task=60,
+    stall=6,
     freeze=20,
     patience=180,
     timeout=3600,
