@@ -85,7 +85,8 @@ class BrokerUnreachableError(ClusterUnreachableError):
 
     `outcome` says what became of a publication that was under way: "unsent" (it is safe to send it
     again), "unknown" (the broker may have accepted it: only its reply is missing) or None where
-    nothing was being published. Sending again under `publish_id` never makes a second task.
+    nothing was being published. Sending again under `publish_id` makes no second task while the
+    first is unfinished, nor in the four minutes after it.
     """
 
     def __init__(

@@ -55,6 +55,31 @@ def test_publishing_an_id_again_changes_nothing_even_when_it_is_finished(channel
     assert channel.waiting(BACKGROUND) == []
 
 
+@pytest.mark.parametrize("minutes", [0, 2, 4])
+def test_a_finished_id_is_known_for_four_minutes(channel: Steps, minutes: int) -> None:
+    """What was done so long ago is in the set of its time, or in the one after that; releases of
+    0.1 call them the same.
+    """
+    channel.attach(A1)
+    channel.publish("p", task_id="t")
+    channel.take(A1, 1)
+    channel.acknowledge(A1, "p")
+    (fresh,) = channel.redis.keys("*venom:finished:*")
+    assert channel.redis.pttl(fresh) > 4 * 60_000
+    name, _, bucket = fresh.decode().rpartition(":")
+    assert int(bucket) in (now := channel.redis.time()[0] // 120, now - 1)
+
+    def published_again() -> Any:
+        began = channel.redis.time()[0] // 120
+        channel.redis.delete(*channel.redis.keys("*venom:finished:*"))
+        channel.redis.sadd(f"{name}:{began - minutes // 2}", "p")
+        reply = channel.publish("p", task_id="t")
+        # Between two sets it says nothing.
+        return reply if channel.redis.time()[0] // 120 == began else None
+
+    assert wait_until(published_again) == [0]
+
+
 def test_the_free_candidate_with_the_lowest_score_by_true_counts_is_bound(channel: Steps) -> None:
     for incarnation in (A1, B1):
         channel.attach(incarnation)

@@ -175,3 +175,22 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def _anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_how_long_a_publish_id_is_known_is_told_as_it_is() -> None:
+    library = (ROOT / "hive/broker/channel/lua/lib.lua").read_text()
+    ((remembered, bucket),) = re.findall(
+        r"^local REMEMBERED, BUCKET = (\d+), (\d+)$", library, re.MULTILINE
+    )
+    assert int(remembered) % int(bucket) == 0, "else a set is looked at too few"
+    numbers = {"four": 4.0, "two": 2.0}
+    told = {
+        file.name: re.findall(r"(\w+)\s+minutes\s+(?:after|at\s+least)", file.read_text())
+        for file in (
+            *(DOCS / name for name in ("channel.md", "keys.md", "reliability.md", "use.md")),
+            *(ROOT / "hive" / name for name in ("errors.py", "broker/channel/refusals.py")),
+        )
+    }
+    assert {name: {numbers[word] for word in words} for name, words in told.items()} == {
+        name: {int(remembered) / 60_000} for name in told
+    }

@@ -51,7 +51,7 @@ def raise_unconfirmed(copies: int, wanted: int, publish_id: str | None = None) -
     raise BrokerUnreachableError(
         f"The broker took a message, but {copies} of the {wanted} replicas that HIVE_WAIT_REPLICAS "
         "asks for confirmed it in time; check them (INFO replication). It is lost only if the "
-        "broker is; sending it again under its publish id is safe.",
+        "broker is; under its publish id it may be sent again until four minutes after its end.",
         outcome="unknown",
         publish_id=publish_id,
     )

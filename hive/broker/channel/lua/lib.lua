@@ -99,6 +99,10 @@ end
 
 local function count(name, by) redis.call('HINCRBY', P .. 'counters', name, by) end
 
+-- For how long a finished id is known at least, in ms: all pages and messages mean this number. One
+-- set has the ids of one BUCKET. Releases of 0.1 read and write the same sets, so BUCKET stays.
+local REMEMBERED, BUCKET = 240000, 120000
+
 -- The entry is finished: forget it, remember its id for a while so that a late copy of its
 -- publication is a no-op.
 local function finish(id, task_id)
@@ -108,16 +112,19 @@ local function finish(id, task_id)
   if task_id ~= '' and redis.call('HGET', P .. 'ids', task_id) == id then
     redis.call('HDEL', P .. 'ids', task_id)
   end
-  local bucket = P .. 'finished:' .. math.floor(now() / 120000)
+  local bucket = P .. 'finished:' .. math.floor(now() / BUCKET)
   redis.call('SADD', bucket, id)
-  redis.call('EXPIRE', bucket, 150) -- the next bucket's two minutes, and some more
+  redis.call('EXPIRE', bucket, REMEMBERED / 1000 + 30)
 end
 
--- Whether an id was finished in the two minutes before `t`, or a little earlier.
+-- Whether an id was finished in the time before `t` for which that is remembered, or a little
+-- earlier.
 local function was_finished(id, t)
-  local bucket = math.floor(t / 120000)
-  return redis.call('SISMEMBER', P .. 'finished:' .. bucket, id) == 1
-    or redis.call('SISMEMBER', P .. 'finished:' .. (bucket - 1), id) == 1
+  local bucket = math.floor(t / BUCKET)
+  for back = 0, REMEMBERED / BUCKET do
+    if redis.call('SISMEMBER', P .. 'finished:' .. (bucket - back), id) == 1 then return true end
+  end
+  return false
 end
 
 -- Under whom a message went home since nothing was heard of them: incarnation -> ms, negative once
