@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ import redis
 from hive.broker.results.backend import STORE
 from hive.broker.results.store_line import StoreLines
 from tests.harness import BrokerServer, wait_until
+from tests.integration.cluster import Cluster
+from tests.integration.jobs import add_numbers
 
 KEY = "celery-task-meta-1"
 
@@ -137,3 +141,100 @@ def test_a_forked_process_does_not_write_into_its_parents_connection(lines: Stor
         os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert lines.store(*state("SUCCESS")) == 1
+
+
+FORBIDDEN = ("client|reply", "client", "script|load")
+
+
+def forbid(client: redis.Redis, command: str) -> None:
+    """Make a user `few` who may do everything but that."""
+    client.execute_command("ACL", "SETUSER", "few", "reset", "on", ">secret", "~*", "&*", "+@all")
+    client.execute_command("ACL", "SETUSER", "few", f"-{command}")
+
+
+@pytest.fixture(params=FORBIDDEN)
+def limited(
+    broker: BrokerServer, client: redis.Redis, request: pytest.FixtureRequest
+) -> Iterator[StoreLines]:
+    """Lines of a user whom the server forbids a command that they need."""
+    forbid(client, request.param)
+    try:
+        with redis.Redis(port=broker.port, username="few", password="secret") as of_results:
+            yield StoreLines(lambda: of_results, STORE)
+    finally:
+        client.acl_deluser("few")
+
+
+def opened(client: redis.Redis) -> int:
+    """How many connections the server has accepted since it began."""
+    return int(client.info("stats")["total_connections_received"])
+
+
+def in_a_child(step: Callable[[], bool]) -> bool:
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if step() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_user_without_the_rights_for_it_costs_one_connection_a_process_and_not_one_a_task(
+    limited: StoreLines, client: redis.Redis
+) -> None:
+    before = opened(client)
+    assert not any(limited.send(*state("STARTED")) for _ in range(200))
+    assert limited.store(*state("SUCCESS")) is None, "the ordinary way is taken"
+    assert opened(client) == before + 1
+    open_now = [one for one in client.client_list() if one["user"] == "few"]
+    assert open_now == [], "nor is the one left open that was refused"
+    before = opened(client)
+    assert in_a_child(lambda: not any(limited.send(*state("STARTED")) for _ in range(200)))
+    assert opened(client) <= before + 1
+
+
+def test_a_server_that_refuses_for_a_while_is_not_taken_for_one_that_forbids(
+    lines: StoreLines, client: redis.Redis, broker: BrokerServer
+) -> None:
+    def run_long() -> None:
+        with broker.client() as busy, pytest.raises(redis.exceptions.ResponseError):
+            busy.eval("while true do end", 0)
+
+    client.config_set("busy-reply-threshold", 10)
+    runs = threading.Thread(target=run_long)
+    runs.start()
+    wait_until(lambda: refuses(client), what="the server is busy with a script")
+    assert not lines.send(*state("STARTED"))
+    client.script_kill()
+    runs.join()
+    client.config_set("busy-reply-threshold", 5000)
+    assert lines.send(*state("STARTED"))
+    assert lines.store(*state("SUCCESS")) == 1
+
+
+def refuses(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except redis.exceptions.ResponseError:
+        return True
+    return False
+
+
+def test_a_spore_without_the_right_opens_no_connection_for_a_task(tmp_path: Path) -> None:
+    server = BrokerServer(tmp_path / "broker").start()
+    try:
+        with server.client() as client:
+            forbid(client, "client|reply")
+            cluster = Cluster(
+                tmp_path, server=server, redis_username="few", redis_password="secret"
+            )
+            try:
+                cluster.spawn("one", concurrency=1)
+                cluster.wait_online("one")
+                assert add_numbers.apply_async((1, 1)).get(timeout=60) == 2
+                before = opened(client)
+                results = [add_numbers.apply_async((n, 1)) for n in range(200)]
+                assert [result.get(timeout=60) for result in results] == list(range(1, 201))
+                assert opened(client) - before < 10
+            finally:
+                cluster.close()
+    finally:
+        server.kill()

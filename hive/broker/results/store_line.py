@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 
+from hive.broker.link.outage import passes
 from hive.broker.link.scripts import Script
 from hive.logs import get_logger
 
@@ -27,13 +28,17 @@ class _Line:
         self.pid = os.getpid()
         self._connection = connection
         self._sha = script.sha
-        connection.connect()
-        # The script is loaded for good, unlike one that EVAL leaves behind: a command that is sent
-        # without asking for an answer cannot be repeated.
-        self._ask("SCRIPT", "LOAD", script.text)
-        # Tried once with an answer: a user whom the server forbids CLIENT REPLY would get that
-        # error later, where no answer is read.
-        self._ask("CLIENT", "REPLY", "ON")
+        try:
+            connection.connect()
+            # The script is loaded for good, unlike one that EVAL leaves behind: a command that is
+            # sent without asking for an answer cannot be repeated.
+            self._ask("SCRIPT", "LOAD", script.text)
+            # Tried once with an answer: a user whom the server forbids CLIENT REPLY would get that
+            # error later, where no answer is read.
+            self._ask("CLIENT", "REPLY", "ON")
+        except BaseException:
+            connection.disconnect()
+            raise
 
     @property
     def in_order(self) -> bool:
@@ -65,7 +70,8 @@ class _Line:
 class StoreLines:
     """A line for each thread that runs tasks; after a fork or any trouble it is made anew.
 
-    What cannot be stored here is stored in the ordinary way.
+    What cannot be stored here is stored in the ordinary way. Where the server refuses what a line
+    needs, this process tries no other: it would be a connection a task.
     """
 
     def __init__(self, client: Callable[[], Any], script: Script) -> None:
@@ -75,12 +81,15 @@ class StoreLines:
         self._client = client
         self._script = script
         self._of_thread = threading.local()
+        self._refused_in: int | None = None
 
     def send(self, *arguments: Any) -> bool:
         """Run the script without asking for its answer.
 
         Returns: False when that could not be sent.
         """
+        if self._refused_in == os.getpid():
+            return False
         return self._without_trouble(lambda: self._line().send(arguments)) is not _TROUBLE
 
     def store(self, *arguments: Any) -> int | None:
@@ -105,9 +114,14 @@ class StoreLines:
             return line
         self._drop()
         pool = self._client().connection_pool
-        line = self._of_thread.line = _Line(
-            pool.connection_class(**pool.connection_kwargs), self._script
-        )
+        connection = pool.connection_class(**pool.connection_kwargs)
+        try:
+            line = self._of_thread.line = _Line(connection, self._script)
+        except redis.exceptions.ResponseError as error:
+            if not passes(error):
+                self._refused_in = os.getpid()
+                log.info("store_line_refused", error=str(error))
+            raise
         return line
 
     def _without_trouble(self, exchange: Callable[[], Any]) -> Any:
