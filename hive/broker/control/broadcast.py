@@ -22,7 +22,8 @@ from kombu import Queue
 
 from hive.broker.control.mailbox import MailboxReader, clock_of, mailbox_of, publish_command
 from hive.broker.link.client import broker_errors, client_of
-from hive.errors import BrokerAuthError, BrokerUnreachableError
+from hive.broker.link.outage import passes, until_back
+from hive.errors import BrokerUnreachableError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -92,14 +93,19 @@ class BroadcastCaller:
             self._calls[ticket] = call
         try:
             self._ready(end)
-            publish_command(
-                self._app,
-                method,
-                arguments,
-                destination=destination,
-                reply_to=self._key,
-                ticket=ticket,
-                expires=timeout,
+            until_back(
+                lambda: publish_command(
+                    self._app,
+                    method,
+                    arguments,
+                    destination=destination,
+                    reply_to=self._key,
+                    ticket=ticket,
+                    expires=max(0.0, end - time.monotonic()),
+                ),
+                longest=max(0.0, end - time.monotonic()),
+                waits=lambda error: log.warning("broadcast_waits_for_broker", error=str(error)),
+                errors=(BrokerUnreachableError,),
             )
             self._wait(call, end)
             with self._changed:
@@ -170,11 +176,10 @@ class BroadcastCaller:
         try:
             with broker_errors(self._where):
                 step()
-        except BrokerAuthError:
+        except Exception as error:
             self._reader.drop()
-            raise
-        except self._reader.errors as error:
-            self._reader.drop()
+            if not (passes(error) or isinstance(error, BrokerUnreachableError)):
+                raise
             log.warning("broadcast_connection_lost", broker=self._where, error=str(error))
             if time.monotonic() + _RECONNECT_PAUSE >= end:
                 raise BrokerUnreachableError(

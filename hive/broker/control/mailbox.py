@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import kombu.exceptions
 from celery import Celery
 from kombu import Connection, Consumer, Queue
 
 from hive.broker.link.client import broker_errors, client_of
-from hive.errors import BrokerUnreachableError
+from hive.broker.link.silence import ATTENTION
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -104,30 +103,29 @@ class MailboxReader:
         self._connection: Connection | None = None
         self._channel: Any = None
         self._declared_at = 0.0
+        self._looked_at = 0.0
 
     def open(self) -> Connection:
         """The connection, with the consumer at work. Raises: what kombu and redis-py raise."""
         if self._connection is None:
-            connection = self._app.connection_for_read()
+            self._connection = self._app.connection_for_read(
+                transport_options={"health_check_interval": ATTENTION}
+            )
             try:
                 # One try: the caller knows how long it may go on trying.
-                connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-                channel = connection.channel()
+                self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+                self._channel = self._connection.channel()
                 Consumer(
-                    channel,
+                    self._channel,
                     [self._queue],
                     no_ack=True,
                     accept=["json"],
                     callbacks=[self._on_message],
                 ).consume()
             except BaseException:
-                connection.release()
+                self.drop()
                 raise
-            self._connection, self._channel, self._declared_at = (
-                connection,
-                channel,
-                time.monotonic(),
-            )
+            self._declared_at = self._looked_at = time.monotonic()
         if time.monotonic() - self._declared_at > _DECLARE_EVERY:
             self._queue(self._channel).declare()
             self._declared_at = time.monotonic()
@@ -138,29 +136,38 @@ class MailboxReader:
 
         Raises: what kombu and redis-py raise.
         """
+        connection = self.open()
         try:
-            self.open().drain_events(timeout=seconds)
+            connection.drain_events(timeout=seconds)
         except TimeoutError:
-            return
+            self._look_after(connection)
+
+    def _look_after(self, connection: Connection) -> None:
+        """Ask whether the server of a subscription is still there, which kombu does only in a
+        worker. What does not answer twice is subscribed to anew.
+        """
+        if time.monotonic() - self._looked_at > ATTENTION:
+            self._looked_at = time.monotonic()
+            transport: Any = connection.transport
+            transport.cycle.maybe_check_subclient_health()
 
     def drop(self) -> None:
         """Forget the connection, broken or not.
 
         The queue stays, so that the next connection finds what comes meanwhile.
         """
-        connection, channel, self._connection, self._channel = (
-            self._connection,
-            self._channel,
-            None,
-            None,
-        )
+        connection, self._connection = self._connection, None
+        channel, self._channel = self._channel, None
         if connection is None:
             return
-        # Closing a channel waits for the blocking pop in flight, up to a second. Without its socket
-        # there is nothing to wait for.
-        polling = getattr(channel.client, "connection", None)
-        if polling is not None:
-            polling.disconnect()
+        if channel is not None:
+            # Else kombu would remove the queue, which a broker that is a replica now refuses.
+            channel.auto_delete_queues.discard(self._queue.name)
+            # Closing a channel waits for the blocking pop in flight, up to a second. Without its
+            # socket there is nothing to wait for.
+            polling = getattr(channel.client, "connection", None)
+            if polling is not None:
+                polling.disconnect()
         connection.release()
 
     def close(self) -> None:
@@ -168,15 +175,6 @@ class MailboxReader:
         if self._connection is not None:
             try:
                 self._queue(self._channel).delete()
-            except self.errors as error:
+            except Exception as error:  # noqa: BLE001 - it goes by itself
                 log.debug("reply_queue_left", queue=self._queue.name, error=str(error))
         self.drop()
-
-    @property
-    def errors(self) -> tuple[type[BaseException], ...]:
-        """What means that the connection is lost."""
-        return (
-            BrokerUnreachableError,
-            kombu.exceptions.OperationalError,
-            *self._app.connection_for_read().connection_errors,
-        )

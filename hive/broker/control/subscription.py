@@ -29,9 +29,9 @@ _LONGEST_PAUSE = 2.0
 class BroadcastSubscription:
     """A reader of Hive's broadcast commands; `MessageBroker.subscribe_broadcast` makes one.
 
-    A thread of its own reads the fanout. After a lost connection it subscribes again; as with any
-    fanout, what was sent meanwhile is missed. Of more than 1,000 commands that nobody has listened
-    to, the oldest is dropped.
+    A thread of its own reads the fanout. After a lost connection or a fail-over it subscribes
+    again; as with any fanout, what was sent meanwhile is missed. Of more than 1,000 commands that
+    nobody has listened to, the oldest is dropped.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -105,7 +105,7 @@ class BroadcastSubscription:
             try:
                 self._reader.drain(_POLL_SECONDS)
                 pause = 0.05
-            except self._reader.errors as error:
+            except Exception as error:  # noqa: BLE001 - whoever listens would wait for ever
                 self._reader.drop()
                 log.warning("subscription_lost", broker=self._where, error=str(error))
                 self._stop.wait(pause)

@@ -15,6 +15,7 @@ from redis import Redis, asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from hive.broker.link.outage import passes
 from hive.broker.link.scripts import Script
 from hive.broker.link.silence import SILENCE, keepalive
 from hive.errors import (
@@ -132,7 +133,7 @@ class BrokerClient:
 
 @contextmanager
 def broker_errors(where: str = "") -> Iterator[None]:
-    """Turn redis-py's and kombu's connection errors into Hive's.
+    """Turn redis-py's and kombu's errors of a broker that is away, or refuses for now, into Hive's.
 
     They become BrokerAuthError, BrokerMemoryError or BrokerUnreachableError.
 
@@ -154,6 +155,11 @@ def broker_errors(where: str = "") -> Iterator[None]:
             raise BrokerAuthError(
                 f"The broker{at} refused the credentials ({error}); check REDIS_USERNAME and "
                 "REDIS_PASSWORD."
+            ) from error
+        if passes(error):
+            raise BrokerUnreachableError(
+                f"The broker{at} refuses for now ({error}): it loads its data, is a replica, or "
+                "cannot write. Try again when it is ready."
             ) from error
         raise
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
