@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import redis
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hive.broker.link.client import BrokerClient
 from hive.errors import InvalidInputError
+from hive.foreman.watch.look import Look, look
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -23,9 +25,9 @@ KEPT_FOR = 3600
 _LONGEST_ERROR = 500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Watch:
-    """What a duty is given.
+    """What a duty is given, at one tick.
 
     client: a connection to the broker for this watchdog alone, on which nothing waits longer than a
         heartbeat. app: the application whose watchdog this is. answering: seconds for which the
@@ -35,6 +37,14 @@ class Watch:
     client: BrokerClient
     app: Any
     answering: float
+
+    @cached_property
+    def look(self) -> Look:
+        """How all incarnations are: looked at once a tick, for the first duty that asks.
+
+        Raises: redis errors, to each duty that asks: no other depends on it.
+        """
+        return look(self.client)
 
 
 @dataclass(frozen=True, slots=True)
