@@ -906,20 +906,29 @@ def test_purging_ends_what_waits_in_one_list(channel: Steps) -> None:
     assert channel.publish("p1") == [0]
 
 
-def test_a_lease_has_one_holder_and_its_token_rises_with_each_change(channel: Steps) -> None:
-    def lease(holder: str, ms: int) -> list[Any]:
-        return list(channel.run(LEASE, "foreman", holder, ms))
+def test_a_lease_has_one_holder(channel: Steps) -> None:
+    def lease(holder: str, ms: int) -> bool:
+        return bool(channel.run(LEASE, "foreman", holder, ms, 0))
 
-    assert lease("x", 60_000) == [1, 1, "x"]
-    assert lease("y", 60_000) == [0, 1, "x"]
-    assert lease("x", 1) == [1, 1, "x"], "kept"
-    assert wait_until(lambda: (reply := lease("y", 60_000))[0] and reply) == [1, 2, "y"], (
-        "taken over after it expired"
-    )
-    assert lease("x", 0)[0] == 0
-    assert lease("x", 60_000) == [0, 2, "y"], "giving up what one does not hold changes nothing"
-    assert lease("y", 0)[0] == 0
-    assert lease("y", 60_000) == [1, 3, "y"]
+    assert lease("x", 60_000)
+    assert not lease("y", 60_000)
+    assert lease("x", 1), "kept"
+    assert wait_until(lambda: lease("y", 60_000)), "taken over after it expired"
+    assert not lease("x", 0)
+    assert not lease("x", 60_000), "giving up what one does not hold changes nothing"
+    assert not lease("y", 0)
+    assert lease("x", 60_000)
+
+
+@pytest.mark.parametrize("field", [None, "until"])
+def test_what_is_no_lease_keeps_nobody_from_taking_it(channel: Steps, field: str | None) -> None:
+    key = channel.client.key("lease", "foreman")
+    if field is None:
+        channel.redis.set(key, "x")
+    else:
+        channel.redis.hset(key, field, "soon")
+    assert channel.run(LEASE, "foreman", "y", 60_000, 0)
+    assert channel.redis.hget(key, "holder") == b"y"
 
 
 def test_what_a_run_has_sent_is_known_until_its_message_is_finished(channel: Steps) -> None:

@@ -40,8 +40,8 @@ class Lease:
 
     def give_up(self) -> None:
         """Leave it to the next. Raises: redis errors."""
-        self._run(0)
+        self._run(0, 0)
 
     def _run(self, *terms: int) -> bool:
         arguments = (self._client.prefix, self._name, self.holder, *terms)
-        return bool(self._client.run(LEASE, (), arguments)[0])
+        return bool(self._client.run(LEASE, (), arguments))
