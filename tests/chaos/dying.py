@@ -65,7 +65,7 @@ HARMLESS = frozenset(
             "ZRANGEBYSCORE",
             "ZSCORE",
         ),
-        *("locate", "node_delta", "queue_stats", "taken_away"),
+        *("locate", "look", "node_delta", "queue_stats", "taken_away"),
     }
 )
 

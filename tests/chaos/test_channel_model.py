@@ -540,7 +540,8 @@ class Channel(RuleBasedStateMachine):
     @rule(node=some_node)
     def unplace(self, node: str) -> None:
         moved = [name for name in self.at(f"placed {node}") if not self.messages[name].pin]
-        assert self.channel.run(steps.UNPLACE, node, 0) == len(moved)
+        told = [node, len(moved)] if moved else []
+        assert self.channel.run(steps.UNPLACE, 0, 1000, node) == told
         for name in moved:
             self.go_home(name)
 

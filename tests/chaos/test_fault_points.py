@@ -48,7 +48,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "assign": ("assign", "assign", "assign"),
     "drain_a_node": ("release",),
     "restore_the_dead": (
-        *("lease", "restore", "restore", "long_absent", "unplace", "unplace"),
+        *("lease", "restore", "restore", "long_absent", "unplace"),
         *("store_result", "SREM") * 3,
         *("account", "sweep", "sweep_requirements"),
         *("DEL", "HSET", "EXPIRE"),  # how the duties went

@@ -270,7 +270,7 @@ def assign() -> Generator[None, None, None]:
 @operation
 def restore_the_dead() -> Generator[None, None, None]:
     """The watchdog's round: of two silent nodes one holds tasks that have died for the last time,
-    and one has what was placed on it.
+    and one has what was placed on it; and at a living one something waits for too long.
     """
     send(2 * TASKS)
     for number, node in enumerate((DEAD_NODE, "silent@h")):
@@ -284,8 +284,12 @@ def restore_the_dead() -> Generator[None, None, None]:
                 run(steps.GIVE_BACK, node, incarnation, 2, 9, "died", publish_id)
             client.run(steps.RESERVE, lists, (client.prefix, node, incarnation, 1, TASKS, ""))
         client.redis.zadd(client.key("beats"), {incarnation: 1})
-    client.redis.zadd(client.key("beats"), {"heard@h/1": client.now_ms()})
+    send(1)
+    run(steps.ATTACH, NODE, f"{NODE}/1", 1, "1", "", 1_500)
     client.redis.set(client.key("heard_since"), 1)
+    client.redis.zadd(client.key("beats"), {f"{NODE}/1": client.now_ms() + 60_000})
+    (waiting,) = client.redis.lpop(queue_lists(BACKGROUND)[5], 1)
+    client.redis.zadd(client.key("placed", NODE), {waiting: 1})
     watchdog = Watchdog(client, app)
     watchdog._answering_since = 0.0  # the broker has answered long enough
     yield

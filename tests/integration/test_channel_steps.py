@@ -847,8 +847,8 @@ def test_what_waits_too_long_at_a_live_node_goes_home_unless_it_is_pinned(channe
         channel.publish(publish_id, task_id=publish_id, candidates=[("a@h", 9, 0)])
     channel.publish("behind")
     channel.run(steps.ASSIGN, "pinned", "a@h", "a@h")
-    assert channel.run(steps.UNPLACE, "a@h", 60_000) == 0
-    assert channel.run(steps.UNPLACE, "a@h", 0) == 2
+    assert channel.run(steps.UNPLACE, 60_000, 9, "a@h", "b@h") == []
+    assert channel.run(steps.UNPLACE, 0, 9, "a@h", "b@h") == ["a@h", 2]
     assert (channel.placed("a@h"), channel.waiting(BACKGROUND)) == (
         ["pinned"],
         ["p1", "p2", "behind"],

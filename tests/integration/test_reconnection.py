@@ -14,6 +14,7 @@ from queue import Empty
 import pytest
 
 from hive.broker.nodes.table import NodeTable
+from hive.foreman.watch.look import look
 from hive.foreman.watch.zombies import ZombieFinder
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import A1
@@ -55,7 +56,7 @@ def test_what_waits_to_be_acknowledged_is_no_zombie(spore: Spore) -> None:
     for _ in range(3):
         facts = make_facts(NODE, incarnation=spore.incarnation.id)
         table.beat(spore.incarnation.id, make_load(), facts, held=spore.incarnation.held_line())
-        assert finder.find() == []
+        assert finder.find(look(spore.client)) == []
 
 
 def beat_and_look(spore: Spore, finder: ZombieFinder) -> bool:
@@ -64,7 +65,7 @@ def beat_and_look(spore: Spore, finder: ZombieFinder) -> bool:
     NodeTable(spore.client).beat(
         spore.incarnation.id, make_load(), facts, held=spore.incarnation.held_line()
     )
-    return bool(finder.find())
+    return bool(finder.find(look(spore.client)))
 
 
 def test_what_lies_unread_in_a_busy_workers_socket_is_no_zombie(spore: Spore) -> None:

@@ -235,7 +235,9 @@ def test_a_job_goes_on_where_it_was(upgraded: Upgraded) -> None:
     assert [(outcome.index, outcome.value) for outcome in result.outcomes] == [
         (number, number) for number in range(8)
     ]
-    assert [outcome.attempts for outcome in result.outcomes] == [1] * 8, "of its node's end nobody knows"
+    assert [outcome.attempts for outcome in result.outcomes] == [1] * 8, (
+        "of its node's end nobody knows"
+    )
 
 
 def test_a_job_whose_feeder_is_gone_ends_with_what_it_got(upgraded: Upgraded) -> None:

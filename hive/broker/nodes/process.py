@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -83,10 +84,12 @@ def known_processes(client: BrokerClient) -> dict[str, Process]:
     return {name: process for name, process in read.items() if process is not None}
 
 
+@cache
 def _boot_id() -> str:
     return _text(Path("/proc/sys/kernel/random/boot_id"))
 
 
+@cache
 def _pid_space() -> str:
     try:
         return str(Path("/proc/self/ns/pid").readlink())

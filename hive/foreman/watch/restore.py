@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterable
+
+import redis
 
 from hive.broker.channel import steps
 from hive.broker.ledger.dead_letters import DeadLetters
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.outage import passes
 from hive.broker.nodes.process import known_processes
 from hive.foreman.watch.duty import Watch
+from hive.foreman.watch.look import PLACED_WAIT_MS
 from hive.foreman.watch.rooms import Hooks, OnRestored
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-PLACED_WAIT_MS = 1000
 _NONE = Hooks()
 SETTLE_EVERY = 5.0
 """Seconds between two looks at who has been away for long."""
+UNPLACED_AT_ONCE = 1000
+"""How many of the tasks that wait at nodes one tick looks at; the broker does nothing else then."""
 
 
 class Restorer:
@@ -38,23 +45,23 @@ class Restorer:
 
         Before that, after a frozen or restarted broker, every node looks dead.
 
-        Returns: how many incarnations were silent. Raises: redis errors, what a hook raised.
+        Returns: how many incarnations that were. Raises: redis errors, what a hook raised.
         """
-        client = watch.client
+        client, silent = watch.client, watch.look.silent
         silence = int(client.settings.dead_after * 1000)
-        before = client.now_ms() - silence
-        silent = [
-            raw.decode() for raw in client.redis.zrangebyscore(client.key("beats"), "-inf", before)
-        ]
         processes = known_processes(client) if silent else {}
-        ended = {name for name in silent if name in processes and processes[name].has_ended}
-        heard = watch.answering >= client.settings.dead_after
-        absent = [name for name in silent if heard and name not in ended]
-        restored = [self._restored(client, name, "died") for name in ended]
-        gone = [self._restored(client, name, silence) for name in absent]
+        ended = [name for name in silent if name in processes and processes[name].has_ended]
+        missed = silent if silent and _others_are_heard(watch, silence) else ()
+        absent = [name for name in missed if name not in ended]
+        faults: list[Exception] = []
+        died = _restored(client, ended, "died", faults)
+        gone = _restored(client, absent, silence, faults)
+        _tell(client, self._hooks.died, died, faults)
+        _tell(client, self._hooks.absent, gone, faults)
         self._settle(client)
-        _tell(client, (self._hooks.died, restored), (self._hooks.absent, gone))
-        return sum(ids is not None for ids in (*restored, *gone))
+        if faults:
+            raise faults[0]
+        return len(died) + len(gone)
 
     def restore_ended(self, client: BrokerClient, node_id: str) -> int:
         """Restore a node's processes that have ended on this machine, without waiting for silence.
@@ -66,30 +73,11 @@ class Restorer:
             for name, process in known_processes(client).items()
             if name.rpartition("/")[0] == node_id and process.has_ended
         ]
-        _tell(client, (self._hooks.died, [self._restored(client, name, "died") for name in ended]))
+        faults: list[Exception] = []
+        _tell(client, self._hooks.died, _restored(client, ended, "died", faults), faults)
+        if faults:
+            raise faults[0]
         return len(ended)
-
-    def _restored(
-        self, client: BrokerClient, incarnation: str, known: int | str
-    ) -> list[str] | None:
-        """Restore one. known: "died", or for how many ms it must have been silent.
-
-        Returns: the publish ids that it held; None when it is alive after all.
-        """
-        node_id = incarnation.rpartition("/")[0]
-        fate = "died" if known == "died" else "is not heard of"
-        terms = (known, client.settings.hive_max_retries, f"node {node_id} {fate}")
-        reply = client.run(steps.RESTORE, (), (client.prefix, node_id, incarnation, *terms))
-        if reply[0] < 0:
-            return None
-        restored = [publish_id.decode() for publish_id in reply[2:]]
-        log.warning(
-            "node_dead" if known == "died" else "node_silent",
-            incarnation=incarnation,
-            restored=len(restored),
-            unplaced=int(reply[1]),
-        )
-        return restored
 
     def _settle(self, client: BrokerClient) -> None:
         """Once in a while: who has not come back for long counts as dead."""
@@ -104,20 +92,63 @@ class Restorer:
             log.warning("absences_count_as_deaths", count=int(counted))
 
 
+def _others_are_heard(watch: Watch, silence: int) -> bool:
+    """Whether anybody can be missed: the broker has answered, and some node was heard, for as long
+    as a death takes. lua/restore.lua looks at each by itself once more.
+    """
+    client, look = watch.client, watch.look
+    if watch.answering < client.settings.dead_after or look.now - look.newest_beat > silence:
+        return False
+    since = client.redis.get(client.key("heard_since"))
+    return look.newest_beat - int(since or 0) >= silence
+
+
+def _restored(
+    client: BrokerClient, incarnations: Iterable[str], known: int | str, faults: list[Exception]
+) -> list[list[str]]:
+    """Restore them one by one; what is wrong with one hinders no other, and is added to `faults`.
+
+    known: "died", or for how many ms they must have been silent.
+
+    Returns: the publish ids that each of them held that was not alive after all.
+    """
+    fate = "died" if known == "died" else "is not heard of"
+    held = []
+    for incarnation in incarnations:
+        node_id = incarnation.rpartition("/")[0]
+        terms = (known, client.settings.hive_max_retries, f"node {node_id} {fate}")
+        try:
+            reply = client.run(steps.RESTORE, (), (client.prefix, node_id, incarnation, *terms))
+        except redis.exceptions.RedisError as error:
+            if passes(error):
+                raise
+            faults.append(error)
+            continue
+        if reply[0] < 0:
+            continue
+        held.append([publish_id.decode() for publish_id in reply[2:]])
+        log.warning(
+            "node_dead" if known == "died" else "node_silent",
+            incarnation=incarnation,
+            restored=len(held[-1]),
+            unplaced=int(reply[1]),
+        )
+    return held
+
+
 def _tell(
-    client: BrokerClient, *told: tuple[tuple[OnRestored, ...], list[list[str] | None]]
+    client: BrokerClient,
+    hooks: tuple[OnRestored, ...],
+    restored: list[list[str]],
+    faults: list[Exception],
 ) -> None:
     """Tell the rooms. What one of them raises hinders neither another nor the next dead."""
-    faults: list[Exception] = []
-    for hooks, restored in told:
-        for ids in filter(None, restored):
-            for hook in hooks:
-                try:
-                    hook(client, ids)
-                except Exception as error:  # noqa: BLE001 - it is raised once all are told
-                    faults.append(error)
-    if faults:
-        raise faults[0]
+    for ids in filter(None, restored):
+        for hook in hooks:
+            try:
+                hook(client, ids)
+            except Exception as error:  # noqa: BLE001 - it is raised once all are told
+                faults.append(error)
 
 
 def unplace(watch: Watch) -> None:
@@ -125,11 +156,15 @@ def unplace(watch: Watch) -> None:
 
     It goes to the shared queue. Raises: redis errors.
     """
-    client = watch.client
-    for raw in client.redis.hkeys(client.key("nodes", "static")):
-        moved = client.run(steps.UNPLACE, (), (client.prefix, raw, PLACED_WAIT_MS))
-        if moved:
-            log.info("placed_given_back", node_id=raw.decode(), count=int(moved))
+    client, nodes = watch.client, watch.look.waiting
+    if not nodes:
+        return
+    # In another order each time: what is pinned to one node must not hide the others for ever.
+    order = random.sample(nodes, len(nodes))
+    arguments = (client.prefix, PLACED_WAIT_MS, UNPLACED_AT_ONCE, *order)
+    moved = client.run(steps.UNPLACE, (), arguments)
+    for node_id, count in zip(moved[::2], moved[1::2], strict=True):
+        log.info("placed_given_back", node_id=node_id.decode(), count=int(count))
 
 
 def tell_dead_letters(watch: Watch) -> None:

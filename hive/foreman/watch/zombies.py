@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import redis
 
 from hive.broker.channel import steps
 from hive.broker.channel.entries import Entry, reservation
-from hive.broker.channel.incarnation import UNREAD
 from hive.broker.link.client import BrokerClient
 from hive.foreman.watch.duty import Watch
+from hive.foreman.watch.look import Look, Suspect
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
 GRACE_SECONDS = 30.0
 REMEMBERED_SECONDS = 3600
+AT_ONCE = 100
+"""How many zombies one tick gives back, and how many long runs' entries it reads; the others have
+their turn at the next.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Zombie:
 
 
 class ZombieFinder:
-    """Compares reservations with what each incarnation's heartbeats say it holds.
+    """Judges the suspects that the watchdog's looks have found.
 
     A reservation counts as unknown once it was missing from two successive beats, unless the worker
     has not read an answer of the broker yet. A run counts as too long after the larger of
@@ -45,88 +51,72 @@ class ZombieFinder:
 
     def __init__(self, client: BrokerClient) -> None:
         self._client = client
-        self._missing: dict[str, float] = {}
+        # Of each suspect: the first beat that did not tell of it, and the hard limit that its
+        # message has. Both are forgotten once it is none any more.
+        self._missing: dict[Suspect, int] = {}
+        self._limits: dict[Suspect, float | None] = {}
 
-    def find(self) -> list[Zombie]:
-        """Zombies of all nodes at this moment; also written to `venom:zombies` for people to see.
+    def find(self, seen: Look) -> list[Zombie]:
+        """The zombies among the suspects; also written to `venom:zombies` for people to see.
 
-        Raises redis errors.
+        Raises: redis errors.
         """
-        client = self._client
-        beats = {
-            name.decode(): score
-            for name, score in client.redis.zrange(client.key("beats"), 0, -1, withscores=True)
+        settings = self._client.settings
+        self._missing = {
+            run: self._missing.get(run, run.beat) for run in seen.suspects if run.unknown
         }
-        held = {
-            name.decode(): _limits(line.decode())
-            for name, line in client.redis.hgetall(client.key("held")).items()
+        reasons = {
+            run: "its node does not know it"
+            for run, first in self._missing.items()
+            if run.beat > first
         }
-        now = client.now_ms()
-        living = now - client.settings.dead_after * 1000
-        found, missing = [], {}
-        for node_id in {incarnation.rpartition("/")[0] for incarnation in beats}:
-            for raw, value in client.redis.hgetall(client.key("reserved", node_id)).items():
-                publish_id = raw.decode()
-                incarnation, _, stamp = value.decode().partition("|")
-                reserved_at = int(stamp.partition("|")[0])
-                beat = beats.get(incarnation)
-                # What a silent incarnation has is brought home once it counts as dead.
-                if beat is None or beat < living or incarnation not in held:
-                    continue
-                unknown = beat > reserved_at and not {publish_id, UNREAD} & held[incarnation].keys()
-                if unknown:
-                    first = self._missing.get(publish_id, beat)
-                    missing[publish_id] = first
-                lost = unknown and beat > missing[publish_id]
-                reason = (
-                    "its node does not know it"
-                    if lost
-                    else self._overdue(
-                        publish_id, now - reserved_at, held[incarnation].get(publish_id)
-                    )
-                )
-                if reason:
-                    found.append(
-                        Zombie(
-                            publish_id,
-                            self._task_id(publish_id),
-                            node_id,
-                            incarnation,
-                            reserved_at,
-                            reason,
-                        )
-                    )
-        self._missing = missing
+        long = seen.now - settings.hive_zombie_task_timeout * 1000
+        runs = [run for run in seen.suspects if run.reserved_at <= long and run not in reasons]
+        self._read_limits(runs)
+        for run in runs:
+            limit = self._may_run(run)
+            if seen.now - run.reserved_at > limit * 1000:
+                reasons[run] = f"it ran longer than {limit:g} s"
+        found = self._zombies(dict(list(reasons.items())[:AT_ONCE]))
         self._record(found)
         return found
 
-    def _overdue(self, publish_id: str, running_ms: int, told: float | None) -> str:
+    def _may_run(self, run: Suspect) -> float:
+        """For how many seconds; without an end where that is not known yet."""
         settings = self._client.settings
-        if running_ms < settings.hive_zombie_task_timeout * 1000:
-            return ""
-        entry = self._entry(publish_id)
-        if entry is None:
-            return ""
-        hard, _ = entry.headers.get("timelimit") or (None, None)
-        hard = told if hard is None else hard
-        if hard is not None and float(hard) <= 0:
-            return ""
-        limit = max(
-            settings.hive_zombie_task_timeout,
-            float(hard or settings.hive_task_timeout) + GRACE_SECONDS,
+        hard = self._limits.get(run, 0.0)
+        hard = run.limit if hard is None else hard
+        if hard is not None and hard <= 0:
+            return math.inf
+        return max(
+            settings.hive_zombie_task_timeout, (hard or settings.hive_task_timeout) + GRACE_SECONDS
         )
-        return f"it ran longer than {limit:g} s" if running_ms > limit * 1000 else ""
 
-    def _entry(self, publish_id: str) -> Entry | None:
-        packed = self._client.redis.hget(self._client.key("entries"), publish_id)
-        try:
-            return Entry.unpack(publish_id, packed) if packed is not None else None
-        except ValueError:  # such a message never starts, and must not stop the watchdog
-            return None
+    def _read_limits(self, runs: list[Suspect]) -> None:
+        """Read the hard limits in the messages of those that run long, of each once."""
+        self._limits = {run: self._limits[run] for run in runs if run in self._limits}
+        unread = [run for run in runs if run not in self._limits][:AT_ONCE]
+        for run, packed in self._packed(unread):
+            self._limits[run] = _hard_limit(run.publish_id, packed)
 
-    def _task_id(self, publish_id: str) -> str:
-        entry = self._entry(publish_id)
-        return entry.task_id if entry is not None else ""
+    def _zombies(self, reasons: dict[Suspect, str]) -> list[Zombie]:
+        return [
+            Zombie(
+                run.publish_id,
+                _task_id(run.publish_id, packed),
+                run.node_id,
+                run.incarnation,
+                run.reserved_at,
+                reasons[run],
+            )
+            for run, packed in self._packed(list(reasons))
+        ]
+
+    def _packed(self, runs: list[Suspect]) -> Iterable[tuple[Suspect, bytes | None]]:
+        """Their entries as they are stored: one round trip."""
+        ids = [run.publish_id for run in runs]
+        stored = self._client.redis.hmget(self._client.key("entries"), ids) if ids else []
+        return zip(runs, stored, strict=True)
 
     def _record(self, found: list[Zombie]) -> None:
         if not found:
@@ -144,10 +134,26 @@ class ZombieFinder:
             self._client.redis.expire(key, REMEMBERED_SECONDS)
 
 
-def _limits(line: str) -> dict[str, float | None]:
-    """The publish ids in a heartbeat's line, each with its hard limit (Incarnation.held_line)."""
-    parts = (part.partition(":") for part in line.split())
-    return {publish_id: float(limit) if limit else None for publish_id, _, limit in parts}
+def _hard_limit(publish_id: str, packed: bytes | None) -> float | None:
+    """The hard time limit in a message, in seconds; 0 for none, None where it tells of none.
+
+    What is gone, or cannot be read, is left alone: such a message never starts, and must not stop
+    the watchdog.
+    """
+    if packed is None:
+        return 0.0
+    try:
+        hard, _ = Entry.unpack(publish_id, packed).headers.get("timelimit") or (None, None)
+        return None if hard is None else float(hard)
+    except (AttributeError, TypeError, ValueError):
+        return 0.0
+
+
+def _task_id(publish_id: str, packed: bytes | None) -> str:
+    try:
+        return Entry.head(publish_id, packed).task_id if packed is not None else ""
+    except ValueError:
+        return ""
 
 
 class ZombieHunt:
@@ -162,7 +168,7 @@ class ZombieHunt:
         """
         client = watch.client
         retries = client.settings.hive_max_retries
-        for zombie in self._finder.find():
+        for zombie in self._finder.find(watch.look):
             holder = (client.prefix, zombie.node_id, zombie.incarnation)
             taken = reservation(zombie.publish_id, zombie.reserved_at)
             if client.run(steps.GIVE_BACK, (), (*holder, 1, retries, zombie.reason, taken)):

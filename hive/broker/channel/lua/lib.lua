@@ -76,7 +76,9 @@ end
 
 local function waiting_in(queue)
   local n = 0
-  for priority = 0, 10 do n = n + redis.call('LLEN', queue_list(queue, tostring(priority))) end
+  for priority = 0, 10 do
+    n = n + (ask('LLEN', queue_list(queue, tostring(priority))) or 0)
+  end
   return n
 end
 
@@ -271,6 +273,33 @@ local function move_due(t, limit)
     end
   end
   return redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+end
+
+-- The nodes with an incarnation that has an epoch: whatever lies at a node lies at one of them.
+local function living_nodes()
+  local nodes, seen = {}, {}
+  for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
+    local node = string.match(incarnation, '^(.*)/')
+    if node and not seen[node] then
+      seen[node] = true
+      nodes[#nodes + 1] = node
+    end
+  end
+  return nodes
+end
+
+-- Of many nodes those that may have a key of a kind, 'placed' say. A hundred are asked for at once:
+-- where there are a thousand nodes, a call for each would cost more than all else.
+local function nodes_with(kind, nodes)
+  local found = {}
+  for first = 1, #nodes, 100 do
+    local keys, last = {}, math.min(first + 99, #nodes)
+    for i = first, last do keys[#keys + 1] = P .. kind .. ':' .. nodes[i] end
+    if redis.call('EXISTS', unpack(keys)) > 0 then
+      for i = first, last do found[#found + 1] = nodes[i] end
+    end
+  end
+  return found
 end
 
 local function holder(reservation) return string.match(reservation, '^(.-)|') end

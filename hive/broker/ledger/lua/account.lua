@@ -13,8 +13,9 @@ local COUNTED = 1000
 local lists, names = {}, {}
 local function add(list)
   if not lists[list] then
-    lists[list] = redis.call('LLEN', list)
-    names[#names + 1] = list
+    local length = ask('LLEN', list)
+    lists[list] = length or 0
+    if length then names[#names + 1] = list end
   end
   return lists[list]
 end
@@ -25,18 +26,16 @@ end
 for i = 3, #ARGV do
   for priority = 0, 10 do add(queue_list(ARGV[i], tostring(priority))) end
 end
-local queued, placed, reserved, seen = 0, 0, 0, {}
+local queued, placed, reserved, nodes = 0, 0, 0, living_nodes()
 for _, length in pairs(lists) do queued = queued + length end
-for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
-  local node = string.match(incarnation, '^(.*)/')
-  if node and not seen[node] then
-    seen[node] = true
-    reserved = reserved + redis.call('HLEN', P .. 'reserved:' .. node)
-    placed = placed + redis.call('ZCARD', P .. 'placed:' .. node)
-  end
+for _, node in ipairs(nodes_with('reserved', nodes)) do
+  reserved = reserved + (ask('HLEN', P .. 'reserved:' .. node) or 0)
+end
+for _, node in ipairs(nodes_with('placed', nodes)) do
+  placed = placed + (ask('ZCARD', P .. 'placed:' .. node) or 0)
 end
 local entries, delayed, dead = redis.call('HLEN', P .. 'entries'),
-  redis.call('ZCARD', P .. 'delayed'), redis.call('HLEN', P .. 'dead')
+  ask('ZCARD', P .. 'delayed') or 0, ask('HLEN', P .. 'dead') or 0
 local beyond = queued + placed + reserved + delayed + dead - entries
 if beyond > 0 and queued > COUNTED then
   queued = queued - beyond

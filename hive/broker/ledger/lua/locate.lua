@@ -1,4 +1,4 @@
--- Where an accepted, unfinished task is, with its entry. Changes nothing.
+-- Where an accepted, unfinished task is, with its entry. Moves nothing.
 -- KEYS none
 -- ARGV 1 prefix  2 task id
 -- Reply nil: not in the channel; else {place, node, ms, reason, publish id, packed entry}
@@ -10,21 +10,21 @@ if not entry then return nil end
 local dead = redis.call('HGET', P .. 'dead', id)
 if dead then
   local ms, reason = string.match(dead, '^(%d+)|(.*)$')
-  return {'dead', '', ms, reason, id, entry}
+  return {'dead', '', ms or '0', reason or '', id, entry}
 end
 local due = redis.call('ZSCORE', P .. 'delayed', id)
 if due then return {'delayed', '', due, '', id, entry} end
 -- An incarnation that holds something has an epoch; it is taken away in the same step that takes
 -- away what a dead or leaving one held.
-local seen = {}
-for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
-  local node = string.match(incarnation, '^(.*)/')
-  if node and not seen[node] then
-    seen[node] = true
-    local reserved = redis.call('HGET', P .. 'reserved:' .. node, id)
-    if reserved then return {'reserved', node, string.match(reserved, '|(%d+)'), '', id, entry} end
-    local placed = redis.call('ZSCORE', P .. 'placed:' .. node, id)
-    if placed then return {'placed', node, placed, '', id, entry} end
+local nodes = living_nodes()
+for _, node in ipairs(nodes_with('reserved', nodes)) do
+  local reserved = ask('HGET', P .. 'reserved:' .. node, id)
+  if reserved then
+    return {'reserved', node, string.match(reserved, '|(%d+)') or '0', '', id, entry}
   end
+end
+for _, node in ipairs(nodes_with('placed', nodes)) do
+  local placed = ask('ZSCORE', P .. 'placed:' .. node, id)
+  if placed then return {'placed', node, placed, '', id, entry} end
 end
 return {'queued', '', '0', '', id, entry}
