@@ -185,8 +185,12 @@ class Recording:
         # The broker forgets what it confirmed, too: that alarm stands until people settle it.
         for key in filter(self.redis.exists, ("venom:audit", "venom:account")):
             self.redis.hset(key, "mark", 0)
-        wait_until(lambda: (self.command("status")["alarm"] or {}).get("missing"), what="an alarm")
-        assert self.command("status")["alarm"]["went_back"]
+        wait_until(self.alarmed, what="an alarm about both")
+
+    def alarmed(self) -> bool:
+        """Whether the watchdog has noticed both: a message is gone, and the broker went back."""
+        alarm = self.command("status")["alarm"] or {}
+        return bool(alarm.get("missing") and alarm.get("went_back"))
 
     def now(self) -> int:
         seconds, microseconds = self.redis.time()
