@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from hive.agents.arguments import item_field
 from hive.agents.report import ItemReport, Report
 from hive.agents.resolve import Resolution, Resolver
 from hive.broker.application import skills_of
 from hive.broker.ledger.records import TaskStatus
 from hive.broker.link.client import broker_errors
+from hive.broker.link.unreadable import ask, skip
 from hive.broker.message_broker import MessageBroker
 from hive.errors import (
     BrokerMemoryError,
@@ -29,6 +32,7 @@ from hive.jobs.answer.job import Job, job
 from hive.jobs.mapping import map as hive_map
 from hive.jobs.state.plan import time_to_live
 
+_SUBTASKS = TypeAdapter(list[str])
 _FIRST_LOOK, _LONGEST_PAUSE = 0.02, 0.5
 """Seconds between two looks at the sub-tasks: short at first, growing with the wait."""
 
@@ -240,8 +244,15 @@ class ParallelSkill:
     def _members(self, job_id: str) -> list[str]:
         client = self._broker.client
         with broker_errors():
-            stored = client.redis.get(client.key("subtasks", job_id))
-        return list(json.loads(stored)) if stored else []
+            key = client.key("subtasks", job_id)
+            stored: bytes | None = ask(client, client.redis.get, key)
+        if stored is None:
+            return []
+        try:
+            return _SUBTASKS.validate_json(stored)
+        except ValidationError as error:
+            skip(client, key, "", error.errors()[0]["msg"])
+            return []
 
     # -- both
 

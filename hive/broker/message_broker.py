@@ -22,6 +22,7 @@ from hive.broker.ledger.queue_stats import queue_stats
 from hive.broker.ledger.records import TaskRecords, TaskStatus
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.priorities import queue_of
+from hive.broker.link.unreadable import ask
 from hive.broker.nodes.table import NodeTable
 from hive.errors import ClusterUnreachableError, DuplicateTaskError, InvalidInputError
 from hive.logs import get_logger
@@ -204,8 +205,11 @@ class MessageBroker:
         """Ids of tasks that the watchdog found reserved by a node that does not run them, or
         running far beyond their limit.
         """
-        found: Any = await self._in_thread(self.client.redis.hkeys, self.client.key("zombies"))
-        return sorted(key.decode() for key in found)
+        key = self.client.key("zombies")
+        found: list[bytes] = (
+            await self._in_thread(ask, self.client, self.client.redis.hkeys, key) or []
+        )
+        return sorted(task_id.decode(errors="replace") for task_id in found)
 
     # -- in threads, since redis-py's and kombu's calls block
 

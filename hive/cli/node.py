@@ -116,10 +116,15 @@ def _tell(cluster: Cluster, command: str, names: tuple[str, ...]) -> list[dict[s
     from hive.broker.control.draining import named_nodes, tell
 
     replies = tell(cluster.app, command, named_nodes(cluster.nodes(), names))
-    return [
-        {"node_id": node_id} | (reply.get("ok") or {"error": reply.get("error")})
-        for node_id, reply in replies.items()
-    ]
+    return [{"node_id": node_id} | _told(reply) for node_id, reply in replies.items()]
+
+
+def _told(reply: object) -> dict[str, Any]:
+    """What a node's answer says, or that another release made it, which this one cannot read."""
+    ok, error = (reply.get("ok"), reply.get("error")) if isinstance(reply, dict) else (None, None)
+    if isinstance(ok, dict) and isinstance(ok.get("running"), int):
+        return ok
+    return {"error": str(error or f"This release of Hive cannot read its answer {reply!r}.")}
 
 
 def _wait_drained(cluster: Cluster, node_ids: list[str], timeout: float | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery
 from celery.app.routes import Router as CeleryRouter
@@ -70,6 +70,8 @@ class Router:
             route["headers"] = headers
         if not route.get("queue") and not route.get("exchange"):
             route["queue"] = self._default_queue
+        if isinstance(requirements, PassedOn):
+            return route
         target = None if self._is_shared(name) else self._target(route, options)
         candidates = (
             self._snapshot.decide(target, requirements, affinity) if target or requirements else []
@@ -121,9 +123,18 @@ class Router:
         return shared
 
 
+class PassedOn(NamedTuple):
+    """Requirements of a later release, which a retry or what replaces a task takes along as they
+    came. It goes to their queue, where the nodes take it that know them.
+    """
+
+    demands: dict[str, Any]
+    home: str | None
+
+
 def _wishes(
     route: dict[str, Any], options: dict[str, Any]
-) -> tuple[Requirements | None, str | None]:
+) -> tuple[Requirements | PassedOn | None, str | None]:
     """Requirements and affinity of a task, taken out of its options and its route.
 
     A header that the task brings along itself, in its signature, wins over the call, so that a
@@ -139,11 +150,19 @@ def _wishes(
     carried = {name: wish for name, wish in carried.items() if wish is not None}
     last = (carried, called) if brought.is_delivered else (called, carried)
     wishes = {**routed, **last[0], **last[1]}
-    return Requirements.parse(wishes.get("requirements")), _checked_affinity(wishes.get("affinity"))
+    required = wishes.get("requirements")
+    affinity = _checked_affinity(wishes.get("affinity"))
+    try:
+        return Requirements.parse(required), affinity
+    except InvalidInputError:
+        demands = brought.requirements
+        if demands is None or required is not brought.requirements or not brought.is_delivered:
+            raise
+        return PassedOn(demands, brought.home), affinity
 
 
 def _headers(
-    given: Any, requirements: Requirements | None, affinity: str | None
+    given: Any, requirements: Requirements | PassedOn | None, affinity: str | None
 ) -> dict[str, Any] | None:
     """A copy of the headers with these wishes in it; None when the headers may stay as they are."""
     brought = Header.of_message(given)

@@ -16,7 +16,7 @@ import redis
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import NodeTable
-from hive.errors import NoEligibleNodeError
+from hive.errors import HiveError, NoEligibleNodeError
 from hive.foreman.policy import Policy
 from hive.foreman.ranking import Candidate, Rankings
 from hive.logs import get_logger
@@ -32,8 +32,8 @@ class Snapshot:
     """Rankings over a node table at most 250 ms old; safe between threads and across forks.
 
     The first use, in each process and after each pause of 10 s, reads the table in line and starts
-    the refresher; every other use costs no round trip. While the broker cannot be read the table
-    counts as empty.
+    the refresher; every other use costs no round trip. While the table cannot be read, whatever the
+    reason, it counts as empty: tasks wait in their queues, and the refresher goes on.
     """
 
     def __init__(self, client: BrokerClient, policy: Policy) -> None:
@@ -75,6 +75,7 @@ class _Refresher:
         self.pid = os.getpid()
         self._client = client.with_timeout(READ_TIMEOUT)
         self._table = NodeTable(self._client)
+        self._policy = policy
         self._rankings = Rankings({}, policy)
         self._readable = True
         self._used_at = 0.0
@@ -88,23 +89,33 @@ class _Refresher:
     def rankings(self) -> Rankings:
         """What is known now; wakes the refresher where it sleeps."""
         self._used_at = time.monotonic()
-        if self._thread is None:
+        thread = self._thread
+        if thread is None or not thread.is_alive():
             self._wake()
         return self._rankings
 
     def refresh(self) -> None:
-        """Read what changed, and swap the new rankings in."""
+        """Read what changed, and swap the new rankings in. It raises nothing: neither what another
+        release wrote nor an application's policy may end the refresher, or fail a publication.
+        """
         with self._reading:
             try:
-                nodes = self._table.read()
-            except (redis.exceptions.RedisError, OSError) as error:
-                if self._readable:
-                    log.warning("node_table_unreadable", error=str(error))
-                self._readable = False
-                nodes = {}
+                self._rankings = self._rankings.following(self._table.read())
+            except Exception as error:  # noqa: BLE001
+                self._unreadable(error)
             else:
                 self._readable = True
-            self._rankings = self._rankings.following(nodes)
+
+    def _unreadable(self, error: Exception) -> None:
+        """Route by an empty table; the log is told once, until it can be read again."""
+        if self._readable:
+            # What is neither an outage nor told by Hive is a defect, here or in a policy.
+            known = isinstance(error, redis.exceptions.RedisError | OSError | HiveError)
+            log.warning(
+                "node_table_unreadable", error=str(error), exc_info=None if known else error
+            )
+        self._readable = False
+        self._rankings = Rankings({}, self._policy)
 
     def close(self) -> None:
         with self._waking:
@@ -116,7 +127,7 @@ class _Refresher:
 
     def _wake(self) -> None:
         with self._waking:
-            if self._thread is not None:
+            if self._thread is not None and self._thread.is_alive():
                 return
             self.refresh()
             self._stop = threading.Event()

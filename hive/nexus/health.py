@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from hive.broker.ledger.account import Ledger
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.unreadable import ask, skip
 from hive.foreman.watch.duty import duty_states
 from hive.foreman.watch.watchdog import LEASE_NAME
 from hive.nexus.context import Nexus, nexus_of
@@ -83,6 +84,10 @@ def _examine(nexus: Nexus) -> Health:
 
 def _lease_holder(probe: BrokerClient) -> str | None:
     """Who leads the watchdogs now; None when nobody does."""
-    now = probe.now_ms()
-    holder, until = probe.redis.hmget(probe.key("lease", LEASE_NAME), "holder", "until")
-    return holder.decode() if holder and int(until or 0) > now else None
+    now, key = probe.now_ms(), probe.key("lease", LEASE_NAME)
+    holder, until = ask(probe, probe.redis.hmget, key, "holder", "until") or (None, None)
+    try:
+        return holder.decode() if holder and int(until or 0) > now else None
+    except ValueError as error:
+        skip(probe, key, "", error)
+        return None

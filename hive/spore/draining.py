@@ -19,7 +19,7 @@ from hive.spore.commands import command
 log = get_logger(__name__)
 
 
-@command(DRAIN)
+@command(DRAIN, arguments=())
 def drain(state: Any, _arguments: dict[str, Any]) -> dict[str, Any]:
     """Take nothing more, and give back what has not started here.
 
@@ -38,7 +38,7 @@ def drain(state: Any, _arguments: dict[str, Any]) -> dict[str, Any]:
     return {"ok": {"running": incarnation.held_count, "given_back": len(waiting)}}
 
 
-@command(RESUME)
+@command(RESUME, arguments=())
 def resume(_state: Any, _arguments: dict[str, Any]) -> dict[str, Any]:
     """Take work again."""
     incarnation = _incarnation()

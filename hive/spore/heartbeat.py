@@ -17,11 +17,11 @@ from typing import Any, cast
 import redis
 from celery import Celery
 from celery.worker import state
-from pydantic import TypeAdapter
 
 from hive.broker.channel import steps
 from hive.broker.channel.incarnation import Incarnation, boottime
 from hive.broker.link.client import SPACE, client_of
+from hive.broker.link.unreadable import ask, skip
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import NodeFacts, NodeLoad, NodeTable
 from hive.errors import NodeNameTakenError
@@ -31,8 +31,6 @@ from hive.spore.machine.gpu import Gpus
 from hive.spore.machine.telemetry import Sampler
 
 log = get_logger(__name__)
-
-_requirements: TypeAdapter[Requirements] = TypeAdapter(Requirements)
 
 
 def _software_info() -> dict[str, Any]:
@@ -111,14 +109,23 @@ class Heartbeat(threading.Thread):
         _software_info()["hive"] = {**facts.model_dump(mode="json"), **asdict(load)}
 
     def read_requirements(self, facts: NodeFacts, count: int) -> None:
-        """Read which requirements there are, and serve the queues of those that this node meets."""
+        """Read which requirements there are, and serve the queues of those that this node meets.
+
+        A node that does not know a demand cannot meet it: that queue is left to those that do.
+        """
+        key = self.client.key("requirements")
+        known: dict[bytes, bytes] = ask(self.client, self.client.redis.hgetall, key) or {}
         queues = []
-        known: dict[Any, Any] = self.client.redis.hgetall(self.client.key("requirements"))
         for field, text in known.items():
-            name = field.decode()
-            if name.partition(":")[2] in facts.queues and not _requirements.validate_json(
-                text
-            ).missing(facts):
+            name = field.decode(errors="replace")
+            if name.partition(":")[2] not in facts.queues:
+                continue
+            try:
+                lacks = Requirements.stored(text).missing(facts)
+            except ValueError as error:
+                skip(self.client, key, name, error)
+                continue
+            if not lacks:
                 queues.append(f"{SPACE}req:{name}")
         self.incarnation.requirement_queues = tuple(sorted(queues))
         self._known_requirements = count
@@ -147,6 +154,7 @@ class Heartbeat(threading.Thread):
                 "python": platform.python_version(),
                 "release": version("venom-hive"),
             },
+            heartbeat_interval=self.interval,
             started_at=self.started_at,
             dead_after=settings.dead_after,
         )

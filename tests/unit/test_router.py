@@ -331,3 +331,13 @@ def sent_by(app: Celery, send: Any) -> dict[str, Any]:
     app.amqp.__dict__["send_task_message"] = lambda *_, **options: sent.append(options)
     send()
     return sent[0]
+
+
+def test_a_retry_takes_requirements_of_a_later_release_along_as_they_came() -> None:
+    demands, home = {"quantum": True}, "venom:req:0123456789abcdef"
+    delivered = {"hive": {**DELIVERED, "req": demands, "home": home}}
+    routed = route(make_app(make_node("a@h")), {"headers": delivered})
+    assert routed["headers"]["hive"] == {"req": demands, "home": home}
+    assert "hive_candidates" not in routed
+    with pytest.raises(InvalidInputError, match="quantum"):
+        route(make_app(make_node("a@h")), {"requirements": demands})

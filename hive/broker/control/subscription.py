@@ -118,7 +118,9 @@ class BroadcastSubscription:
         if body.get("destination") == [self._id]:
             self._heard.set()
             return
-        given = body.get("arguments") or {}
+        given = body.get("arguments")
+        if not isinstance(given, dict):
+            return
         command = {"command": given.get("command"), "arguments": given.get("arguments") or {}}
         command |= {"destination": body.get("destination"), "ticket": body.get("ticket")}
         if self._loop is not None and not self._loop.is_closed():

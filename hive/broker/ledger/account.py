@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.scripts import Script
+from hive.broker.link.unreadable import ask, skip
 
 ACCOUNT = Script("hive.broker.ledger", "account", include=(LIBRARY,))
 SURVEY = Script("hive.broker.ledger", "survey", include=(LIBRARY,))
@@ -53,6 +54,9 @@ class Account:
         return self.entries - self.queued - self.placed - self.reserved - self.delayed - self.dead
 
 
+_Time = Annotated[float, Field(ge=0, lt=1e11)]
+
+
 class WentBack(BaseModel):
     """The broker lost writes that it had confirmed.
 
@@ -63,8 +67,8 @@ class WentBack(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    lost_since: float
-    seen: float
+    lost_since: _Time
+    seen: _Time
     fewer: int
 
 
@@ -73,7 +77,7 @@ class Alarm(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    since: float
+    since: _Time
     missing: int = 0
     stranded: int = 0
     went_back: WentBack | None = None
@@ -127,20 +131,28 @@ class Ledger:
         queues = (settings.hive_high_priority_queue, settings.hive_background_queue)
         reply = self._run(ACCOUNT, "" if seen is None else seen, *queues)
         found, found_at, left, now = map(int, reply[:4])
-        alarm = Alarm.model_validate_json(reply[4]) if reply[4] else None
+        alarm = self._readable(reply[4]) if reply[4] else None
         return Look(
             Account(*map(int, reply[5:])), alarm, (found, found_at / 1000), (left, now / 1000)
         )
 
     def alarm(self) -> Alarm | None:
         """The alarm that stands: one round trip, nothing counted."""
-        raw = self._client.redis.hget(self._client.key("account"), "alarm")
-        return Alarm.model_validate_json(raw) if raw else None
+        key = self._client.key("account")
+        raw = ask(self._client, self._client.redis.hget, key, "alarm")
+        return self._readable(raw) if raw else None
 
     def mark(self) -> tuple[int, float]:
         """The last mark that was left, and when (unix seconds)."""
-        mark, at = self._client.redis.hmget(self._client.key("account"), "mark", "at")
-        return int(mark or 0), int(at or 0) / 1000
+        key = self._client.key("account")
+        read = self._client.redis.hmget
+        found = ask(self._client, read, key, "mark", "at") or (None, None)
+        try:
+            mark, at = (int(value or 0) for value in found)
+        except ValueError as error:
+            skip(self._client, key, "mark", error)
+            return 0, 0.0
+        return mark, at / 1000
 
     def raise_alarm(self, alarm: Alarm | None) -> None:
         """Store the alarm for everybody to see; None ends it."""
@@ -160,6 +172,15 @@ class Ledger:
         """
         home, gone = self._run(SETTLE)
         return int(home), int(gone)
+
+    def _readable(self, raw: bytes) -> Alarm | None:
+        """The stored alarm; None, with a line in the log, for one that this release cannot read."""
+        try:
+            return Alarm.model_validate_json(raw)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            skip(self._client, self._client.key("account"), "alarm", why)
+            return None
 
     def _run(self, script: Script, *args: Any) -> Any:
         return self._client.run(script, (), (self._client.prefix, *args))

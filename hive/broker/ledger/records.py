@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from celery import Celery, states
 from celery.app.task import Context
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hive.broker.channel.entries import Entry
 from hive.broker.channel.header import Header
@@ -194,7 +194,7 @@ class TaskRecords:
     def _publish_again(self, task_id: str, meta: dict[str, Any]) -> bool:
         if not meta.get("name"):
             return False
-        hive = meta.get("hive") or {}
+        hive = _added(meta)
         options = {
             "queue": hive.get("queue") or meta.get("queue"),
             "priority": hive.get("priority"),
@@ -215,7 +215,7 @@ class TaskRecords:
         return True
 
     def _by_place(self, task_id: str, place: Place, meta: dict[str, Any]) -> TaskStatus:
-        entry, hive = place.entry, meta.get("hive") or {}
+        entry, hive = place.entry, _added(meta)
         runs = entry.deaths + (entry.headers.get("retries") or 0)
         args, kwargs, _ = entry.body()
         status: State = (
@@ -236,7 +236,7 @@ class TaskRecords:
         )
 
     def _by_result(self, task_id: str, meta: dict[str, Any], place: Place | None) -> TaskStatus:
-        hive = meta.get("hive") or {}
+        hive = _added(meta)
         state = meta["status"]
         done = meta.get("date_done")
         created = place.entry.created if place else hive.get("created")
@@ -280,6 +280,33 @@ class TaskRecords:
         return names.get(queue or "", number)
 
 
+class _Added(BaseModel):
+    """What Hive's result backend adds to a result, as far as this release can read it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    node: str | None = None
+    attempt: int | None = None
+    created: float | None = Field(None, ge=0, lt=1e11)
+    started: float | None = Field(None, ge=0, lt=1e11)
+    priority: int | None = None
+    queue: str | None = None
+    req: dict[str, Any] | None = None
+    stated: bool | None = None
+
+
+def _added(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The result's part `hive`: fields that another release wrote in another form are left out."""
+    found = meta.get("hive")
+    given = dict(found) if isinstance(found, Mapping) else {}
+    while True:
+        try:
+            return _Added.model_validate(given).model_dump(exclude_none=True)
+        except ValidationError as error:
+            for fault in error.errors():
+                given.pop(fault["loc"][0], None)
+
+
 def _knows_better(meta: dict[str, Any], place: Place) -> bool:
     """Whether the stored result says more than the task's place in the channel."""
     if meta["status"] == states.SUCCESS:
@@ -289,7 +316,7 @@ def _knows_better(meta: dict[str, Any], place: Place) -> bool:
         return meta["status"] in states.READY_STATES
     # Elsewhere the entry of a failure has come back since, and runs again. But what an executor
     # outside Celery has stated, it stated after that.
-    return place.name != "dead" and bool((meta.get("hive") or {}).get("stated"))
+    return place.name != "dead" and bool(_added(meta).get("stated"))
 
 
 def _state_of(state: str) -> State:

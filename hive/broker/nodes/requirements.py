@@ -55,6 +55,17 @@ class Requirements(BaseModel):
             ) from None
         return _parsed(text)
 
+    @classmethod
+    def stored(cls, text: bytes) -> Requirements:
+        """Read what somebody has published.
+
+        Raises: ValueError, which says why, where it has a demand that this release does not know.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ValueError(_faults(error)) from None
+
     def __bool__(self) -> bool:
         return bool(self.demands)
 
@@ -134,14 +145,17 @@ def _parsed(text: str) -> Requirements | None:
     try:
         requirements = Requirements.model_validate(json.loads(text))
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {_reason(fault['type'], fault['msg'])}"
-            for fault in error.errors()
-        )
         raise InvalidInputError(
-            f"requirements cannot be {text}: {faults}. {_known_keys()}"
+            f"requirements cannot be {text}: {_faults(error)}. {_known_keys()}"
         ) from None
     return requirements or None
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {_reason(fault['type'], fault['msg'])}"
+        for fault in error.errors()
+    )
 
 
 def _reason(kind: str, message: str) -> str:

@@ -5,6 +5,7 @@ Heartbeats write it; routers read what changed.
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,9 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.scripts import Script
-from hive.logs import get_logger
-
-log = get_logger(__name__)
+from hive.broker.link.unreadable import skip
 
 KNOWN_FOR = 24 * 3600.0
 """Seconds for which a silent node stays known."""
@@ -39,9 +38,12 @@ class NodeFacts(BaseModel):
     """What a node is: sent by its heartbeat when it starts and when something of it changed.
 
     `node_id` is the Celery nodename, `incarnation` is `<node_id>/<tag>`, `cpus` the processors it
-    may use (fractions come from quotas), `memory_mb` what it may use of the machine's, `started_at`
-    unix seconds by the node's own clock, `dead_after` seconds without a heartbeat after which it
-    wants to be missed.
+    may use (fractions come from quotas), `memory_mb` what it may use of the machine's,
+    `heartbeat_interval` seconds, None where its release does not tell, `started_at` unix seconds by
+    the node's own clock, `dead_after` seconds without a heartbeat after which it wants to be
+    missed.
+
+    A field that is added has a default: the rows of the release before do not have it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -52,15 +54,16 @@ class NodeFacts(BaseModel):
     pid: int
     incarnation: str
     slots: int = Field(ge=0)
-    cpus: float
+    cpus: float = Field(allow_inf_nan=False)
     memory_mb: int
     gpus: list[Gpu] = Field(default_factory=list)
     labels: dict[str, str] = Field(default_factory=dict)
     capabilities: list[str] = Field(default_factory=list)
     queues: list[str] = Field(default_factory=list)
     versions: dict[str, str] = Field(default_factory=dict)
-    started_at: float
-    dead_after: float = 0.0
+    heartbeat_interval: float | None = Field(None, allow_inf_nan=False)
+    started_at: float = Field(allow_inf_nan=False)
+    dead_after: float = Field(0.0, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,27 @@ class NodeLoad:
             f"{self.cpu:.3f} {self.memory:.3f} {self.memory_free_mb:d} {self.load1:.2f} "
             f"{self.active:d} {self.processed:d} {self.draining:d} {self.gpu:.3f}"
         )
+
+    @classmethod
+    def unpack(cls, fields: list[str]) -> NodeLoad:
+        """Read what `packed` wrote, in its parts; later releases may append more.
+
+        Raises: ValueError for too few, or what is no number.
+        """
+        cpu, memory, free, load1, active, processed, draining, gpu, *_ = fields
+        load = cls(
+            cpu=float(cpu),
+            memory=float(memory),
+            memory_free_mb=int(free),
+            load1=float(load1),
+            active=int(active),
+            processed=int(processed),
+            draining=draining == "1",
+            gpu=float(gpu),
+        )
+        if not math.isfinite(load.cpu + load.memory + load.load1 + load.gpu):
+            raise ValueError(f"no load is {' '.join(fields)}")
+        return load
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,36 +187,47 @@ class NodeTable:
     def read(self) -> dict[str, Node]:
         """Every node seen within 24 hours, by id; one round trip, which brings only what changed.
 
-        A node whose beats did not change keeps its Node object from one read to the next.
+        A node whose beats did not change keeps its Node object from one read to the next. One whose
+        row cannot be read is left out, with a line in the log.
+
+        Raises: redis errors.
         """
         with self._lock:
             try:
-                epoch, version, now_ms, whole, rows = self._run(DELTA, self._epoch, self._version)
+                reply = self._run(DELTA, self._epoch, self._version)
             except redis.exceptions.RedisError:
                 # The server may come back with some writes lost, and count past our version before
                 # we ask again. So ask for the whole table.
                 self._epoch = ""
                 raise
+            epoch, version, now_ms, whole, rows = reply
             if whole:
                 self._facts, self._nodes = {}, {}
-            self._epoch, self._version = epoch.decode(), int(version)
+            self._epoch, self._version = epoch.decode(errors="replace"), int(version)
             now = now_ms / 1000
             for position in range(0, len(rows), 3):
-                self._take(rows[position].decode(), rows[position + 1], rows[position + 2], now)
+                node_id = rows[position].decode(errors="replace")
+                self._take(node_id, rows[position + 1], rows[position + 2], now, whole=bool(whole))
             self._age(now)
             return dict(self._nodes)
 
     def _run(self, script: Script, *args: Any) -> Any:
         return self._client.run(script, (), (self._client.prefix, *args))
 
-    def _take(self, node_id: str, lines: bytes | None, facts: bytes | None, now: float) -> None:
-        """Put one row of the reply into the copy."""
-        if lines is None:
+    def _take(
+        self, node_id: str, raw: bytes | None, facts: bytes | None, now: float, *, whole: bool
+    ) -> None:
+        """Put one row of the reply into the copy; one that cannot be read leaves its node out."""
+        lines = [] if raw is None else self._lines(node_id, raw)
+        if not lines:
+            self._nodes.pop(node_id, None)
             return
-        parts = [line.split(" ") for line in lines.decode().split("\n")]
-        written = parts[0][3]
+        written = lines[0].written
         if facts is not None:
-            self._facts[node_id] = written, _readable(node_id, facts)
+            self._facts[node_id] = written, self._readable(node_id, facts)
+        elif whole and written != "0":
+            self._facts[node_id] = written, None
+            self._skip("static", node_id, "it is missing")
         known_version, known = self._facts.get(node_id, ("", None))
         if written not in ("0", known_version):
             # We should have had these facts: the server has lost its last writes, and has counted
@@ -201,7 +236,31 @@ class NodeTable:
         if known is None:
             self._nodes.pop(node_id, None)
         else:
-            self._nodes[node_id] = _node(known, parts, now, self._client.settings.dead_after)
+            self._nodes[node_id] = _node(known, lines, now, self._client.settings.dead_after)
+
+    def _lines(self, node_id: str, raw: bytes) -> list[_Line]:
+        lines = []
+        for text in raw.decode(errors="replace").split("\n"):
+            try:
+                lines.append(_Line.read(text))
+            except ValueError as error:
+                self._skip("dynamic", node_id, error)
+        return lines
+
+    def _readable(self, node_id: str, raw: bytes) -> NodeFacts | None:
+        try:
+            facts = NodeFacts.model_validate_json(raw)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            self._skip("static", node_id, f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
+            return None
+        if facts.node_id != node_id:
+            self._skip("static", node_id, f"it is about the node {facts.node_id}")
+            return None
+        return facts
+
+    def _skip(self, part: str, node_id: str, why: object) -> None:
+        skip(self._client, self._client.key("nodes", part), node_id, why)
 
     def _age(self, now: float) -> None:
         """Nodes that sent nothing go offline, and after a day out of the table."""
@@ -215,31 +274,41 @@ class NodeTable:
                 self._facts.pop(node_id, None)
 
 
-def _readable(node_id: str, facts: bytes) -> NodeFacts | None:
-    try:
-        return NodeFacts.model_validate_json(facts)
-    except ValidationError as error:
-        log.warning("node_facts_unreadable", node_id=node_id, faults=error.error_count())
-        return None
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What the last beat of one incarnation wrote.
+
+    at: unix seconds by the broker's clock, negative once it has left. written: the version that
+    wrote the node's facts, "0" where this incarnation wrote none.
+    """
+
+    at: float
+    written: str
+    load: NodeLoad
+
+    @classmethod
+    def read(cls, text: str) -> _Line:
+        """Raises: ValueError for one with too few fields, or what is no number."""
+        at, _, _, written, *load = text.split(" ")
+        line = cls(float(at) / 1000, written, NodeLoad.unpack(load))
+        if not math.isfinite(line.at):
+            raise ValueError(f"no beat was at {at}")
+        return line
 
 
-def _node(facts: NodeFacts, parts: list[list[str]], now: float, dead_after: float) -> Node:
+def _node(facts: NodeFacts, lines: list[_Line], now: float, dead_after: float) -> Node:
     """One node from the lines of its incarnations.
 
     The first that lives gives the load; the numbers of tasks are added up.
     """
     patience = max(dead_after, facts.dead_after)
-    living = [part for part in parts if float(part[0]) / 1000 >= now - patience]
-    shown = living or parts[:1]
-    cpu, memory, free, load1, _, _, draining, gpu = shown[0][4:12]
-    load = NodeLoad(
-        cpu=float(cpu),
-        memory=float(memory),
-        memory_free_mb=int(free),
-        load1=float(load1),
-        active=sum(int(part[8]) for part in shown),
-        processed=sum(int(part[9]) for part in shown),
-        draining=draining == "1",
-        gpu=float(gpu),
-    )
-    return Node(facts, load, max(abs(float(part[0])) for part in shown) / 1000, bool(living))
+    living = [line for line in lines if line.at >= now - patience]
+    shown = living or lines[:1]
+    load = shown[0].load
+    if len(shown) > 1:
+        load = replace(
+            load,
+            active=sum(line.load.active for line in shown),
+            processed=sum(line.load.processed for line in shown),
+        )
+    return Node(facts, load, max(abs(line.at) for line in shown), bool(living))

@@ -12,6 +12,7 @@ import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.unreadable import ask, skip
 from hive.errors import InvalidInputError
 from hive.foreman.watch.look import Look, look
 from hive.logs import get_logger
@@ -192,12 +193,12 @@ def duty_states(client: BrokerClient) -> list[DutyState]:
 
     Blocks for one round trip. Raises: redis errors.
     """
-    told: Mapping[bytes, bytes] = client.redis.hgetall(client.key("duties"))
-    return sorted(filter(None, map(_read, told.values())), key=lambda state: state.name)
-
-
-def _read(told: bytes) -> DutyState | None:
-    try:
-        return DutyState.model_validate_json(told)
-    except ValidationError:
-        return None  # another release wrote it; the next watchdog writes it anew
+    key = client.key("duties")
+    told: Mapping[bytes, bytes] = ask(client, client.redis.hgetall, key) or {}
+    states = []
+    for name, text in told.items():
+        try:
+            states.append(DutyState.model_validate_json(text))
+        except ValidationError as error:
+            skip(client, key, name.decode(errors="replace"), error.errors()[0]["msg"])
+    return sorted(states, key=lambda state: state.name)

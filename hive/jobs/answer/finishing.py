@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery, Task, shared_task
 
 from hive.broker.link.client import BrokerClient, client_of
+from hive.errors import UnknownJobError
 from hive.jobs.answer.value import built_in_value, ordered_values
 from hive.jobs.input.launch import FINISH, send_pullers
 from hive.jobs.state import steps
@@ -42,7 +43,14 @@ def finish(self: Task[..., None], job_id: str) -> None:
     """
     client = client_of(self.app)
     allowed = client.settings.hive_max_retries + 1
-    plan = stored_plan(client, job_id)
+    try:
+        plan = stored_plan(client, job_id)
+    except UnknownJobError as unread:
+        log.error(
+            "unreadable_job", job_id=job_id, node=self.request.hostname, reason=unread.message
+        )
+        # Perhaps on a node of the release that made it; not often, where there is none.
+        raise self.retry(countdown=min(60.0, 2.0 ** min(self.request.retries, 6))) from None
     if plan is None:
         return
     reply = steps.run(client, steps.RETURNED, job_id, allowed, _STALLED_ROUNDS, message_id(self))

@@ -7,6 +7,9 @@ from typing import Any
 from hive.broker.link.client import BrokerClient
 from hive.jobs.state import steps
 from hive.jobs.state.outcomes import Entry
+from hive.logs import get_logger
+
+log = get_logger(__name__)
 
 _BATCH_BYTES = 1 << 20
 _BATCH_ENTRIES = 512
@@ -41,7 +44,11 @@ class StreamPosition:
             if b"end" in fields:
                 self.ended = True
                 continue
-            entry = entry_of(entry_id, fields)
+            try:
+                entry = entry_of(entry_id, fields)
+            except (KeyError, ValueError) as error:
+                log.warning("outcomes_unreadable", entry=entry_id.decode(), error=repr(error))
+                continue
             self.items += entry.n
             self.bytes += entry.size
             self._entries += 1

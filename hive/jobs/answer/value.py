@@ -33,7 +33,7 @@ def built_in_value(client: BrokerClient, job_id: str, name: str) -> Any:
         return reduce_values(name, ordered_values(client, job_id))
     raw = client.redis.lrange(steps.job_key(client, job_id, "partials"), 0, -1)
     partials = sorted((from_json(part) for part in raw), key=lambda part: part[0])
-    faults = [error for _, _, error in partials if error]
+    faults = [error for _, _, error, *_ in partials if error]
     if faults:
         raise InvalidInputError(faults[0])
-    return reduce_values(name, [value for _, value, _ in partials])
+    return reduce_values(name, [value for _, value, *_ in partials])

@@ -159,14 +159,22 @@ class Results:
 
 
 def decode(entry: Entry) -> Iterator[Outcome]:
-    """The outcomes of an entry, in item order."""
+    """The outcomes of an entry, in item order.
+
+    What is behind the fields that this release knows is passed over. Of an entry that cannot be
+    read at all the items have failed, as far as can be told here.
+    """
     same = entry.fields.get(b"r")
-    if same is not None:
-        status, error, attempts, node = json.loads(same)
-        for index in range(entry.first, entry.first + entry.n):
-            yield Outcome(index, status, None, error, node or None, attempts, 0.0)
+    try:
+        if same is not None:
+            status, error, attempts, node, *_ = json.loads(same)
+            yield from _alike(entry, status, error, node or None, attempts)
+            return
+        values, micros, errors, node, attempts, *_ = from_json(entry.fields[b"d"])
+    except (KeyError, TypeError, ValueError) as fault:
+        why = f"this release of Hive cannot read what became of it ({error_text(fault)})"
+        yield from _alike(entry, "failed", why, None, 0)
         return
-    values, micros, errors, node, attempts = from_json(entry.fields[b"d"])
     if not errors:
         for index, (value, us) in enumerate(zip(values, micros, strict=True), entry.first):
             yield Outcome(index, "ok", value, None, node, attempts, us / 1e6)
@@ -176,11 +184,24 @@ def decode(entry: Entry) -> Iterator[Outcome]:
         yield Outcome(entry.first + offset, status, value, error, node, attempts, us / 1e6)
 
 
+def _alike(
+    entry: Entry, status: Status, error: str, node: str | None, attempts: int
+) -> list[Outcome]:
+    """An outcome for each of the entry's items, the same for all."""
+    return [
+        Outcome(index, status, None, error, node, attempts, 0.0)
+        for index in range(entry.first, entry.first + entry.n)
+    ]
+
+
 def successful_values(entry: Entry) -> list[Any]:
-    """The values of an entry's successful items, in item order."""
+    """The values of an entry's successful items, in item order.
+
+    Raises: KeyError, TypeError, ValueError for an entry that this release cannot read.
+    """
     if b"r" in entry.fields:
         return []
-    values, _, errors, _, _ = from_json(entry.fields[b"d"])
+    values, _, errors, *_ = from_json(entry.fields[b"d"])
     return (
         [value for offset, value in enumerate(values) if str(offset) not in errors]
         if errors

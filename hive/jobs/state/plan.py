@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.unreadable import ask
+from hive.errors import UnknownJobError
 from hive.jobs.state import steps
-from hive.jobs.state.reduce import FOLDED
+from hive.jobs.state.reduce import BUILT_IN, FOLDED
 
 MARGIN = 5.0
 """Seconds by which a puller's own soft limit lies above the limit of an item, and its hard limit
@@ -42,6 +44,13 @@ class Plan(BaseModel):
     requirements: dict[str, Any] | None = None
     total: int | None = Field(None, ge=0)
 
+    @field_validator("reduce")
+    @classmethod
+    def _is_known(cls, reduce: str | None) -> str | None:
+        if reduce not in (None, "task", *BUILT_IN):
+            raise ValueError(f"there is no reduce {reduce!r}")
+        return reduce
+
     @property
     def trims(self) -> bool:
         """Whether outcomes that the caller has read may be dropped.
@@ -64,6 +73,22 @@ def time_to_live(app: Celery, item_limit: float, timeout: float | None) -> int:
 
 
 def stored_plan(client: BrokerClient, job_id: str) -> Plan | None:
-    """The plan of a job, or None when no such job is known (any more)."""
-    raw = client.redis.hget(steps.job_key(client, job_id, "state"), "plan")
-    return Plan.model_validate_json(raw) if isinstance(raw, (bytes, str)) else None
+    """The plan of a job, or None when no such job is known (any more).
+
+    Raises: UnknownJobError for one that this release cannot read.
+    """
+    key = steps.job_key(client, job_id, "state")
+    raw: bytes | None = ask(client, client.redis.hget, key, "plan")
+    return None if raw is None else read_plan(job_id, raw)
+
+
+def read_plan(job_id: str, raw: bytes) -> Plan:
+    """Raises: UnknownJobError where another release asks for what this one does not know."""
+    try:
+        return Plan.model_validate_json(raw)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UnknownJobError(
+            f"This release of Hive cannot read what the job {job_id} is asked to do "
+            f"({'.'.join(map(str, fault['loc']))}: {fault['msg']}); use the release that made it."
+        ) from None

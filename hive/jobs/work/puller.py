@@ -13,10 +13,11 @@ from hive.broker.channel.header import Header
 from hive.broker.link.client import client_of
 from hive.broker.link.outage import AWAY, until_back
 from hive.broker.link.priorities import list_index, queue_lists
+from hive.errors import UnknownJobError
 from hive.jobs.input.launch import PULL
 from hive.jobs.state import steps
 from hive.jobs.state.outcomes import from_json
-from hive.jobs.state.plan import Plan, stored_plan
+from hive.jobs.state.plan import Plan, read_plan, stored_plan
 from hive.jobs.work.calls import SkillCalls
 from hive.jobs.work.keeper import Keeper
 from hive.jobs.work.lease_size import lease_length
@@ -105,11 +106,15 @@ class Puller:
             reply = self.wait_for_items(reply)
         if reply[0] != b"run":
             return bool(reply[0] == b"yield")
-        plan = (
-            Plan.model_validate_json(reply[11])
-            if reply[11]
-            else stored_plan(self.client, self.job_id)
-        )
+        try:
+            plan = (
+                read_plan(self.job_id, reply[11])
+                if reply[11]
+                else stored_plan(self.client, self.job_id)
+            )
+        except UnknownJobError as error:
+            log.error("unreadable_job", job_id=self.job_id, node=self.node, reason=error.message)
+            return self._decline(reply, f"{self.node}: {error.message}")
         if plan is None:
             return False
         with TimeLimit(plan.item_limit) as limit:
@@ -118,16 +123,16 @@ class Puller:
                     self.app, plan.task, self.job_id, self.node, limit, header=self.header
                 )
             except KeyError:
-                return self._decline(reply, plan)
+                log.error("unknown_task_in_job", job_id=self.job_id, task=plan.task, node=self.node)
+                return self._decline(
+                    reply,
+                    f"{self.node} does not know the task {plan.task!r}; "
+                    "start its worker with the module that defines it",
+                )
             return Pulling(self, plan, calls, limit).run(reply)
 
-    def _decline(self, reply: list[Any], plan: Plan) -> bool:
-        """This node does not know the skill: leave the items to nodes that do."""
-        log.error("unknown_task_in_job", job_id=self.job_id, task=plan.task, node=self.node)
-        excuse = (
-            f"{self.node} does not know the task {plan.task!r}; "
-            "start its worker with the module that defines it"
-        )
+    def _decline(self, reply: list[Any], excuse: str) -> bool:
+        """This node cannot do it: leave the items to nodes that can."""
         steps.run(self.client, steps.NOTE, self.job_id, "excuse", excuse)
         self.commit(reply[1], Commit(int(reply[4]), 0, "", [0, 0, 0, 0], 0, ""), 1, b"", go=False)
         return False

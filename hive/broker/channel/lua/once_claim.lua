@@ -10,11 +10,11 @@ local once = P .. 'once:' .. ARGV[2] .. ':' .. ARGV[3]
 local result, owner, incarnation, since = unpack(redis.call('HMGET', once, 'result', 'owner',
   'incarnation', 'since'))
 if result then return {'done', result} end
-if owner and owner ~= ARGV[4] then
-  local reservation = redis.call('HGET', P .. 'reserved:' .. string.match(incarnation, '^(.*)/'),
-    owner)
+local node = owner and string.match(incarnation or '', '^(.*)/')
+if node and owner ~= ARGV[4] then
+  local reservation = redis.call('HGET', P .. 'reserved:' .. node, owner)
   if reservation and holder(reservation) == incarnation then
-    return {'held', now() - tonumber(since)}
+    return {'held', now() - (tonumber(since) or now())}
   end
 end
 redis.call('HSET', once, 'owner', ARGV[4], 'incarnation', ARGV[5], 'since', now())

@@ -51,8 +51,8 @@ local function forget_the_long_silent()
   for _ = 1, 100 do
     local oldest = redis.call('ZRANGE', versions, 0, 0)[1]
     local line = oldest and redis.call('HGET', dynamic, oldest)
-    if not oldest or (line and now - math.abs(tonumber(string.match(line,
-      '^%S+'))) <= KNOWN_FOR) then
+    if not oldest or (line and now - math.abs(tonumber(string.match(line, '^%S+') or '') or 0)
+      <= KNOWN_FOR) then
       return
     end
     redis.call('ZREM', versions, oldest)
@@ -79,7 +79,8 @@ for line in string.gmatch(redis.call('HGET', dynamic, node) or '', '[^\n]+') do
 end
 if facts ~= '' then mine.start = ARGV[6] end
 if not leads then
-  leads = rival == nil or (facts ~= '' and tonumber(mine.start) >= tonumber(rival.start))
+  leads = rival == nil or (facts ~= ''
+    and (tonumber(mine.start) or 0) >= (tonumber(rival.start) or 0))
 end
 
 mine.at, mine.load = string.format('%.0f', now), load
@@ -112,4 +113,5 @@ if version % 64 == 1 then
 end
 local known = redis.call('HLEN', space .. 'requirements')
   + (redis.call('HGET', space .. 'counters', 'requirements_forgotten') or 0)
-return {'ok', (leads and mine.written == '0') and 1 or 0, now, known}
+local told = mine.written ~= '0' and redis.call('HEXISTS', static, node) == 1
+return {'ok', (leads and not told) and 1 or 0, now, known}
