@@ -24,6 +24,12 @@ class SettingsError(HiveError):
     exit_code = 2
 
 
+class StoredFormatError(HiveError):
+    """The hive's data has a format that this release of Hive cannot serve."""
+
+    exit_code = 2
+
+
 class InvalidInputError(HiveError):
     """What was handed in cannot be used as it is."""
 

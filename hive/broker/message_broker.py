@@ -21,6 +21,7 @@ from hive.broker.control.subscription import BroadcastSubscription
 from hive.broker.ledger.queue_stats import queue_stats
 from hive.broker.ledger.records import TaskRecords, TaskStatus
 from hive.broker.link.client import broker_errors, client_of
+from hive.broker.link.format import require_format
 from hive.broker.link.priorities import queue_of
 from hive.broker.link.unreadable import ask
 from hive.broker.nodes.table import NodeTable
@@ -42,7 +43,7 @@ class MessageBroker:
 
     `connect` only looks whether the broker is there. Every method opens what it needs, and raises
     BrokerUnreachableError when the broker does not answer, BrokerAuthError when it refuses the
-    credentials.
+    credentials, StoredFormatError when the data there is of a release that this one cannot serve.
     """
 
     def __init__(self, app: Celery | None = None) -> None:
@@ -216,6 +217,7 @@ class MessageBroker:
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def guarded() -> T:
             with broker_errors(self._where):
+                require_format(self.client)
                 return function(*args, **kwargs)
 
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from celery import Celery
 
 from hive.broker.link.client import BrokerClient, broker_errors, client_of
+from hive.broker.link.format import require_format
 from hive.broker.nodes.table import Node, NodeTable
 from hive.cli.output import note
 from hive.errors import InvalidInputError, NoNodeOnlineError
@@ -61,11 +62,14 @@ def connected(application: str | None = None) -> Iterator[Cluster]:
 
 @contextmanager
 def cluster_of(app: Celery) -> Iterator[Cluster]:
-    """The cluster of an application. Raises: BrokerUnreachableError, BrokerAuthError."""
+    """The cluster of an application.
+
+    Raises: StoredFormatError, BrokerUnreachableError, BrokerAuthError.
+    """
     client = client_of(app)
     cluster = Cluster(app, client, NodeTable(client))
     with broker_errors(client.address):
-        client.redis.ping()
+        require_format(client)
     try:
         yield cluster
     finally:

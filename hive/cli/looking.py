@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hive.broker.link.client import BrokerClient, broker_errors, ready_client
+from hive.broker.link.format import require_format
 from hive.settings import Settings
 
 
@@ -15,11 +16,12 @@ def looking() -> Iterator[BrokerClient]:
 
     Errors of the broker inside the context are Hive's, too.
 
-    Raises: SettingsError, BrokerUnreachableError, BrokerAuthError.
+    Raises: SettingsError, StoredFormatError, BrokerUnreachableError, BrokerAuthError.
     """
     client = ready_client(Settings.load())
     with broker_errors(client.address):
         try:
+            require_format(client)
             yield client
         finally:
             client.close()

@@ -41,8 +41,12 @@ class Foreman:
         self._watchdog: WatchdogThread | None = None
 
     async def start(self) -> None:
-        """Run the watchdog in a thread of this process. Starting twice changes nothing."""
+        """Run the watchdog in a thread of this process. Starting twice changes nothing.
+
+        A broker that is away is waited for. Raises: StoredFormatError.
+        """
         if self._watchdog is None:
+            await self._broker.connect()  # raises where this release cannot serve what is stored
             told = self._on_restored
             hook: OnRestored | None = None if told is None else lambda _, restored: told(restored)
             self._watchdog = WatchdogThread(self._broker.client, self._broker.app, hook)

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from hive.broker.ledger.account import Ledger
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.unreadable import ask, skip
+from hive.errors import StoredFormatError
 from hive.foreman.watch.duty import duty_states
 from hive.foreman.watch.watchdog import LEASE_NAME
 from hive.nexus.context import Nexus, nexus_of
@@ -68,6 +69,14 @@ def _examine(nexus: Nexus) -> Health:
     except redis.exceptions.RedisError:
         return Health(
             status="degraded", version=VERSION, broker_reachable=False, watchdog_last_tick=tick
+        )
+    except StoredFormatError as error:
+        return Health(
+            status="degraded",
+            version=VERSION,
+            broker_reachable=True,
+            watchdog_last_tick=tick,
+            failing_duties=[error.message],
         )
     return Health(
         status="ok" if ticking else "degraded",

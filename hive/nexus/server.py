@@ -16,6 +16,7 @@ import uvicorn
 from celery import Celery
 
 from hive.broker.link.client import broker_errors, client_of
+from hive.broker.link.format import require_format
 from hive.errors import PortInUseError, SettingsError
 from hive.foreman.watch.thread import WatchdogThread
 from hive.logs import get_logger
@@ -40,13 +41,13 @@ def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None])
     The supervisor is the other end of the pipe that HIVE_SUPERVISOR_FD names. Blocks; call it from
     the main thread.
 
-    Raises: SettingsError for an address that is not loopback, PortInUseError,
-    BrokerUnreachableError or BrokerAuthError when the broker cannot be used at the start; one that
-    is lost later is waited for.
+    Raises: SettingsError for an address that is not loopback, PortInUseError, StoredFormatError for
+    data that this release does not serve, BrokerUnreachableError or BrokerAuthError when the broker
+    cannot be used at the start; one that is lost later is waited for.
     """
     client = client_of(app)
     with broker_errors(client.address):
-        client.redis.ping()
+        require_format(client)
     with _listen(settings.nexus_host, settings.nexus_port) as listener:
         port = int(listener.getsockname()[1])
         watchdog = WatchdogThread(client, app)

@@ -18,9 +18,10 @@ from celery.concurrency.prefork import TaskPool as ProcessPool
 from hive.broker.channel import incarnation as incarnations
 from hive.broker.channel.encrypted import refuse_plain_broker
 from hive.broker.link.client import client_of
+from hive.broker.link.format import check_format, require_format, stored_format
 from hive.broker.link.silence import ATTENTION
 from hive.broker.nodes.process import Process
-from hive.errors import SettingsError
+from hive.errors import SettingsError, StoredFormatError
 from hive.foreman.watch.restore import Restorer
 from hive.foreman.watch.rooms import hooks_of
 from hive.foreman.watch.watchdog import STAND_IN_TICK, Watchdog
@@ -92,8 +93,11 @@ class SporeStep(bootsteps.StartStopStep):
         back what the dead held, a little later than it would.
         """
         try:
+            require_format(client_of(app))
             Restorer(hooks_of(app)).restore_ended(client_of(app), node_id)
-        except redis.exceptions.RedisError as error:
+        except StoredFormatError:
+            return  # SporeConsumerStep says so, and ends the worker
+        except Exception as error:  # noqa: BLE001 - the watchdog does it a little later
             log.warning("earlier_processes_wait", node_id=node_id, error=str(error))
         while not self._stopping.is_set():
             try:
@@ -150,13 +154,25 @@ def _take_no_more() -> None:
 
 
 class SporeConsumerStep(bootsteps.StartStopStep):
-    """Gives the event loop of each new connection a wake-up, and a look for dead pool processes."""
+    """Gives the event loop of each new connection a wake-up, and a look for dead pool processes.
+
+    Before it takes anything: a release that cannot serve what the broker has stored ends here, also
+    where that has changed while the connection was away.
+    """
 
     requires = ("celery.worker.consumer.mingle:Mingle",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self.wakeup: Wakeup | None = None
+
+    def start(self, consumer: Any) -> None:
+        """Raises: SystemExit for a stored format that this release does not serve, redis errors."""
+        try:
+            check_format(stored_format(client_of(consumer.app)))
+        except StoredFormatError as error:
+            log.error("worker_cannot_start", reason=error.message)
+            raise SystemExit(error.exit_code) from None
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         hub.call_repeatedly(POOL_CHECK_SECONDS, consumer.pool.maintain_pool)

@@ -55,7 +55,7 @@ IN_THE_MIDDLE = {"parent-child", "chord-2", "chord-body", "group-2", "chain-1", 
 ITEMS = {f"halfway {number}" for number in range(4, 8)}
 # Beginnings of the names of keys that stay, or stay as long as a node does.
 PERMANENT = (
-    *("venom:counters", "venom:account", "venom:lease:foreman", "venom:beats"),
+    *("venom:counters", "venom:account", "venom:format", "venom:lease:foreman", "venom:beats"),
     *("venom:epochs", "venom:incarnations:", "venom:requirements", "_kombu.binding"),
     *("venom:processes", "venom:heard_since"),
 )

@@ -1,7 +1,7 @@
 """What the broker does not take, in Hive's words.
 
-It refuses a message for a full queue, and anything new without memory; and replicas may fail to
-confirm what it took.
+It refuses a message for a full queue, anything new without memory, and all of a release that does
+not know the stored format; and replicas may fail to confirm what it took.
 """
 
 # celery-types leaves most of kombu's Redis transport out.
@@ -16,23 +16,28 @@ import kombu.exceptions
 import redis
 from kombu.transport import redis as kombu_redis
 
+from hive.broker.link.format import check_format
 from hive.errors import BrokerMemoryError, BrokerUnreachableError, QueueFullError
 
 _QUEUE_FULL = re.compile(r"QUEUEFULL (\d+) (.+)")
 """As lua/publish.lua answers; redis-py's pipeline puts words of its own in front."""
+_FORMAT = re.compile(r"(?:^|: )FORMAT (.*)", re.DOTALL)
 
 
 def raise_refusal(error: BaseException | None) -> None:
-    """Raise what a reply of the broker means to a sender: QueueFullError or BrokerMemoryError.
+    """Raise what a reply of the broker means to a sender: QueueFullError, BrokerMemoryError or
+    StoredFormatError.
 
-    Both mean that nothing was written: the message is not sent, whatever was tried before under its
-    publish id. Any other error is left to the caller: the function returns.
+    Each means that nothing was written: the message is not sent, whatever was tried before under
+    its publish id. Any other error is left to the caller: the function returns.
     """
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         raise BrokerMemoryError from error
-    full = (
-        _QUEUE_FULL.findall(str(error)) if isinstance(error, redis.exceptions.ResponseError) else ()
-    )
+    said = str(error) if isinstance(error, redis.exceptions.ResponseError) else ""
+    unserved = _FORMAT.search(said)
+    if unserved:
+        check_format(unserved[1].encode())
+    full = _QUEUE_FULL.findall(said)
     if full:
         limit, queue = int(full[-1][0]), full[-1][1]
         raise QueueFullError(

@@ -57,6 +57,7 @@ class BrokerClient:
         self.prefix = prefix
         self.timeout = timeout
         self.tls = tls_parameters(settings) if tls is None else dict(tls)
+        self.format_served = False
         self._lock = threading.Lock()
         self._client: tuple[int, Redis] | None = None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.unreadable import ask
 from hive.logs import get_logger
 from hive.settings import Settings
 
@@ -79,8 +80,8 @@ def known_processes(client: BrokerClient) -> dict[str, Process]:
 
     Raises: redis errors.
     """
-    rows: dict[bytes, bytes] = client.redis.hgetall(client.key("processes"))
-    read = {name.decode(): Process.read(packed) for name, packed in rows.items()}
+    rows: dict[bytes, bytes] = ask(client, client.redis.hgetall, client.key("processes")) or {}
+    read = {name.decode(errors="replace"): Process.read(packed) for name, packed in rows.items()}
     return {name: process for name, process in read.items() if process is not None}
 
 

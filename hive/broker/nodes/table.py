@@ -14,6 +14,7 @@ import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.format import check_format
 from hive.broker.link.scripts import Script
 from hive.broker.link.unreadable import skip
 
@@ -190,7 +191,7 @@ class NodeTable:
         A node whose beats did not change keeps its Node object from one read to the next. One whose
         row cannot be read is left out, with a line in the log.
 
-        Raises: redis errors.
+        Raises: StoredFormatError for a table that this release does not serve, redis errors.
         """
         with self._lock:
             try:
@@ -200,7 +201,8 @@ class NodeTable:
                 # we ask again. So ask for the whole table.
                 self._epoch = ""
                 raise
-            epoch, version, now_ms, whole, rows = reply
+            epoch, version, now_ms, whole, rows, stored_format = reply
+            check_format(stored_format)
             if whole:
                 self._facts, self._nodes = {}, {}
             self._epoch, self._version = epoch.decode(errors="replace"), int(version)

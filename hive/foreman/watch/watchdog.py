@@ -12,7 +12,9 @@ import redis
 from celery import Celery
 
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.format import require_format
 from hive.broker.link.outage import passes
+from hive.errors import StoredFormatError
 from hive.foreman.watch.duties import duties_of
 from hive.foreman.watch.duty import Duty, Roster, Watch
 from hive.foreman.watch.lease import Lease
@@ -84,6 +86,8 @@ class Watchdog:
             except redis.exceptions.RedisError as error:
                 self._answering_since = None
                 log.warning("watchdog_waits_for_broker", error=str(error))
+            except StoredFormatError as error:
+                log.error("watchdog_refuses", reason=error.message)
             stop.wait(max(0.05, self._tick - (time.monotonic() - began)))
         try:
             self._lease.give_up()
@@ -94,9 +98,11 @@ class Watchdog:
     def tick(self) -> None:
         """One round: take the lease, and do what is due.
 
-        Raises: redis errors of a broker that does not answer. What a duty raises is its own failure
+        Raises: StoredFormatError for data that this release does not serve, redis errors of a
+            broker that does not answer. What a duty raises is its own failure
             (`hive status` names it), and the other duties are done all the same.
         """
+        require_format(self.client)
         asked = time.monotonic()
         led, leads = self._lease.held, self._lease.take()
         watch = Watch(self.client, self.app, self._answering(asked))

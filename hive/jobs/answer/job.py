@@ -18,6 +18,7 @@ from celery import Celery
 from celery.app import app_or_default
 
 from hive.broker.link.client import broker_errors, client_of
+from hive.broker.link.format import require_format
 from hive.broker.link.outage import AWAY, PAUSE, Outage
 from hive.errors import InvalidInputError, UnknownJobError
 from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
@@ -303,11 +304,13 @@ def job(job_id: str, *, app: Celery | None = None) -> Job:
 
     app: the Celery application that Hive is installed in; the current one by default.
 
-    Raises: UnknownJobError when no such job is known (any more), BrokerUnreachableError.
+    Raises: UnknownJobError when no such job is known (any more), or another release made it that
+        this one cannot read; StoredFormatError, BrokerUnreachableError.
     """
     application = app_or_default(app)
     client = client_of(application)
     with broker_errors():
+        require_format(client)
         plan = stored_plan(client, job_id)
     if plan is None:
         raise UnknownJobError(f"No job has the id {job_id!r}, or its results have expired.")

@@ -31,6 +31,7 @@ end
 
 local reserved = P .. 'reserved:' .. node
 local back = ARGV[5] ~= '1' and redis.call('HEXISTS', P .. 'epochs', incarnation) == 0
+redis.call('SETNX', P .. 'format', FORMAT)
 redis.call('HSET', P .. 'epochs', incarnation, ARGV[4])
 redis.call('SADD', P .. 'incarnations:' .. node, incarnation)
 redis.call('HSET', processes, incarnation, ARGV[6])

@@ -32,6 +32,10 @@ local function ask(command, key, ...)
   put_aside(key, '', 'it is a ' .. kind .. ', which Hive does not store there')
 end
 
+-- The format of what is stored, which this release writes and reads (hive/broker/link/format.py).
+-- Whoever writes first notes it; where nobody has, it is the first one.
+local FORMAT = '1'
+
 local function pack_entry(deaths, past, home, priority, pin, task_id, created, envelope)
   return table.concat({deaths .. past, home, priority, pin, task_id, created, envelope}, '\31')
 end

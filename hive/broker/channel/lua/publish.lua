@@ -7,7 +7,7 @@
 --      11 publish id of the message for whose run this is sent, or ''
 --      12.. candidates: node, slots, score without the tasks term (-1: preferred)
 -- Reply {0} known already; {1, ''} went home or to the delayed set; {1, node} bound to that node;
---      error QUEUEFULL
+--      error QUEUEFULL; error FORMAT where this release cannot serve what is stored
 -- Keeps: an accepted id is in exactly one place; a node is bound only while it lives and has a free
 --        slot. What is refused, for a full queue or for want of memory, has written nothing. What a
 --        run has sent is known until its message is finished, so that a repeated run sends nothing
@@ -15,6 +15,8 @@
 local id, home, priority = ARGV[2], ARGV[3], ARGV[4]
 local parent, sent = ARGV[11], P .. 'sent:' .. ARGV[11]
 local entries, t = P .. 'entries', now()
+local format = ask('GET', P .. 'format')
+if format and format ~= FORMAT then return redis.error_reply('FORMAT ' .. format) end
 if redis.call('HEXISTS', entries, id) == 1 or was_finished(id, t)
   or (parent ~= '' and redis.call('SISMEMBER', sent, id) == 1) then
   -- Without memory it is not counted, but still known.
@@ -26,6 +28,7 @@ local limit = tonumber(ARGV[10])
 if limit > 0 and redis.call('HLEN', entries) >= limit and waiting_in(home) >= limit then
   return redis.error_reply('QUEUEFULL ' .. ARGV[10] .. ' ' .. home)
 end
+if format == false then redis.call('SET', P .. 'format', FORMAT) end
 if parent ~= '' and redis.call('HEXISTS', entries, parent) == 1 then
   redis.call('SADD', sent, id)
   -- One with the parent's task id is its retry, or what replaces it: once that is sent, the parent

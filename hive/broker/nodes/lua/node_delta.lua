@@ -2,9 +2,9 @@
 --
 -- KEYS none
 -- ARGV 1 key prefix   2 epoch of the reader's copy, '' for none   3 version of the reader's copy
--- Keys used (read only): venom:nodes:static | dynamic | versions | version | epoch
+-- Keys used (read only): venom:nodes:static | dynamic | versions | version | epoch, venom:format
 -- Reply {epoch, version, now in ms, 1 when this is the whole table,
---        {node id, dynamic lines, facts or nil, ...}}
+--        {node id, dynamic lines, facts or nil, ...}, stored format or nil}
 --        The facts come when they were written after the reader's version.
 --
 -- Invariant: a reader that applies the reply (after emptying its copy when it is the whole table)
@@ -46,4 +46,4 @@ for first = 1, #ids, BATCH do
     rows[#rows + 1] = known
   end
 end
-return {epoch, version, now, whole and 1 or 0, rows}
+return {epoch, version, now, whole and 1 or 0, rows, ask('GET', ARGV[1] .. 'venom:format')}
