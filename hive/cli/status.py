@@ -32,15 +32,19 @@ def status(as_json: bool) -> None:
     from hive.cli.looking import looking
     from hive.cli.queue import queue_table
     from hive.foreman.cluster import cluster_status
+    from hive.foreman.differences import differing_nodes, sentences
     from hive.foreman.policy import LoadScore
     from hive.foreman.watch.duty import duty_states
 
     with looking() as client:
-        found = cluster_status(NodeTable(client).read(), LoadScore.of(client.settings))
+        nodes = NodeTable(client).read()
+        found = cluster_status(nodes, LoadScore.of(client.settings))
         alarm = Ledger(client).alarm()
         failing = [state for state in duty_states(client) if state.error]
+        differing = differing_nodes(nodes.values())
         if as_json:
-            print_json(found | {"alarm": told(alarm), "failing_duties": list(map(told, failing))})
+            more = {"alarm": told(alarm), "failing_duties": list(map(told, failing))}
+            print_json(found | more | {"differing_nodes": differing})
             return
         stats = queue_stats(client)
     out = console()
@@ -54,6 +58,8 @@ def status(as_json: bool) -> None:
     if not found["online_nodes"]:
         out.print("no spore is online; start one with `hive spore`")
     out.print(queue_table(stats))
+    for line in sentences(differing):
+        out.print(f"DIFFERS: {line}", markup=False, style="yellow", soft_wrap=True)
     faults = [f"FAILING: {state.sentence}" for state in failing]
     if alarm is not None:
         faults.append(f"ALARM: {alarm.sentence}; `hive account` tells more")

@@ -80,6 +80,7 @@ def _node_status(node: Node, policy: Policy) -> dict[str, Any]:
         "capabilities": facts.capabilities,
         "queues": facts.queues,
         "versions": facts.versions,
+        "heartbeat_interval": facts.heartbeat_interval,
         "load_score": None if score is None else round(score, 4),
         "started_at": facts.started_at,
         "last_update": node.last_update,
