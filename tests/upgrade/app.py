@@ -23,13 +23,12 @@ LABELS = {"disk": "ssd"}
 """Of the node that the jobs require."""
 HELD_FROM = 4
 """The first item of the job `halfway` that does not come to its end in the recording."""
-RETRY_AFTER = 15
+RECORDS = bool(os.environ.get("UPGRADE_RECORDS"))
+RETRY_AFTER = 15 if RECORDS else 0.2
 """Seconds. The recording has to kill its nodes before they are over."""
 
 app = Celery("upgrade")
 hive.install(app)
-
-RECORDS = bool(os.environ.get("UPGRADE_RECORDS"))
 
 
 def note(what: str) -> None:
