@@ -15,7 +15,7 @@ BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb
 MINUTES ?= 30
 RATE ?= 200
 
-.PHONY: help setup upstream demo test conformance chaos soak check format bench lock upgrade clean
+.PHONY: help setup upstream demo test conformance chaos netns soak check format bench lock upgrade clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -31,6 +31,9 @@ test: $(READY) upstream ## Run all tests, the code blocks of README and docs inc
 
 chaos: $(READY) ## Run the chaos proof in its long form: half an hour of kills, cuts and freezes
 	@HIVE_TEST_CHAOS=long $(BIN)/python -m pytest -s tests/chaos
+
+netns: $(READY) ## Run a hive on network namespaces whose links fail: root, iproute2 and nftables; ten minutes
+	@HIVE_TEST_NETNS=1 $(BIN)/python -m pytest -n 2 --dist load tests/netns
 
 conformance: $(READY) upstream ## Run kombu's and Celery's own integration tests on Hive: half an hour
 	@$(BIN)/python -m tests.conformance

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.cluster import chaos_cluster
-from tests.chaos.forms import FORM, SHORT
+from tests.chaos.forms import FORM
 from tests.chaos.storm import Storm
 
 
@@ -19,6 +19,7 @@ def test_a_storm_of_kills_loses_nothing(tmp_path: Path) -> None:
     with chaos_cluster(
         tmp_path,
         hive_heartbeat_interval=FORM.heartbeat,
+        hive_dead_after=3,  # a machine that runs much beside may well make a beat late
         hive_max_retries=50,
         hive_publish_timeout=60,
     ) as cluster:
@@ -35,6 +36,4 @@ def test_a_storm_of_kills_loses_nothing(tmp_path: Path) -> None:
         assert counters["accepted"] == counters["done"]
         assert "dead" not in counters
         assert report.settled_after <= FORM.settled
-        assert FORM is SHORT or report.taken_for_dead == 0, (
-            "a machine that runs much beside may well make a node late"
-        )
+        assert report.taken_for_dead == 0

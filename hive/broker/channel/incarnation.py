@@ -360,7 +360,7 @@ class Incarnation:
         if self.attached:
             try:
                 self.attach()
-            except redis.exceptions.RedisError as error:
+            except (redis.exceptions.RedisError, NodeNameTakenError) as error:
                 log.warning("reservations_wait", incarnation=self.id, error=str(error))
 
     def leave(self) -> None:
