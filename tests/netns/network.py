@@ -14,22 +14,23 @@ from pathlib import Path
 CLONE_NEWNET = 0x40000000
 FAULTS = ("down", "deaf", "mute", "reset", "loss")
 _RULES = {
-    "deaf": "chain i { type filter hook input priority 0; iifname e0 drop; }",
-    "mute": "chain o { type filter hook output priority 0; oifname e0 drop; }",
-    "reset": (
-        "chain i { type filter hook input priority 0; "
-        "iifname e0 meta l4proto tcp reject with tcp reset; }"
-        "chain o { type filter hook output priority 0; "
-        "oifname e0 meta l4proto tcp reject with tcp reset; }"
-    ),
-    "loss": (
-        "chain i { type filter hook input priority 0; iifname e0 numgen random mod 100 < 30 drop; }"
-    ),
+    "deaf": ("input", 'iifname "e0" drop'),
+    "mute": ("output", 'oifname "e0" drop'),
+    "reset": ("input", 'iifname "e0" meta l4proto tcp reject with tcp reset'),
+    "loss": ("input", 'iifname "e0" numgen random mod 100 < 30 drop'),
 }
 
 
 def _run(*command: str, given: str | None = None) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, input=given)
+    done = subprocess.run(command, capture_output=True, text=True, input=given, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+
+
+def _table(hook: str, rule: str) -> str:
+    """What nft reads: one rule at one place."""
+    chain = f"chain c {{\ntype filter hook {hook} priority 0\n{rule}\n}}"
+    return f"table inet fault {{\n{chain}\n}}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Machine:
         if kind == "down":
             _run("ip", "-n", self.switch, "link", "set", self.port, "down")
         else:
-            _run(*self.command("nft", "-f", "-"), given=f"table inet fault {{ {_RULES[kind]} }}")
+            _run(*self.command("nft", "-f", "-"), given=_table(*_RULES[kind]))
         try:
             yield
         finally:
