@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hive.cli.confirmation import confirmed, yes_option
 from hive.cli.output import console, exit_code, json_option, note, print_json
 from hive.errors import HiveError
 
 if TYPE_CHECKING:
+    from hive.broker.link.client import BrokerClient
     from hive.cli.cluster import Cluster
 
 POLL = 0.25
@@ -18,9 +20,10 @@ POLL = 0.25
 names_argument = click.argument("names", metavar="NODE…", nargs=-1, required=True)
 
 
-@click.group("node", short_help="Look at the nodes, drain them, let them resume.")
+@click.group("node", short_help="Look at the nodes, drain them, let them resume, forget them.")
 def node() -> None:
-    """Look at the nodes of the cluster, drain them, and let them take work again.
+    """Look at the nodes of the cluster, drain them, let them take work again, and forget those that
+    are gone.
 
     \b
     Example:
@@ -109,6 +112,55 @@ def resume(names: tuple[str, ...], as_json: bool) -> int:
     with connected() as cluster:
         told = _tell(cluster, RESUME, names)
     return _answer(told, as_json, "takes work")
+
+
+@node.command("forget", short_help="Forget nodes that are gone for good.")
+@names_argument
+@yes_option
+@json_option
+def forget(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
+    """Take nodes that are gone out of the list of nodes, where they would stay for a day. Asks
+    first. A node that lives is refused, and one that comes back is known again.
+
+    Tasks that require such a node stay in its queue, and wait until it comes back.
+
+    Exit code 4 when some are unknown or live, 1 when all do, or when the answer is no.
+
+    \b
+    Example:
+      hive node forget gpu-1@rack7
+    """
+    from hive.broker.nodes.forget import pin_queue
+    from hive.cli.looking import looking
+
+    if not confirmed(f"Forget {', '.join(names)}?", yes):
+        return 1
+    with looking() as client:
+        told = [_forgotten(client, name) for name in dict.fromkeys(names)]
+    if as_json:
+        print_json(told)
+    else:
+        for one in told:
+            if "error" in one:
+                note(one["error"])
+                continue
+            click.echo(f"{one['node_id']} is forgotten")
+            if one["pinned"]:
+                queue = pin_queue(one["node_id"])
+                note(f"tasks that only it may run wait on in {queue}: {one['pinned']}")
+    failed = sum("error" in one for one in told)
+    return exit_code(len(told) - failed, failed)
+
+
+def _forgotten(client: BrokerClient, name: str) -> dict[str, Any]:
+    """The node's id and how many tasks are pinned to it, or why it was not forgotten."""
+    from hive.broker.nodes.forget import forget, gone_node
+
+    try:
+        node_id = gone_node(client, name)
+        return {"node_id": node_id, "pinned": forget(client, node_id)}
+    except HiveError as error:
+        return {"node_id": name, "error": str(error)}
 
 
 def _tell(cluster: Cluster, command: str, names: tuple[str, ...]) -> list[dict[str, Any]]:

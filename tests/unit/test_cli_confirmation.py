@@ -26,6 +26,8 @@ cli = importlib.import_module("hive.cli.main")
         ["node", "drain"],
         ["node", "drain", "a", "--timeout", "1"],
         ["node", "resume"],
+        ["node", "forget"],
+        ["node", "forget", "a"],
     ],
 )
 def test_wrong_use_is_said_before_the_broker_is_asked(
