@@ -2,7 +2,7 @@
 of who ticks, and the broker's time.
 
 The nodes exist only in the broker. All live ones beat between two ticks, unmeasured. Of several
-ticks the lower quartile counts: whatever else runs on the machine only adds.
+ticks the cheapest counts: whatever else runs on the machine only adds.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from celery import Celery
 
 import hive
 from bench._verdict import verdict
-from hive.broker.channel import steps
 from hive.broker.link.client import BrokerClient, client_of
-from hive.broker.link.scripts import Script
-from hive.broker.nodes.table import BEAT, LEAVE
+from hive.broker.nodes.table import NodeTable
 from hive.foreman.watch.watchdog import Watchdog
 from hive.settings import Settings
 from tests.harness import BrokerServer
+from tests.integration.channel_steps import Steps
 from tests.nodes import BACKGROUND, make_facts, make_load
 
 LIVE, GONE = 1_000, 3_000
@@ -44,52 +42,41 @@ class Hive:
         settings = Settings.load(redis_host="127.0.0.1", redis_port=self.server.port)
         self.app = hive.install(Celery("bench-watchdog"), settings)
         self.client: BrokerClient = client_of(self.app)
+        self.steps, self.table = Steps(self.client), NodeTable(self.client)
         self.nodes = [f"spore-{number}@machine-{number // 8}" for number in range(LIVE)]
         self.held: dict[str, list[str]] = {}
         self.limit = ""
         gone = [f"spore-{number}@gone-{number // 8}" for number in range(GONE)]
-        for steps_of in (attached, first_beat):
-            self.run(*(steps_of(node) for node in (*self.nodes, *gone)))
-        self.run(*((LEAVE, (), (incarnation(node), node)) for node in gone))
-        self.run(
-            *((steps.RESTORE, (), (node, incarnation(node), 0, 0, 0, "left")) for node in gone)
-        )
+        for node in (*self.nodes, *gone):
+            self.join(node)
+        for node in gone:
+            self.table.leave(node, incarnation(node))
+            self.steps.restore(incarnation(node), "left")
         self.watchdog = Watchdog(self.client, self.app)
         self.watchdog._answering_since = 0.0  # the broker has answered long enough
 
-    def run(self, *calls: tuple[Script, tuple[str, ...], tuple[Any, ...]]) -> list[Any]:
-        """Many calls of scripts, of one kind each, at once."""
-        for script in {id(script): script for script, _, _ in calls}.values():
-            script.load(self.client.redis)
-        with self.client.redis.pipeline(transaction=False) as pipe:
-            for script, keys, arguments in calls:
-                pipe.evalsha(script.sha, len(keys), *keys, self.client.prefix, *arguments)
-            return list(pipe.execute())
+    def join(self, node: str) -> None:
+        """What a worker's start does: the channel gives it an epoch, its first beat its facts."""
+        self.steps.attach(incarnation(node))
+        facts = make_facts(node, incarnation=incarnation(node), capabilities=SKILLS)
+        self.table.beat(incarnation(node), make_load(), facts, "")
 
     def beat(self) -> None:
-        load = make_load(active=SLOTS).packed()
-        self.run(
-            *(
-                (BEAT, (), (incarnation(node), node, load, self.held_line(node), "", ""))
-                for node in self.nodes
-            )
-        )
+        """All nodes that live have beaten, just now."""
+        redis, key = self.client.redis, self.client.key
+        now = self.client.now_ms()
+        redis.zadd(key("beats"), {incarnation(node): now for node in self.nodes})
+        redis.hset(key("held"), mapping={incarnation(node): self.line(node) for node in self.nodes})
 
-    def held_line(self, node: str) -> str:
+    def line(self, node: str) -> str:
         return " ".join(name + self.limit for name in self.held.get(node, ()))
 
     def fill(self) -> None:
         """Every slot of the nodes that live gets a task."""
         for _ in range(LIVE * SLOTS):
             self.app.send_task("bench.task", (1,))
-        taken = self.run(
-            *(
-                (steps.RESERVE, (BACKGROUND + "\6\0265",), (node, incarnation(node), 1, SLOTS, ""))
-                for node in self.nodes
-            )
-        )
-        for node, reply in zip(self.nodes, taken, strict=True):
-            self.held[node] = [publish_id.decode() for publish_id in reply[3::7]]
+        for node in self.nodes:
+            self.held[node] = self.steps.take(incarnation(node), SLOTS, served=(BACKGROUND,))
         assert sum(map(len, self.held.values())) == LIVE * SLOTS
 
     def grow_old(self) -> None:
@@ -110,7 +97,7 @@ class Hive:
         return float(sum(stats[name]["usec"] for name in names if name in stats)) / 1000
 
     def measure(self) -> tuple[float, float]:
-        """Processor and broker time of one tick, in ms; the lower quartiles of several."""
+        """Processor and broker time of one tick, in ms; the least of several."""
         processor, broker = [], []
         for _ in range(TICKS):
             self.beat()
@@ -122,11 +109,7 @@ class Hive:
         failing = self.client.redis.hvals(self.client.key("duties"))
         assert not [raw for raw in failing if json.loads(raw)["error"]], failing
         print(f"  processor {told(processor)}; broker {told(broker)}", flush=True)
-        return lower_quartile(processor), lower_quartile(broker)
-
-
-def lower_quartile(times: list[float]) -> float:
-    return statistics.quantiles(times, n=4)[0]
+        return min(processor), min(broker)
 
 
 def told(times: list[float]) -> str:
@@ -135,16 +118,6 @@ def told(times: list[float]) -> str:
 
 def incarnation(node: str) -> str:
     return f"{node}/00000001"
-
-
-def attached(node: str) -> tuple[Script, tuple[str, ...], tuple[Any, ...]]:
-    return steps.ATTACH, (), (node, incarnation(node), 1, "1")
-
-
-def first_beat(node: str) -> tuple[Script, tuple[str, ...], tuple[Any, ...]]:
-    facts = make_facts(node, capabilities=SKILLS, versions={"hive": "1", "celery": "5"})
-    described = (f"{facts.started_at:.3f}", facts.model_dump_json())
-    return BEAT, (), (incarnation(node), node, make_load().packed(), "", *described)
 
 
 STATES: tuple[tuple[str, Callable[[Hive], None]], ...] = (
@@ -166,6 +139,8 @@ def main() -> bool:
                 good &= verdict(f"{name}: processor", processor, at_most=PROCESSOR_MS, unit=" ms")
                 good &= verdict(f"{name}: broker", broker, at_most=BROKER_MS, unit=" ms")
         finally:
+            for router in cluster.app.conf.task_routes:
+                router.close()
             cluster.watchdog.client.close()
             cluster.server.kill()
     return good
