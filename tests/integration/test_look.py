@@ -39,7 +39,7 @@ def cluster(broker: BrokerServer) -> Iterator[Cluster]:
 def taken(steps: Steps, incarnation: str, publish_id: str, *, age: int = 0) -> None:
     """A task that the incarnation has reserved so many ms ago."""
     steps.publish(publish_id)
-    assert steps.take(incarnation, 9) == [publish_id]
+    assert steps.take(incarnation, 99) == [publish_id]
     reserved = steps.client.key("reserved", incarnation.partition("/")[0])
     steps.redis.hset(reserved, publish_id, f"{incarnation}|{steps.now() - age}")
 
@@ -202,6 +202,19 @@ def test_a_nodes_key_of_another_type_hinders_no_other_nodes_recovery(
     assert place.name == "queued"
     failing = {state.name for state in duty_states(cluster.client) if state.error}
     assert not failing & {"restore", "unplace", "zombies", "account"}
+
+
+def test_a_zombie_whose_entry_cannot_be_read_hinders_no_other(cluster: Cluster) -> None:
+    cluster.steps.attach(A1)
+    names = [f"unreadable {number}" for number in range(9)]
+    for publish_id in (*names, "lost"):
+        taken(cluster.steps, A1, publish_id)
+    for name in names:
+        cluster.client.redis.hset(cluster.client.key("entries"), name, "garbage")
+    for _ in range(3):
+        cluster.beat(A1)
+        cluster.watchdog.tick()
+    assert cluster.steps.waiting(BACKGROUND) == ["lost"]
 
 
 def test_a_reservation_that_cannot_be_read_hinders_no_other(cluster: Cluster) -> None:

@@ -14,6 +14,7 @@ import redis
 from hive.broker.channel import steps
 from hive.broker.channel.entries import Entry, reservation
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.outage import passes
 from hive.foreman.watch.duty import Watch
 from hive.foreman.watch.look import Look, Suspect
 from hive.logs import get_logger
@@ -164,17 +165,28 @@ class ZombieHunt:
 
     def retry(self, watch: Watch) -> None:
         """Give back what a live incarnation has reserved but no longer knows, or has run for too
-        long. Raises: redis errors.
+        long. What is wrong with one hinders no other. Raises: redis errors.
         """
-        client = watch.client
-        retries = client.settings.hive_max_retries
+        faults: list[Exception] = []
         for zombie in self._finder.find(watch.look):
-            holder = (client.prefix, zombie.node_id, zombie.incarnation)
-            taken = reservation(zombie.publish_id, zombie.reserved_at)
-            if client.run(steps.GIVE_BACK, (), (*holder, 1, retries, zombie.reason, taken)):
-                log.warning(
-                    "zombie_retried",
-                    task_id=zombie.task_id,
-                    node_id=zombie.node_id,
-                    reason=zombie.reason,
-                )
+            try:
+                _give_back(watch.client, zombie)
+            except redis.exceptions.RedisError as error:
+                if passes(error):
+                    raise
+                faults.append(error)
+        if faults:
+            raise faults[0]
+
+
+def _give_back(client: BrokerClient, zombie: Zombie) -> None:
+    holder = (client.prefix, zombie.node_id, zombie.incarnation)
+    terms = (1, client.settings.hive_max_retries, zombie.reason)
+    taken = reservation(zombie.publish_id, zombie.reserved_at)
+    if client.run(steps.GIVE_BACK, (), (*holder, *terms, taken)):
+        log.warning(
+            "zombie_retried",
+            task_id=zombie.task_id,
+            node_id=zombie.node_id,
+            reason=zombie.reason,
+        )
