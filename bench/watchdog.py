@@ -37,9 +37,8 @@ SKILLS = [f"shop.skill_{number}" for number in range(10)]
 class Hive:
     """A broker with many nodes, and a watchdog that leads."""
 
-    def __init__(self, directory: Path) -> None:
-        self.server = BrokerServer(directory, durable=False).start()
-        settings = Settings.load(redis_host="127.0.0.1", redis_port=self.server.port)
+    def __init__(self, server: BrokerServer) -> None:
+        settings = Settings.load(redis_host="127.0.0.1", redis_port=server.port)
         self.app = hive.install(Celery("bench-watchdog"), settings)
         self.client: BrokerClient = client_of(self.app)
         self.steps, self.table = Steps(self.client), NodeTable(self.client)
@@ -111,6 +110,12 @@ class Hive:
         print(f"  processor {told(processor)}; broker {told(broker)}", flush=True)
         return min(processor), min(broker)
 
+    def close(self) -> None:
+        for router in self.app.conf.task_routes:
+            router.close()
+        self.watchdog.client.close()
+        self.client.close()
+
 
 def told(times: list[float]) -> str:
     return f"{statistics.median(times):.2f} ms ({min(times):.2f} to {max(times):.2f})"
@@ -130,19 +135,18 @@ STATES: tuple[tuple[str, Callable[[Hive], None]], ...] = (
 def main() -> bool:
     good = True
     with tempfile.TemporaryDirectory() as temporary:
-        cluster = Hive(Path(temporary))
+        server = BrokerServer(Path(temporary), durable=False).start()
         try:
+            cluster = Hive(server)
             for state, prepare in STATES:
                 prepare(cluster)
                 processor, broker = cluster.measure()
                 name = f"a tick with {LIVE} nodes and {GONE} gone, {state}"
                 good &= verdict(f"{name}: processor", processor, at_most=PROCESSOR_MS, unit=" ms")
                 good &= verdict(f"{name}: broker", broker, at_most=BROKER_MS, unit=" ms")
+            cluster.close()
         finally:
-            for router in cluster.app.conf.task_routes:
-                router.close()
-            cluster.watchdog.client.close()
-            cluster.server.kill()
+            server.kill()
     return good
 
 

@@ -159,7 +159,8 @@ def test_a_tick_sends_as_many_commands_for_forty_nodes_as_for_two(broker: Broker
     sent = []
     for nodes in (2, 40):
         broker.client().flushall()
-        with closing(Cluster(broker, hive_zombie_task_timeout=10.0)) as cluster:
+        settings = {"hive_heartbeat_interval": 5.0, "hive_zombie_task_timeout": 10.0}
+        with closing(Cluster(broker, **settings)) as cluster:
             # What the server has to load, and is told every ten seconds, is not counted.
             cluster.steps.run(UNPLACE, 0, 1)
             cluster.watchdog.tick()
