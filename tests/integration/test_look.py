@@ -205,6 +205,16 @@ def test_a_nodes_key_of_another_type_hinders_no_other_nodes_recovery(
     assert not failing & {"restore", "unplace", "zombies", "account"}
 
 
+def test_what_lies_where_zombies_are_noted_hinders_none_from_going_home(cluster: Cluster) -> None:
+    cluster.client.redis.set("venom:zombies", "x")
+    cluster.steps.attach(A1)
+    taken(cluster.steps, A1, "lost")
+    for _ in range(3):
+        cluster.beat(A1)
+        cluster.watchdog.tick()
+    assert cluster.steps.waiting(BACKGROUND) == ["lost"]
+
+
 def test_a_zombie_whose_entry_cannot_be_read_hinders_no_other(cluster: Cluster) -> None:
     cluster.steps.attach(A1)
     names = [f"unreadable {number}" for number in range(9)]

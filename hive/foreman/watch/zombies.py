@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
@@ -129,10 +128,15 @@ class ZombieFinder:
             )
             for zombie in found
         }
-        # This is only for people: a server without memory must not keep the watchdog from its work.
-        with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+        # This is only for people: neither a server without memory nor a key of another type in its
+        # place must keep the watchdog from its work.
+        try:
             self._client.redis.hset(key, mapping=values)
             self._client.redis.expire(key, REMEMBERED_SECONDS)
+        except redis.exceptions.ResponseError as error:
+            if passes(error):
+                raise
+            log.warning("zombies_not_noted", error=str(error))
 
 
 def _hard_limit(publish_id: str, packed: bytes | None) -> float | None:
