@@ -42,13 +42,14 @@ class Installation(NamedTuple):
     """What `install` found in an application, and what it made of it; so it can be undone.
 
     own, made: the settings that the application itself held, before and after. classes: its
-    `amqp_cls` and `control_cls` before.
+    `amqp_cls` and `control_cls` before. send_task: the one that it had of its own, if it had one.
     """
 
     router: Router
     own: dict[str, Any]
     made: dict[str, Any]
     classes: tuple[Any, Any]
+    send_task: Any
 
 
 class Additions(NamedTuple):
@@ -115,8 +116,9 @@ def _equip(app: Celery, settings: Settings, policy: Policy | None) -> None:
     app.hive = client  # type: ignore[attr-defined]
     app.hive_recoveries = (recovery.RECOVERY,)  # type: ignore[attr-defined]
     app.hive_installation = Installation(  # type: ignore[attr-defined]
-        router, own, dict(changes), (app.amqp_cls, app.control_cls)
+        router, own, dict(changes), (app.amqp_cls, app.control_cls), vars(app).get("send_task")
     )
+    vars(app)["send_task"] = publishing.telling_ids_apart(app.send_task)
     _use(app, amqp.NAME, control.NAME)
     app.steps["worker"].add(SporeStep)
     app.steps["consumer"].add(SporeConsumerStep)
@@ -146,6 +148,9 @@ def uninstall(app: Celery) -> None:
         elif changes.get(name) is value:
             del changes[name]
     _use(app, *done.classes)
+    del vars(app)["send_task"]
+    if done.send_task is not None:
+        vars(app)["send_task"] = done.send_task
     app.steps["worker"].discard(SporeStep)
     app.steps["consumer"].discard(SporeConsumerStep)
     del app.hive, app.hive_installation, app.hive_recoveries  # type: ignore[attr-defined]

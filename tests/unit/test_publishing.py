@@ -5,6 +5,7 @@ priority.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
@@ -16,8 +17,10 @@ from celery import Celery, Task
 from celery._state import _task_stack
 from celery.app.task import Context
 from kombu import Exchange, Queue
+from kombu.utils.json import dumps, loads
 
 from hive.broker.channel import amqp, publishing
+from hive.broker.channel.header import Header
 from hive.broker.link.client import BrokerClient
 from tests.nodes import BACKGROUND, make_settings
 
@@ -48,6 +51,7 @@ class Outbox:
             Queue(BACKGROUND, Exchange(BACKGROUND), routing_key=BACKGROUND)
         ]
         self.app.conf.task_default_queue = BACKGROUND
+        vars(self.app)["send_task"] = publishing.telling_ids_apart(self.app.send_task)
         self.task: Task[Any, Any] = self.app.task(name="tasks.add")(add)
 
     def publish(self, body: Any, headers: dict[str, Any], **properties: Any) -> None:
@@ -111,6 +115,61 @@ def test_a_run_that_is_repeated_publishes_its_children_under_the_same_ids(outbox
     assert len(set(first)) == len(first), "each publication of a run has an id of its own"
 
 
+def test_what_a_repeated_run_sends_under_another_id_belongs_to_no_run(outbox: Outbox) -> None:
+    with outbox.running() as request:
+        for options in ({}, {"countdown": 3}, {"link": outbox.task.s()}):
+            sent = outbox.send(1, **options)
+            assert (sent.hive.keys() & {"of"}, len(sent.hive["id"])) == (set(), 24)
+        noted = [name for name in request.__dict__ if name.startswith("_hive")]
+        assert noted == [], "nothing is remembered of it"
+        random_id = sent.headers["id"]
+        assert "of" in outbox.send(1, task_id="a").hive
+        assert "of" in outbox.send(1, task_id=str(uuid.uuid4())).hive, "one of the task's choice"
+        assert "of" not in outbox.send(1, task_id=random_id, reply_to="this thread").hive
+        with publishing.unrepeated():
+            assert "of" not in outbox.send(1, task_id="a").hive
+
+
+@pytest.mark.parametrize(
+    "brings",
+    [
+        lambda sig: {"chain": [{"options": {}}, sig]},
+        lambda sig: {"callbacks": [sig]},
+        lambda sig: {"errbacks": [{"options": {"link_error": [sig]}}]},
+        lambda sig: {"chord": {"kwargs": {"header": {"kwargs": {"tasks": [sig]}}, "body": {}}}},
+        lambda sig: {"args": ([{"later": sig}],)},
+        lambda sig: {"kwargs": {"sig": sig}},
+    ],
+)
+def test_an_id_that_came_with_the_message_is_sent_again_by_a_repeated_run(
+    outbox: Outbox, brings: Callable[[Any], dict[str, Any]]
+) -> None:
+    """A canvas has random ids, too, but they were made before."""
+    frozen = outbox.task.s(1)
+    frozen.freeze()
+    with outbox.running(**brings(loads(dumps(frozen)))):
+        known = outbox.send(1, **frozen.options)
+        assert known.hive["of"] == "parent"
+        assert outbox.send(1, **{**frozen.options, "task_id": str(uuid.uuid4())}).hive.keys() == {
+            "id",
+            "created",
+        }
+        assert publishing.chord_group("random", frozen.id) != "random"
+        assert publishing.chord_group("other", str(uuid.uuid4())) == "other"
+
+
+@pytest.mark.parametrize("options", [{}, {"task_id": "a"}, {"headers": Header.under_id("mine")}])
+def test_another_try_to_publish_is_for_the_same_run(
+    outbox: Outbox, options: dict[str, Any]
+) -> None:
+    """As it is tried again and again through an outage."""
+    with outbox.running():
+        first = outbox.send(1, **options).hive
+        again = outbox.send(1, task_id="a", headers={"hive": Header(first).again()}).hive
+    assert {**again, "created": 0} == {**first, "created": 0}
+    assert ("of" in first) == bool(options)
+
+
 @pytest.mark.parametrize(
     "other", [{"hive": {**DELIVERED, "id": "other"}}, {"called_directly": True}, {"hive": None}]
 )
@@ -125,7 +184,8 @@ def test_an_inherited_header_keeps_wishes_and_nothing_of_its_delivery(outbox: Ou
     """As `retry` sends the headers of its own delivery."""
     wishes = {"home": "venom:req:d1", "req": {"gpu": True}, "aff": "model-7"}
     with outbox.running():
-        hive = outbox.send(headers={"hive": {**DELIVERED, **wishes}, "trace": "x"}).hive
+        headers = {"hive": {**DELIVERED, **wishes}, "trace": "x"}
+        hive = outbox.send(task_id="parent task", headers=headers).hive
     assert {name: hive[name] for name in wishes} == wishes
     assert hive.keys() - wishes.keys() == {"id", "of", "created"}
     assert (hive["id"] != "parent", hive["of"]) == (True, "parent")

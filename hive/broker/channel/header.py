@@ -96,7 +96,10 @@ class Header:
 
     @property
     def parent_id(self) -> str:
-        """The publish id of the message for whose run this one is sent; "" for none."""
+        """The publish id of the message for whose run this one is sent; "" for none.
+
+        Only such a run is meant that sends it again under the same id when it is repeated.
+        """
         return str(self._fields.get("of", ""))
 
     @property
@@ -126,6 +129,11 @@ class Header:
     def keeps_id(self) -> bool:
         """Whether it is to be published under the id that it brings along."""
         return bool(self._fields.get("keep")) and bool(self.publish_id)
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether it is published in another try, for which all is decided (`again`)."""
+        return self.keeps_id and "of" in self._fields
 
     @property
     def is_delivered(self) -> bool:
@@ -188,7 +196,7 @@ class Header:
 
     def again(self) -> dict[str, Any]:
         """The header of another try to publish the same message."""
-        return {**self._fields, "keep": True}
+        return {**self._fields, "keep": True, "of": self.parent_id}
 
     def wishing(
         self, requirements: Mapping[str, Any] | None, home: str | None, affinity: str | None

@@ -9,6 +9,7 @@ recognize the copies.
 from __future__ import annotations
 
 import itertools
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,28 @@ from typing import Any
 from kombu.utils.json import dumps, loads
 
 LINKS = {"callbacks": "link", "errbacks": "error"}
+_RANDOM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def is_random(task_id: str) -> bool:
+    """Whether an id has the form of those that Celery makes."""
+    return _RANDOM.fullmatch(task_id) is not None
+
+
+def ids_in(request: Any) -> set[str]:
+    """The ids of the tasks of every canvas that came with the message of a request."""
+    ids: set[str] = set()
+    parts = [request.chain, request.callbacks, request.errbacks, request.chord]
+    parts += [request.args, request.kwargs]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list | tuple):
+            parts += part
+        elif isinstance(part, dict):
+            if isinstance(task_id := part.get("task_id"), str):
+                ids.add(task_id)
+            parts += part.values()
+    return ids
 
 
 def named(signature: Any, *seed: object, result: bool = True) -> dict[str, Any]:

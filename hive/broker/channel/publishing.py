@@ -4,31 +4,35 @@ It gets its publish id, and a due time in place of Celery's eta.
 
 A publish id is made once a publication, outside kombu's retry loop, so that a retried command
 cannot make a second task. Inside a task it is derived from the parent's, so that a run repeated
-after a kill does not publish its children twice.
+after a kill does not publish its children twice. Where a repeated run would send a child under
+another task id, it is an ordinary publication, of which nothing is remembered.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from celery import current_task, signals
-from celery._state import get_current_worker_task
+from celery import signals
+from celery._state import get_current_task, get_current_worker_task
 
 from hive.broker.channel import incarnation
 from hive.broker.channel.header import NAME, Header
-from hive.broker.channel.naming import name_links, regroup
+from hive.broker.channel.naming import ids_in, is_random, name_links, regroup
 from hive.broker.link.priorities import DEFAULT
 
 _SEEN = "_hive_published"
 _GROUPS = "_hive_groups"
+_BROUGHT = "_hive_brought"
 
 
 def connect() -> None:
@@ -50,27 +54,89 @@ def _prepare(
         return
     if properties is not None and properties.get("priority") is None:
         properties["priority"] = DEFAULT  # kombu would make an unset priority 0
-    kept = header.keeps_id
-    publish_id, parent_id = (header.publish_id, None) if kept else _publish_ids(headers)
+    request = _running()
+    publish_id, parent_id = _publish_ids(headers, header, request)
     if isinstance(body, tuple):  # in Celery's protocol 1 it is none
-        _regroup(headers, body[2])
+        _regroup(headers, body[2], request)
         name_links(body[2], publish_id)
-    due = _due(headers) or (header.due if kept else None)
+    due = _due(headers) or (header.due if header.keeps_id else None)
     headers[NAME] = header.published(publish_id, parent_id, round(time.time(), 3), due)
 
 
-def _publish_ids(headers: dict[str, Any]) -> tuple[str, str | None]:
-    """The publish id of a message, and that of the message for whose run it is sent, if it is."""
-    request = _running()
+def _publish_ids(headers: dict[str, Any], header: Header, request: Any) -> tuple[str, str | None]:
+    """The publish id of a message, and that of the message for whose run it is sent.
+
+    The latter is None outside of a run, and where a repeated run would not send the same: only what
+    it names is remembered as sent.
+    """
+    if header.is_prepared:
+        return header.publish_id, header.parent_id or None
     parent = Header.of_request(request)
-    if parent is None:
-        return uuid.uuid4().hex[:24], None
+    if header.keeps_id:
+        return header.publish_id, None if parent is None else parent.publish_id
+    if parent is None or _unrepeated.get() in (headers["id"], EVERY):
+        return os.urandom(12).hex(), None
     published = request.__dict__.setdefault(_SEEN, {})
     which = (headers["id"], headers.get("retries"))
     published[which] = nth = published.get(which, -1) + 1
     # The error callbacks of a dead letter are not those of its next run, if it is sent again.
     run = () if parent.is_delivered else ("dead",)
     return derived_id(parent.publish_id, *which, nth, *run), parent.publish_id
+
+
+EVERY = "*"
+_unrepeated: ContextVar[str] = ContextVar("hive_unrepeated", default="")
+"""The id of the task that is being sent, where a repeated run makes another; EVERY for all."""
+
+
+@contextmanager
+def unrepeated() -> Iterator[None]:
+    """What is published within gets ids that a repeated run does not give it again."""
+    token = _unrepeated.set(EVERY)
+    try:
+        yield
+    finally:
+        _unrepeated.reset(token)
+
+
+def telling_ids_apart(send_task: Callable[..., Any]) -> Callable[..., Any]:
+    """Around an application's `send_task`, through which it sends every task.
+
+    Only there it is seen whether a task's id was chosen, or is made at random for this one time.
+    """
+
+    @functools.wraps(send_task)
+    def send(  # noqa: PLR0917 - as Celery's
+        name: str,
+        args: Any = None,
+        kwargs: Any = None,
+        countdown: Any = None,
+        eta: Any = None,
+        task_id: str | None = None,
+        *more: Any,
+        **options: Any,
+    ) -> Any:
+        request = _running()
+        if request is not None and _unrepeated.get() != EVERY:
+            # What came out of a canvas is told by its `reply_to`: it may have its id from there.
+            if not task_id:
+                task_id = str(uuid.uuid4())
+                _unrepeated.set(task_id)
+            elif options.get("reply_to") and _is_made_here(task_id, request):
+                _unrepeated.set(task_id)
+        return send_task(name, args, kwargs, countdown, eta, task_id, *more, **options)
+
+    return send
+
+
+def _is_made_here(task_id: str, request: Any) -> bool:
+    """Whether an id in a canvas is random, and did not come with the message that runs."""
+    if not is_random(task_id) or task_id == request.id:
+        return False
+    brought = request.__dict__.get(_BROUGHT)
+    if brought is None:
+        brought = request.__dict__[_BROUGHT] = ids_in(request)
+    return task_id not in brought
 
 
 def chord_group(group_id: str, first: str | None = None) -> str:
@@ -86,13 +152,12 @@ def chord_group(group_id: str, first: str | None = None) -> str:
     if request is None:
         return group_id
     groups: dict[str, str] = request.__dict__.setdefault(_GROUPS, {})
-    if first is not None:
+    if first is not None and not _is_made_here(first, request):
         groups[group_id] = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{first}|group"))
     return groups.get(group_id, group_id)
 
 
-def _regroup(headers: dict[str, Any], embed: dict[str, Any]) -> None:
-    request = _running()
+def _regroup(headers: dict[str, Any], embed: dict[str, Any], request: Any) -> None:
     groups = request.__dict__.get(_GROUPS) if request is not None else None
     if groups:
         headers["group"] = groups.get(headers.get("group"), headers.get("group"))
@@ -101,7 +166,7 @@ def _regroup(headers: dict[str, Any], embed: dict[str, Any]) -> None:
 
 def _running() -> Any:
     """The request of the run for which this process publishes just now; None outside of a run."""
-    request = _behalf.get() or getattr(current_task, "request", None)
+    request = _behalf.get() or getattr(get_current_task(), "request", None)
     runs = request is not None and not request.called_directly and Header.of_request(request)
     return request if runs else None
 
@@ -159,6 +224,11 @@ def note_unknown(publish_id: str) -> None:
     _unknown[publish_id] = None
     if len(_unknown) > _MOST_UNKNOWN:
         _unknown.popitem(last=False)
+
+
+def note_accepted(publish_id: str) -> None:
+    """Note that a publication was answered, perhaps after tries whose replies are missing."""
+    _unknown.pop(publish_id, None)
 
 
 def outcome_unknown(publish_id: str) -> bool:

@@ -12,7 +12,7 @@ from celery import Celery, Signature
 from celery.utils import uuid
 from celery.utils.functional import regen
 
-from hive.broker.channel.publishing import following_up
+from hive.broker.channel.publishing import following_up, unrepeated
 from hive.broker.link.client import client_of
 from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
@@ -54,7 +54,7 @@ def send_pullers(
     # A chord does this, too. The list is lazy, since the Redis backend does not look into one.
     app.backend.apply_chord((options["group_id"], regen(map(app.AsyncResult, ids))), body)
     app.backend.set_chord_size(options["group_id"], pullers)
-    with app.producer_or_acquire() as producer, ExitStack() as rest:
+    with unrepeated(), app.producer_or_acquire() as producer, ExitStack() as rest:
         for index, task_id in enumerate(ids):
             own = {**options, "task_id": task_id, "group_index": index}
             app.tasks[PULL].apply_async((job_id,), producer=producer, add_to_parent=False, **own)
@@ -69,7 +69,8 @@ def send_finish(app: Celery, job_id: str, plan: Plan) -> None:
 
     Raises: kombu's OperationalError when the broker does not answer.
     """
-    _finish_signature(app, job_id, plan).apply_async(add_to_parent=False)
+    with unrepeated():
+        _finish_signature(app, job_id, plan).apply_async(add_to_parent=False)
 
 
 def _finish_signature(app: Celery, job_id: str, plan: Plan) -> Signature[None]:
