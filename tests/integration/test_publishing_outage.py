@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
+from celery._state import _task_stack
 
 import hive
+from hive.broker.channel import publishing
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import queue_lists
 from hive.errors import BrokerUnreachableError
@@ -111,12 +114,43 @@ def test_a_task_sent_during_a_short_outage_is_accepted_once(
     assert accepted(server) == 1
 
 
+@pytest.mark.parametrize("task_id", ["parent", "child"])
+def test_what_a_run_sends_through_an_outage_is_remembered_as_its_own(
+    server: BrokerServer, app: Celery, task_id: str
+) -> None:
+    """Its retry, too: killed right after that, it must not run again."""
+
+    def parent() -> None: ...
+
+    task: Any = app.task(name="parent")(parent)
+    task.apply_async(task_id="parent", ignore_result=True)
+    with server.client() as client:
+        publish_id = client.hget("venom:ids", "parent").decode()
+    held = {"id": publish_id, "inc": "a@h/1", "node": "a@h", "at": 1e12, "deaths": 0}
+    server.kill()
+    back = threading.Timer(2 * WAIT, server.start)
+    back.start()
+    _task_stack.push(task)
+    task.push_request(id="parent", hive=held, called_directly=False)
+    try:
+        app.send_task("second", task_id=task_id, retries=1, ignore_result=True)
+    finally:
+        task.pop_request()
+        _task_stack.pop()
+        back.join()
+    assert accepted(server) == 2
+    with server.client() as client:
+        sent = client.smembers(f"venom:sent:{publish_id}")
+    assert (len(sent), b"successor" in sent) == ((2, True) if task_id == "parent" else (1, False))
+
+
 def test_a_task_whose_reply_a_silent_connection_swallowed_is_accepted_once(
     server: BrokerServer, proxy: Proxy, app_behind: Celery
 ) -> None:
     proxy.silence(asks=True)
     app_behind.send_task("second", ignore_result=True)
     assert accepted(server) == 1
+    assert not publishing._unknown, "the process keeps nothing of it"
     with server.client() as client:
         assert int(client.hget("venom:counters", "duplicates")) == 1, (
             "it was sent twice, under one id"

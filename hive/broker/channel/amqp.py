@@ -56,11 +56,12 @@ class HiveAMQP(AMQP):
             options |= self._admission(options)
             if "timelimit" in message.headers:
                 headers["timelimit"] = self._limits(*message.headers["timelimit"])
-            options |= self._bounded(name, message, options)
             waited_since = None
             while True:
+                # Anew for each try: kombu asks it before it mends the connection.
+                bound = self._bounded(name, message, options)
                 try:
-                    return send(producer, name, message, headers=headers, **options)
+                    return send(producer, name, message, headers=headers, **options | bound)
                 except (OperationalError, BrokerUnreachableError) as error:
                     # What accepted work sends (its callbacks, its retry) is waited for without end:
                     # unsent, the work would be lost, or fail.

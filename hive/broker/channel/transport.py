@@ -27,7 +27,7 @@ from hive.broker.channel import steps
 from hive.broker.channel.header import NAME as HEADER
 from hive.broker.channel.header import Delivery, Header
 from hive.broker.channel.incarnation import Incarnation, current, triples
-from hive.broker.channel.publishing import note_unknown
+from hive.broker.channel.publishing import note_accepted, note_unknown
 from hive.broker.channel.refusals import PublishBatch, raise_refusal, raise_unconfirmed
 from hive.broker.channel.serving import ServingOrder
 from hive.broker.link.client import SPACE
@@ -163,6 +163,7 @@ class Channel(kombu_redis.Channel):
         connection = pool.get_connection()
         try:
             script.on_connection(connection, (), arguments)
+            note_accepted(publish_id)
             if not self.wait_replicas:
                 return 0
             connection.send_command(*self.wait_command, check_health=False)
