@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sized
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sized
+from typing import Any, Literal, TypeVar
 
 import redis
 from celery import Celery, Task
@@ -12,6 +12,7 @@ from celery.app import app_or_default
 
 from hive.broker.application import require_sending, skill_of
 from hive.broker.link.client import BrokerClient, broker_errors, client_of
+from hive.broker.link.outage import comes_back, until_back
 from hive.broker.link.priorities import queue_of
 from hive.errors import BrokerMemoryError, InvalidInputError, QueueFullError
 from hive.jobs.answer.job import Job
@@ -23,9 +24,13 @@ from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
 from hive.jobs.state.plan import Plan, time_to_live
 from hive.jobs.state.reduce import BUILT_IN
+from hive.logs import get_logger
 from hive.settings import Settings
 from hive.skills import Skill
 
+log = get_logger(__name__)
+
+T = TypeVar("T")
 Reduce = Task[Any, Any] | Literal["sum", "list", "count", "concat", "merge"]
 _PUSH_BYTES = 1 << 20
 
@@ -67,7 +72,7 @@ def map(  # noqa: A001 the name is the public contract's
     found = skill_of(application, skill)
     _check(items, timeout, chunk)
     with broker_errors():
-        slots = eligible_slots(client, requirements)
+        slots = _waited_for(client, lambda: eligible_slots(client, requirements))
     queue, number = queue_of(priority, client.settings)
     plan = Plan(
         task=found.task.name,
@@ -90,6 +95,16 @@ def map(  # noqa: A001 the name is the public contract's
         else:
             _store(application, client, job_id, plan, blocks)
     return Job(application, job_id, plan, caller=True)
+
+
+def _waited_for(client: BrokerClient, step: Callable[[], T]) -> T:
+    """Do a step that may be repeated, and wait for the broker as long as a task's sender does."""
+    return until_back(
+        step,
+        longest=client.settings.hive_publish_timeout,
+        waits=lambda error: log.warning("job_waits_for_broker", error=str(error)),
+        away=comes_back,
+    )
 
 
 def _check(items: object, timeout: float | None, chunk: int | str) -> None:
@@ -147,7 +162,7 @@ def _create(
         deadline_ms,
         caller_ms(client.settings),
     )
-    steps.run(client, steps.CREATE, job_id, *facts)
+    _waited_for(client, lambda: steps.run(client, steps.CREATE, job_id, *facts))
 
 
 def _store(app: Celery, client: BrokerClient, job_id: str, plan: Plan, blocks: list[Block]) -> None:
@@ -171,7 +186,6 @@ def _push(
     client: BrokerClient, job_id: str, blocks: list[Block], pushed: int, *, last: bool
 ) -> int:
     fields = [field for block in blocks for field in block]
-    steps.run(
-        client, steps.PUSH, job_id, int(last), "", caller_ms(client.settings), pushed, *fields
-    )
+    facts = (int(last), "", caller_ms(client.settings), pushed, *fields)
+    _waited_for(client, lambda: steps.run(client, steps.PUSH, job_id, *facts))
     return sum(block.n for block in blocks)

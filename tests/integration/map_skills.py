@@ -182,3 +182,8 @@ def tidies_up(seconds: float) -> str:
 @shared_task
 def sum_of_squares(numbers: int) -> Any:
     return hive.map(square, range(numbers), "sum").result(60).value
+
+
+@shared_task
+def refused() -> None:
+    raise ConnectionError("somewhere else")

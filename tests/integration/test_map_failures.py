@@ -156,6 +156,27 @@ def test_a_broker_that_restarts_loses_no_outcome(tmp_path: Path) -> None:
         assert job.result(60).value == sum(range(200))
 
 
+def test_a_reduce_that_ends_while_the_broker_is_away_runs_once_and_is_kept(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with map_cluster(tmp_path, "one") as cluster:
+        job = hive.map(skills.echo, [str(log)] * 10, skills.slow_reduce, app=cluster.app)
+        wait_until(log.exists)
+        cluster.server.kill(signal.SIGKILL)
+        worker = cluster.spores[0]
+        wait_until(lambda: "puller_waits_for_broker" in worker.output(), what="the reduce is done")
+        cluster.server.start()
+        result = job.result(60)
+        assert (result.value, result.error, result.complete) == (10, None, True)
+        assert log.read_text() == "x"
+
+
+def test_chunks_beyond_two_seconds_work_do_not_stop_the_input(tmp_path: Path) -> None:
+    with map_cluster(tmp_path, "one", concurrency=1) as cluster:
+        items = iter([0.1] * 50)
+        result = hive.map(skills.pause, items, "count", chunk=25, app=cluster.app).result(30)
+        assert (result.value, result.complete) == (50, True)
+
+
 def test_a_reduce_that_kills_ends_the_job_with_an_error(tmp_path: Path) -> None:
     with map_cluster(tmp_path, "one") as cluster:
         result = hive.map(skills.square, range(10), skills.killing_reduce, app=cluster.app).result(

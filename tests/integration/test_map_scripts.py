@@ -220,6 +220,89 @@ def test_a_lost_reply_costs_no_attempt(client: BrokerClient) -> None:
     job.check()
 
 
+def test_a_first_lease_whose_reply_was_lost_is_no_death(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(10)
+    job.step("a", mode="begin")
+    del job.owned["a"]
+    for _ in range(4):  # more than an item may have runs
+        assert job.step("a", mode="begin again")[0] == b"run"
+        assert (job.range_of("a"), job.owned.pop("a")[6]) == ((0, 1), 1)
+    assert job.outcomes() == []
+    job.check()
+
+
+def test_a_call_that_a_hanging_broker_executes_late_takes_no_lease(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(10)
+
+    def call(number: int, mode: str = "recover", run: str = "r1") -> list[Any]:
+        arguments = ("a", "n", mode, 1, 3, b"", 3, 0, b"", *NOTHING, run, number)
+        reply: list[Any] = job.run(steps.STEP, *arguments)
+        return reply
+
+    assert call(1, mode="")[0] == b"run"
+    answered = call(4)
+    assert (answered[0], answered[4], answered[6]) == (b"run", 0, 1)
+    assert [call(2), call(3)] == [[b"late"], [b"late"]]
+    assert client.redis.hkeys("venom:job:job:leases") == [b"%d" % answered[1]]
+    assert call(5, mode="")[0] == b"run"
+    assert call(1, mode="begin", run="r2")[0] == b"run", "another run of the same message"
+    job.check()
+
+
+def test_who_asks_again_whether_a_job_is_over_makes_it_no_round_more(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(5, last=True)
+    job.step("a", want=1)
+    job.step("a", done=1, go=False)
+    asked = [job.run(steps.RETURNED, 3, 3, "first")[2] for _ in range(9)]
+    assert asked == [0] * 9
+    stalled = [job.run(steps.RETURNED, 3, 3, f"later {n}")[2] for n in range(3)]
+    assert stalled == [1, 2, 3]
+    assert job.run(steps.RETURNED, 3, 3, "last") == [b"reduce"]
+    assert [outcome[2] for outcome in job.outcomes()] == ["a", "failed"]
+
+
+def test_a_callers_silence_counts_only_while_somebody_looks(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(2)
+    state = "venom:job:job:state"
+    client.redis.hset(state, "leash", 2500)
+    client.redis.delete("venom:job:job:caller")  # it lapsed
+    assert job.step("a")[0] == b"run"
+
+    def look_after_an_hour() -> int:
+        counted, looked = client.redis.hget(state, "silence").split(b":")
+        client.redis.hset(state, "silence", b"%s:%d" % (counted, int(looked) - 3_600_000))
+        job.run(steps.TOUCH, 0, 0)
+        return job.state("eof")
+
+    assert [look_after_an_hour() for _ in range(2)] == [0, 0]
+    job.run(steps.TOUCH, 1, 60_000)
+    client.redis.delete("venom:job:job:caller")
+    job.run(steps.TOUCH, 0, 0)
+    assert [look_after_an_hour() for _ in range(3)] == [0, 0, 1], "a sign of life starts it anew"
+    assert b"is gone, or cut off" in client.redis.hget(state, "error")
+    assert job.push(1)[0] == b"stopped"
+
+
+def test_the_end_of_an_input_is_told_twice_when_its_reply_was_lost(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(3, last=True)
+    job.pushed = 0
+    assert job.push(3, last=True)[0] == b"", "its pullers are still to be sent"
+    assert job.state("pushed") == 3
+
+
+def test_a_job_that_is_begun_late_and_again_stays_as_it_is(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(3)
+    job.run(steps.CREATE, "{}", 600, 2, 0, 0, 60_000)
+    assert job.state("pushed") == 3
+    job.check()
+
+
 def test_a_commit_behind_the_keepers_is_told_where_to_begin(client: BrokerClient) -> None:
     job = JobOnScripts(client)
     job.push(10)

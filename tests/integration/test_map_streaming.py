@@ -19,6 +19,8 @@ import psutil
 import pytest
 
 import hive
+from hive.broker.link.client import client_of
+from hive.jobs.input.slots import eligible_slots
 from tests.harness import wait_until
 from tests.integration import map_skills as skills
 from tests.integration.cluster import REPOSITORY
@@ -74,6 +76,23 @@ def test_items_of_a_slow_input_do_not_wait_for_each_other(cluster: MapCluster) -
     assert outcomes == [0, 1, 4, 9, 16]
 
 
+def test_an_input_that_pauses_after_its_first_block_is_worked_on(cluster: MapCluster) -> None:
+    first_block = eligible_slots(client_of(cluster.app), None)
+    seen = threading.Semaphore(0)
+
+    def pausing() -> Iterator[int]:
+        yield from range(first_block)
+        for _ in range(first_block):
+            assert seen.acquire(timeout=60), "its items wait for later ones"
+        yield first_block
+
+    indexes = []
+    for outcome in hive.map(skills.square, pausing(), app=cluster.app):
+        indexes.append(outcome.index)
+        seen.release()
+    assert sorted(indexes) == list(range(first_block + 1))
+
+
 def test_the_input_of_a_slow_skill_is_not_taken_far_ahead(cluster: MapCluster) -> None:
     taken = itertools.count()
     last = [0]
@@ -102,7 +121,7 @@ def test_an_input_that_raises_ends_the_job_with_what_was_sent(cluster: MapCluste
         raise OSError("the file is gone")
 
     result = hive.map(skills.square, breaks(), "sum", app=cluster.app).result(60)
-    assert (result.value, len(result.outcomes)) == (285, 10)
+    assert (result.value, len(result.outcomes), result.complete) == (285, 10, False)
     assert "after 10 items: OSError: the file is gone" in str(result.error)
 
 
@@ -182,7 +201,7 @@ def test_a_job_whose_caller_died_ends_with_what_was_sent_and_says_so(
         if caller.stdout is not None:
             caller.stdout.close()
     result = job.result(60)
-    assert result.complete
+    assert not result.complete
     assert result.value == len(result.outcomes) == job.progress().total
     assert "The process that fed the items is gone" in str(result.error)
 
@@ -220,7 +239,7 @@ time.sleep(60)
         if caller.stdout is not None:
             caller.stdout.close()
     result = job.result(60)
-    assert (result.complete, len(result.outcomes)) == (True, 0)
+    assert (result.complete, len(result.outcomes)) == (False, 0)
     assert "before any of it was sent" in str(result.error)
 
 

@@ -42,9 +42,9 @@ LONGEST_KEY = 500
 CLAIM_SECONDS = 7 * 86_400
 """A claim that nobody took over or completed is forgotten after a week."""
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.2, 5.0
-_OUTAGE = 60.0
+_OUTAGE = float("inf")
 """Seconds for which a run tries to reach a broker that is away; without it the run could not keep
-that it has completed.
+that it has completed. Its time limit ends it.
 """
 
 _CLAIM = Script("hive.broker.channel", "once_claim", include=(LIBRARY,))

@@ -73,7 +73,8 @@ def _publish_ids(headers: dict[str, Any], header: Header, request: Any) -> tuple
         return header.publish_id, header.parent_id or None
     parent = Header.of_request(request)
     if header.keeps_id:
-        return header.publish_id, None if parent is None else parent.publish_id
+        remembered = parent is not None and _unrepeated.get() != EVERY
+        return header.publish_id, parent.publish_id if parent and remembered else None
     if parent is None or _unrepeated.get() in (headers["id"], EVERY):
         return os.urandom(12).hex(), None
     published = request.__dict__.setdefault(_SEEN, {})

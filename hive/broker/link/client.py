@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import redis
 from redis import Redis, asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -94,7 +95,14 @@ class BrokerClient:
     def asyncio_redis(self) -> asyncio.Redis:
         """A client for asyncio with connections of its own; the caller closes it."""
         tls = {} if self.tls is None else {**self.tls, "connection_class": asyncio.SSLConnection}
-        return asyncio.Redis.from_url(self.url, socket_timeout=self.timeout, protocol=2, **tls)
+        return asyncio.Redis.from_url(
+            self.url,
+            **tls,
+            socket_timeout=self.timeout,
+            socket_connect_timeout=min(self.timeout, SILENCE),
+            retry=AsyncRetry(NoBackoff(), 0),
+            protocol=2,
+        )
 
     def _new_redis(self) -> Redis:
         tls = {} if self.tls is None else {**self.tls, "connection_class": redis.SSLConnection}

@@ -16,6 +16,9 @@ AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 PAUSE = 0.25
 """Seconds between two tries."""
 
+READERS_WAIT = 120.0
+"""Seconds for which who waits for a result, or reads a job, goes on trying to reach the broker."""
+
 _REFUSALS = (
     "LOADING",
     "BUSY ",
@@ -48,6 +51,13 @@ def passes(error: BaseException) -> bool:
     )
 
 
+def comes_back(error: BaseException) -> bool:
+    """As `passes`, for who asks in person: refused credentials are told, and not waited for."""
+    return passes(error) and not (
+        isinstance(error, redis.exceptions.AuthenticationError) or str(error).startswith("NOAUTH")
+    )
+
+
 class Outage:
     """How long the broker has been away, for a loop that asks it again and again.
 
@@ -76,14 +86,14 @@ def until_back(
     *,
     longest: float,
     waits: Callable[[Exception], object],
-    errors: tuple[type[Exception], ...] = AWAY,
+    away: Callable[[Exception], bool] = passes,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> T:
     """Do a step that may be repeated, again and again while the broker is away.
 
     longest: seconds for which it is tried. waits: called with the error before each pause.
-    errors: what means that the broker is away.
+    away: whether an error means that the broker is away.
 
     Returns: what the step returns. Raises: its last error once the time is over, any other at once.
     """
@@ -91,7 +101,9 @@ def until_back(
     while True:
         try:
             return step()
-        except errors as error:
+        except Exception as error:
+            if not away(error):
+                raise
             outage.came(error)
             waits(error)
             sleep(PAUSE)

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Celery, Task, shared_task
 
+from hive.broker.channel.header import Header
 from hive.broker.link.client import BrokerClient, client_of
 from hive.errors import UnknownJobError
 from hive.jobs.answer.value import built_in_value, ordered_values
@@ -19,6 +20,7 @@ from hive.jobs.state.outcomes import error_text
 from hive.jobs.state.plan import Plan, stored_plan
 from hive.jobs.state.reduce import BUILT_IN
 from hive.jobs.work.calls import run_reduce
+from hive.jobs.work.patience import patiently
 from hive.jobs.work.puller import message_id
 from hive.logs import get_logger
 
@@ -39,12 +41,11 @@ _STALLED_ROUNDS = 3
 def finish(self: Task[..., None], job_id: str) -> None:
     """Body and errback of a job's chord: whichever way its pullers ended, the job does too.
 
-    Running it twice changes nothing.
+    Running it twice changes nothing, and so does asking twice: a broker that is away is waited for.
     """
     client = client_of(self.app)
-    allowed = client.settings.hive_max_retries + 1
     try:
-        plan = stored_plan(client, job_id)
+        plan = patiently(lambda: stored_plan(client, job_id), job_id)
     except UnknownJobError as unread:
         log.error(
             "unreadable_job", job_id=job_id, node=self.request.hostname, reason=unread.message
@@ -53,7 +54,8 @@ def finish(self: Task[..., None], job_id: str) -> None:
         raise self.retry(countdown=min(60.0, 2.0 ** min(self.request.retries, 6))) from None
     if plan is None:
         return
-    reply = steps.run(client, steps.RETURNED, job_id, allowed, _STALLED_ROUNDS, message_id(self))
+    facts = (client.settings.hive_max_retries + 1, _STALLED_ROUNDS, message_id(self))
+    reply = patiently(lambda: steps.run(client, steps.RETURNED, job_id, *facts), job_id)
     match reply[0]:
         case b"wait":
             raise self.retry(countdown=1.0)
@@ -68,22 +70,29 @@ def finish(self: Task[..., None], job_id: str) -> None:
                 countdown=1.0 if stalled else 0.0,
             )
         case b"reduce":
-            value, error = _reduced(self.app, client, job_id, plan, tries=int(reply[1]))
-            conclude(client, job_id, value, error)
+            header = Header.of_task(self)
+            deaths = 0 if header is None else header.deaths
+            value, error = _reduced(self.app, client, job_id, plan, tries=deaths)
+            patiently(lambda: conclude(client, job_id, value, error), job_id)
 
 
 def _reduced(
     app: Celery, client: BrokerClient, job_id: str, plan: Plan, *, tries: int
 ) -> tuple[Any, str]:
-    """The reduced value and "", or None and what went wrong."""
+    """The reduced value and "", or None and what went wrong.
+
+    tries: runs of this very reduce whose process died.
+    """
     if plan.reduce is None:
         return None, ""
     try:
         if plan.reduce in BUILT_IN:
-            return built_in_value(client, job_id, plan.reduce), ""
+            name = plan.reduce
+            return patiently(lambda: built_in_value(client, job_id, name), job_id), ""
         if tries >= max(1, client.settings.hive_max_retries):
             return None, f"The reduce task {plan.reduce_task} killed its worker {tries} times."
-        return run_reduce(app, plan.reduce_task or "", ordered_values(client, job_id)), ""
+        values = patiently(lambda: ordered_values(client, job_id), job_id)
+        return run_reduce(app, plan.reduce_task or "", values), ""
     except Exception as error:
         log.exception("reduce_failed", job_id=job_id, reduce=plan.reduce_task or plan.reduce)
         return None, f"The reduce {plan.reduce_task or plan.reduce!r} failed: {error_text(error)}"

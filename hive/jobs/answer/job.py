@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import redis
-import redis.asyncio
 from celery import Celery
 from celery.app import app_or_default
 
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.format import require_format
-from hive.broker.link.outage import AWAY, PAUSE, Outage
+from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage, comes_back, until_back
 from hive.errors import InvalidInputError, UnknownJobError
 from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
 from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
@@ -29,10 +27,13 @@ from hive.jobs.state import steps
 from hive.jobs.state.outcomes import Entry, Outcome, OutcomeList, decode, from_json
 from hive.jobs.state.plan import Plan, stored_plan
 from hive.jobs.state.reduce import BUILT_IN
+from hive.logs import get_logger
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
 
 _BLOCK = 1.0
-_OUTAGE = 15.0
-"""Seconds for which reading goes on trying to reach a broker that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,9 @@ class JobResult:
         reduce's value so far, and None for a reduce task.
     error: what went wrong with the job as a whole (its input ended early, its reduce failed), or
         None.
-    complete: whether the job has ended.
+    complete: whether the job has ended, and with all of its input. It is not where waiting timed
+        out, nor where items never came, as their source raised, or its process was gone or could
+        not send them: `error` says so then.
     """
 
     outcomes: OutcomeList
@@ -80,9 +83,10 @@ class Job:
 
     Iterate over it for outcomes as they complete, `async for` too; `await job` is `job.result()`.
 
-    Every iteration begins with the first outcome. What asks the broker raises
-    BrokerUnreachableError when it does not answer, and UnknownJobError when the job's results have
-    expired.
+    Every iteration begins with the first outcome. While the broker is away, iterations and `result`
+    wait for it, two minutes at most (READERS_WAIT) and no longer than their own timeout; then they
+    raise BrokerUnreachableError, and may be called again. `progress` and `cancel` raise it at once.
+    All raise UnknownJobError when the job's results have expired.
     """
 
     def __init__(self, app: Celery, job_id: str, plan: Plan, *, caller: bool = False) -> None:
@@ -151,10 +155,10 @@ class Job:
         """
         outcomes = OutcomeList(self._fetch)
         position = StreamPosition()
-        for batch in self._batches(position, timeout):
+        until = None if timeout is None else time.monotonic() + max(timeout, 0.0)
+        for batch in self._batches(position, until):
             outcomes.add(batch)
-        with broker_errors():
-            return self._result(outcomes, complete=position.ended)
+        return self._result(outcomes, ended=position.ended, until=until)
 
     def __iter__(self) -> Iterator[Outcome]:
         position = StreamPosition()
@@ -190,12 +194,11 @@ class Job:
     def _state(self) -> str:
         return steps.job_key(self._client, self.id, "state")
 
-    def _batches(self, position: StreamPosition, timeout: float | None) -> Iterator[list[Entry]]:
-        """The stream's entries as they come, until its end or the timeout."""
+    def _batches(self, position: StreamPosition, until: float | None) -> Iterator[list[Entry]]:
+        """The stream's entries as they come, until its end or that time (monotonic seconds)."""
         key = steps.job_key(self._client, self.id, "outcomes")
         watch = JobWatch(self._app, self.id, self._plan)
-        until = None if timeout is None else time.monotonic() + max(timeout, 0.0)
-        outage = Outage(_OUTAGE)
+        outage = Outage(READERS_WAIT)
         while not position.ended:
             left = _BLOCK if until is None else min(_BLOCK, until - time.monotonic())
             block = max(1, int(left * 1000)) if left > 0 else None
@@ -207,9 +210,9 @@ class Job:
                 )
                 if not raw:
                     watch.look()
-            except AWAY as error:
-                _came(outage, error)
-                time.sleep(min(PAUSE, max(left, 0.0)))
+            except Exception as error:  # noqa: BLE001 _came raises what is no outage
+                _came(outage, error, until)
+                time.sleep(PAUSE)
                 raw = []
             else:
                 outage.over()
@@ -221,7 +224,7 @@ class Job:
     async def _batches_async(self, position: StreamPosition) -> AsyncGenerator[list[Entry], None]:
         key = steps.job_key(self._client, self.id, "outcomes")
         watch = JobWatch(self._app, self.id, self._plan)
-        outage = Outage(_OUTAGE)
+        outage = Outage(READERS_WAIT)
         async with self._client.asyncio_redis() as client:
             while not position.ended:
                 try:
@@ -232,7 +235,7 @@ class Job:
                     )
                     if not raw:
                         await asyncio.to_thread(watch.look)
-                except AWAY as error:
+                except Exception as error:  # noqa: BLE001 _came raises what is no outage
                     _came(outage, error)
                     await asyncio.sleep(PAUSE)
                 else:
@@ -247,10 +250,8 @@ class Job:
         return self._plan.total is not None and position.items >= self._plan.total
 
     def _fetch(self, entry_id: bytes) -> Entry:
-        with broker_errors():
-            found: Any = self._client.redis.xrange(
-                steps.job_key(self._client, self.id, "outcomes"), entry_id, entry_id
-            )
+        key = steps.job_key(self._client, self.id, "outcomes")
+        found: Any = _asked(lambda: self._client.redis.xrange(key, entry_id, entry_id))
         if not found:
             raise UnknownJobError(f"The outcomes of job {self.id} have expired.")
         return entry_of(*found[0])
@@ -260,22 +261,28 @@ class Job:
         position = StreamPosition()
         async for batch in self._batches_async(position):
             outcomes.add(batch)
-        return await asyncio.to_thread(self._result, outcomes, complete=position.ended)
+        return await asyncio.to_thread(self._result, outcomes, ended=position.ended)
 
-    def _result(self, outcomes: OutcomeList, *, complete: bool) -> JobResult:
+    def _result(
+        self, outcomes: OutcomeList, *, ended: bool, until: float | None = None
+    ) -> JobResult:
         outcomes.arrange()
-        error, trimmed = self._client.redis.hmget(self._state, "error", "trimmed")
+
+        def told() -> tuple[list[Any], Any]:
+            said = self._client.redis.hmget(self._state, "error", "trimmed", "cut")
+            return said, self._value(ended=ended)
+
+        (error, trimmed, cut), value = _asked(told, until)
         faults = [steps.text(error)] if error else []
         if trimmed:
             faults.append(
                 f"The first {int(trimmed)} outcomes were dropped after the job's caller had read "
                 "them, to bound their memory."
             )
-        value = self._value(complete=complete)
-        return JobResult(outcomes, value, " ".join(faults) or None, complete)
+        return JobResult(outcomes, value, " ".join(faults) or None, ended and not cut)
 
-    def _value(self, *, complete: bool) -> Any:
-        if complete:
+    def _value(self, *, ended: bool) -> Any:
+        if ended:
             raw = self._client.redis.get(steps.job_key(self._client, self.id, "value"))
             return from_json(raw) if isinstance(raw, (bytes, str)) else None
         if self._plan.reduce in BUILT_IN:
@@ -289,14 +296,26 @@ class Job:
         return UnknownJobError(f"No job has the id {self.id!r}, or its results have expired.")
 
 
-def _came(outage: Outage, error: Exception) -> None:
-    """Raises: BrokerUnreachableError or BrokerAuthError when it has lasted too long, or waiting
-    will not mend it.
+def _came(outage: Outage, error: Exception, until: float | None = None) -> None:
+    """Raises: what is no outage; BrokerUnreachableError when it has lasted too long, or until then.
+
+    Nobody can tell what is there of the job while the broker does not answer.
     """
     with broker_errors():
-        if isinstance(error, redis.exceptions.AuthenticationError):
+        if not comes_back(error) or (until is not None and time.monotonic() >= until):
             raise error
         outage.came(error)
+
+
+def _asked(ask: Callable[[], T], until: float | None = None) -> T:
+    """Ask the broker; while it is away, until that time. Raises: BrokerUnreachableError."""
+    longest = READERS_WAIT if until is None else until - time.monotonic()
+
+    def waits(error: Exception) -> None:
+        log.info("reader_waits_for_broker", error=str(error))
+
+    with broker_errors():
+        return until_back(ask, longest=longest, waits=waits, away=comes_back)
 
 
 def job(job_id: str, *, app: Celery | None = None) -> Job:

@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections import deque
 
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.outage import passes
 from hive.jobs.answer.stream import StreamPosition
 from hive.jobs.state import steps
+from hive.logs import get_logger
+
+log = get_logger(__name__)
 
 KEPT_BYTES = 64 << 20
 _MARK_BYTES = 1 << 20
@@ -39,4 +43,10 @@ class StreamTrim:
             behind = self._marks.popleft()
         if behind is not None:
             _, entry_id, items = behind
-            steps.run(self._client, steps.TRIM, self._job_id, entry_id, items)
+            try:
+                steps.run(self._client, steps.TRIM, self._job_id, entry_id, items)
+            except Exception as error:
+                if not passes(error):
+                    raise
+                # The next call drops these, too.
+                log.info("outcomes_not_trimmed", job_id=self._job_id, error=str(error))

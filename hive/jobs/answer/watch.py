@@ -53,7 +53,7 @@ class JobWatch:
                 f"No job has the id {self._job_id!r}, or its results have expired."
             )
         if state == b"orphan":
-            self._stop("cancelled", "the caller was gone before the job was sent")
+            self._stop("cancelled", "the caller was gone before the job was sent", cut=True)
             conclude(
                 self._client,
                 self._job_id,
@@ -95,8 +95,8 @@ class JobWatch:
     def _state(self) -> str:
         return steps.job_key(self._client, self._job_id, "state")
 
-    def _stop(self, status: str, why: str) -> None:
-        steps.run(self._client, steps.STOP, self._job_id, status, why, 1)
+    def _stop(self, status: str, why: str, *, cut: bool = False) -> None:
+        steps.run(self._client, steps.STOP, self._job_id, status, why, 1, int(cut))
 
     def _expect_the_end(self) -> None:
         """All items have their outcomes: if the end does not come, send `finish` again.

@@ -15,9 +15,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from hive.broker.link.client import client_of
-from hive.broker.link.outage import AWAY, until_back
+from hive.broker.link.outage import passes, until_back
 from hive.broker.link.scripts import Script
-from hive.errors import HiveError
+from hive.errors import BrokerUnreachableError, HiveError
 from hive.jobs.input.blocks import BLOCK_BYTES, Block, BlockBuilder, growing_sizes
 from hive.jobs.input.launch import launch
 from hive.jobs.state import steps
@@ -33,27 +33,33 @@ _FLUSH = 0.02
 _WINDOW_ITEMS = 20_000
 _WINDOW_BYTES = 16 << 20
 _WINDOW_SECONDS = 2.0
-_OUTAGE = 60.0
+_SAY_AGAIN = 10.0
+_NO_MEMORY = 60.0
+"""Seconds for which a broker without memory is waited for, before the job ends with what was sent.
+"""
 
 
 def caller_ms(settings: Settings) -> int:
-    """Milliseconds without a sign after which a job's caller counts as gone: ten heartbeats."""
+    """Milliseconds for which a sign of life of a job's caller lasts: ten heartbeats.
+
+    It counts as gone after three times that (lua/lib.lua).
+    """
     return int(settings.hive_heartbeat_interval * 10_000)
 
 
-def window(slots: int, done: int, micros: int) -> int:
+def window(slots: int, done: int, micros: int, chunk: int = 0) -> int:
     """How many items may be sent and not done: as many as two seconds' work.
 
     So a slow skill does not drain its input far ahead.
 
-    done, micros: items that have their outcomes, and how long they ran in all.
+    done, micros: items that have their outcomes, and how long they ran in all. chunk: items of a
+        lease, where that is fixed; a block of it has to fit.
     """
-    least = 4 * slots
+    least = 4 * slots * max(1, chunk)
     if not done:
         return least
-    return int(
-        min(_WINDOW_ITEMS, max(least, slots * _WINDOW_SECONDS / max(micros / done / 1e6, 1e-9)))
-    )
+    seconds = slots * _WINDOW_SECONDS / max(micros / done / 1e6, 1e-9)
+    return int(max(least, min(_WINDOW_ITEMS, seconds)))
 
 
 class Feeder:
@@ -70,12 +76,13 @@ class Feeder:
         self._block = BlockBuilder()
         self._since = 0.0
         self._pushed = self._done = self._bytes = 0
-        self._window = window(plan.slots, 0, 0)
+        self._window = window(plan.slots, 0, 0, plan.chunk)
         self._sent = False
         self._stopped = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._caller_ms = caller_ms(self._client.settings)
+        self._say_at = 0.0
 
     def start(self) -> None:
         """Feed in two daemon threads: an endless input must not keep its program from ending."""
@@ -136,7 +143,8 @@ class Feeder:
                 if now - alive > self._caller_ms / 4000:
                     alive = now
                     self._note(self._run(steps.TOUCH, 1, self._caller_ms))
-                if self._block.n and now - self._since >= _FLUSH:
+                unsent = self._block.n or (self._pushed and not self._sent)
+                if unsent and now - self._since >= _FLUSH:
                     self._flush()
             except (redis.exceptions.RedisError, OperationalError, HiveError) as fault:
                 self._give_up(fault)
@@ -152,6 +160,7 @@ class Feeder:
         try:
             if self._block.n:
                 self._push()
+            if self._pushed:
                 self._send_pullers(complete=False)
         finally:
             self._lock.release()
@@ -167,7 +176,14 @@ class Feeder:
         if self._stopped.is_set() or (block is None and not last):
             return
         self._note(
-            self._run(steps.PUSH, int(last), error, self._caller_ms, self._pushed, *(block or ()))
+            self._run(
+                steps.PUSH if block else steps.END,
+                "cut" if error else int(last),
+                error,
+                self._caller_ms,
+                self._pushed,
+                *(block or ()),
+            )
         )
         if self._stopped.is_set():
             return
@@ -185,37 +201,53 @@ class Feeder:
             self._note(self._run(steps.TOUCH, 1, self._caller_ms))
 
     def _send_pullers(self, *, complete: bool) -> None:
-        if not self._sent and not self._stopped.is_set():
+        if self._sent or self._stopped.is_set():
+            return
+
+        def step() -> None:
             launch(self._app, self._job_id, self._plan, self._pushed, complete=complete)
-            self._sent = True
+
+        def away(error: Exception) -> bool:
+            return passes(error) or isinstance(error, BrokerUnreachableError)
+
+        until_back(step, longest=float("inf"), waits=self._waits, away=away)
+        self._sent = True
 
     def _note(self, reply: list[Any]) -> None:
         """Take over what the broker says about the job."""
         stopped, self._done, micros, self._bytes = reply
         if stopped:
             self._stopped.set()
-        self._window = window(self._plan.slots, self._done, micros)
+        self._window = window(self._plan.slots, self._done, micros, self._plan.chunk)
 
     def _run(self, script: Script, *args: Any) -> list[Any]:
-        """Run a script, through a broker's restart or want of memory if need be.
+        """Run a script, however long the broker is away.
 
-        Raises: redis errors when it lasts for a minute.
+        Raises: redis errors, OutOfMemoryError when the want of memory lasts for a minute.
         """
-
-        def waits(error: Exception) -> None:
-            log.warning("feeder_waits_for_broker", job_id=self._job_id, error=str(error))
 
         def step() -> list[Any]:
             reply: list[Any] = steps.run(self._client, script, self._job_id, *args)
             return reply
 
-        errors = (*AWAY, redis.exceptions.OutOfMemoryError)
-        return until_back(step, longest=_OUTAGE, waits=waits, errors=errors)
+        def there() -> list[Any]:
+            return until_back(step, longest=float("inf"), waits=self._waits)
+
+        def has_no_memory(error: Exception) -> bool:
+            return isinstance(error, redis.exceptions.OutOfMemoryError)
+
+        return until_back(there, longest=_NO_MEMORY, waits=self._waits, away=has_no_memory)
+
+    def _waits(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now >= self._say_at:
+            self._say_at = now + _SAY_AGAIN
+            log.warning("feeder_waits_for_broker", job_id=self._job_id, error=str(error))
 
     def _give_up(self, fault: Exception) -> None:
         """The job cannot be fed on: it ends with what was sent.
 
-        Where even that cannot be told to the broker, the lapse of the caller's key tells it.
+        Where even that cannot be told to the broker, the caller's silence tells it.
         """
         log.error("feeder_failed", job_id=self._job_id, error=str(fault))
         self._stopped.set()
@@ -223,11 +255,9 @@ class Feeder:
         said = f"The items could not be sent: {why}"
         try:
             if self._sent:
-                steps.run(
-                    self._client, steps.PUSH, self._job_id, 1, said, self._caller_ms, self._pushed
-                )
+                self._run(steps.END, "cut", said, self._caller_ms, self._pushed)
             else:
-                steps.run(self._client, steps.STOP, self._job_id, "cancelled", said, 1)
+                self._run(steps.STOP, "cancelled", said, 1, 1)
                 conclude(self._client, self._job_id, None, said)
         except redis.exceptions.RedisError as error:
             log.warning("feeder_could_not_say_so", job_id=self._job_id, error=str(error))

@@ -5,35 +5,54 @@ A job without items is ended here.
 
 from __future__ import annotations
 
+import uuid
 from contextlib import ExitStack
 from typing import Any
 
 from celery import Celery, Signature
-from celery.utils import uuid
 from celery.utils.functional import regen
 
-from hive.broker.channel.publishing import following_up, unrepeated
+from hive.broker.channel.header import Header
+from hive.broker.channel.publishing import derived_id, following_up, unrepeated
 from hive.broker.link.client import client_of
+from hive.broker.link.outage import until_back
 from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
 from hive.jobs.state.plan import MARGIN, Plan
 from hive.jobs.state.reduce import BUILT_IN, reduce_values
+from hive.logs import get_logger
+
+log = get_logger(__name__)
 
 PULL, FINISH = "hive.pull", "hive.finish"
 """The two tasks that a job is made of, by name: they are defined in rooms above this one."""
 
 
 def send_pullers(
-    app: Celery, job_id: str, plan: Plan, pullers: int, countdown: float = 0.0
+    app: Celery,
+    job_id: str,
+    plan: Plan,
+    pullers: int,
+    countdown: float = 0.0,
+    *,
+    first: bool = False,
 ) -> None:
     """Send a job's pullers as the header of a chord whose body, and errback, is `hive.finish`.
 
     It is published here and not by `chord.apply_async`, which subscribes to the result of every
     puller: nobody waits for those.
 
-    countdown: seconds before they start. Raises: NoEligibleNodeError, QueueFullError,
-        BrokerMemoryError, and kombu's OperationalError when the broker does not answer.
+    countdown: seconds before they start.
+    first: these are the job's first pullers. Sent again, they are the same messages, so that the
+        job may be launched until it is.
+
+    Raises: NoEligibleNodeError, QueueFullError, BrokerMemoryError, and BrokerUnreachableError or
+        redis-py's connection errors when the broker does not answer.
     """
+
+    def name(part: object) -> str:
+        return str(uuid.uuid5(uuid.UUID(job_id), str(part)) if first else uuid.uuid4())
+
     body = _finish_signature(app, job_id, plan)
     body.on_error(_finish_signature(app, job_id, plan))
     # The puller itself limits each item. These limits are for an item that cannot be interrupted.
@@ -41,7 +60,7 @@ def send_pullers(
         "queue": plan.queue,
         "soft_time_limit": plan.item_limit + MARGIN,
         "time_limit": plan.item_limit + 2 * MARGIN,
-        "group_id": uuid(),
+        "group_id": name("group"),
         "chord": body,
     }
     wishes = {
@@ -50,13 +69,15 @@ def send_pullers(
         "countdown": countdown or None,
     }
     options |= {name: wish for name, wish in wishes.items() if wish is not None}
-    ids = [uuid() for _ in range(pullers)]
+    ids = [name(index) for index in range(pullers)]
     # A chord does this, too. The list is lazy, since the Redis backend does not look into one.
     app.backend.apply_chord((options["group_id"], regen(map(app.AsyncResult, ids))), body)
     app.backend.set_chord_size(options["group_id"], pullers)
     with unrepeated(), app.producer_or_acquire() as producer, ExitStack() as rest:
         for index, task_id in enumerate(ids):
             own = {**options, "task_id": task_id, "group_index": index}
+            if first:
+                own["headers"] = Header.under_id(derived_id(task_id))
             app.tasks[PULL].apply_async((job_id,), producer=producer, add_to_parent=False, **own)
             # Once the first is accepted no full queue may refuse the others: part of a chord never
             # ends.
@@ -74,7 +95,7 @@ def send_finish(app: Celery, job_id: str, plan: Plan) -> None:
 
 
 def _finish_signature(app: Celery, job_id: str, plan: Plan) -> Signature[None]:
-    options: dict[str, Any] = {"queue": plan.queue, "priority": 10, "task_id": uuid()}
+    options: dict[str, Any] = {"queue": plan.queue, "priority": 10, "task_id": str(uuid.uuid4())}
     if plan.requirements and plan.reduce not in (None, *BUILT_IN):
         # The reduce is a task of the user's own, which other nodes need not know.
         options["requirements"] = plan.requirements
@@ -86,13 +107,21 @@ def launch(app: Celery, job_id: str, plan: Plan, pushed: int, *, complete: bool)
 
     complete: whether there are no more.
 
+    It may be done again when it failed: what was sent before is not sent twice. Once the first
+    puller was accepted, the broker is waited for without end: half a chord never ends.
+
     Raises: as `send_pullers`.
     """
     client = client_of(app)
     if pushed:
-        send_pullers(app, job_id, plan, min(plan.slots, pushed) if complete else plan.slots)
+        pullers = min(plan.slots, pushed) if complete else plan.slots
+        send_pullers(app, job_id, plan, pullers, first=True)
     elif plan.reduce is None or plan.reduce in BUILT_IN:
         conclude(client, job_id, None if plan.reduce is None else reduce_values(plan.reduce, ()))
     else:
         send_finish(app, job_id, plan)
-    steps.run(client, steps.NOTE, job_id, "sent", "1")
+    until_back(
+        lambda: steps.run(client, steps.NOTE, job_id, "sent", "1"),
+        longest=float("inf"),
+        waits=lambda error: log.warning("job_waits_for_broker", job_id=job_id, error=str(error)),
+    )

@@ -16,7 +16,10 @@ def _step(name: str, *, refusable: bool = False) -> Script:
 
 
 CREATE = _step("create", refusable=True)
+END = _step("push")
+"""Says that no more items follow."""
 PUSH = _step("push", refusable=True)
+"""The same script, for what brings items."""
 STEP = _step("step")
 SPLIT = _step("split")
 RECLAIM = _step("reclaim")

@@ -5,13 +5,14 @@ nothing is left to lease.
 from __future__ import annotations
 
 import time
+import uuid
 from typing import Any
 
 from celery import Task, shared_task
 
 from hive.broker.channel.header import Header
 from hive.broker.link.client import client_of
-from hive.broker.link.outage import AWAY, until_back
+from hive.broker.link.outage import passes
 from hive.broker.link.priorities import list_index, queue_lists
 from hive.errors import UnknownJobError
 from hive.jobs.input.launch import PULL
@@ -22,6 +23,7 @@ from hive.jobs.work.calls import SkillCalls
 from hive.jobs.work.keeper import Keeper
 from hive.jobs.work.lease_size import lease_length
 from hive.jobs.work.leases import Commit, Lease, commit_of
+from hive.jobs.work.patience import patiently
 from hive.jobs.work.time_limit import TimeLimit
 from hive.logs import get_logger
 
@@ -32,8 +34,6 @@ _BUDGET = 1.0
 """
 _WAIT = 0.02
 _LINGER = 0.3
-_OUTAGE = 60.0
-"""Seconds for which a puller tries to reach a broker that is away; its lease stays its own."""
 
 
 @shared_task(
@@ -82,6 +82,8 @@ class Puller:
         )
         self.attempts_allowed = self.client.settings.hive_max_retries + 1
         self.ends = time.monotonic() + _BUDGET
+        self._run_id = uuid.uuid4().hex[:12]
+        self._calls = 0
 
     def _queues(self, queue: str, priority: int | None) -> tuple[list[str], list[str]]:
         """The lists that are more urgent than the puller's own, and all others that its node
@@ -110,7 +112,7 @@ class Puller:
             plan = (
                 read_plan(self.job_id, reply[11])
                 if reply[11]
-                else stored_plan(self.client, self.job_id)
+                else patiently(lambda: stored_plan(self.client, self.job_id), self.job_id)
             )
         except UnknownJobError as error:
             log.error("unreadable_job", job_id=self.job_id, node=self.node, reason=error.message)
@@ -133,7 +135,9 @@ class Puller:
 
     def _decline(self, reply: list[Any], excuse: str) -> bool:
         """This node cannot do it: leave the items to nodes that can."""
-        steps.run(self.client, steps.NOTE, self.job_id, "excuse", excuse)
+        patiently(
+            lambda: steps.run(self.client, steps.NOTE, self.job_id, "excuse", excuse), self.job_id
+        )
         self.commit(reply[1], Commit(int(reply[4]), 0, "", [0, 0, 0, 0], 0, ""), 1, b"", go=False)
         return False
 
@@ -158,18 +162,20 @@ class Puller:
         queues = (*self.urgent, *self.others)
 
         def step() -> list[Any]:
-            fixed = (self.owner, self.node, mode, *wanted, *done)
+            self._calls += 1
+            fixed = (self.owner, self.node, mode, *wanted, *done, self._run_id, self._calls)
             reply: list[Any] = steps.run(self.client, steps.STEP, self.job_id, *fixed, keys=queues)
             return reply
 
-        def waits(error: Exception) -> None:
+        def waits() -> None:
             nonlocal mode
-            log.warning("puller_waits_for_broker", job_id=self.job_id, error=str(error))
             # The step may have been done and its reply lost: then the commit is refused now, and
-            # the lease that came with the lost reply is given back.
-            mode = mode or "recover"
+            # the lease that came with the lost reply is given back. Nobody has died of that. (A
+            # redelivered puller took no lease; what it finds is of its run that did die.)
+            if not (mode and self.redelivered):
+                mode = "begin again" if mode.startswith("begin") else "recover"
 
-        return until_back(step, longest=_OUTAGE, waits=waits)
+        return patiently(step, self.job_id, waits=waits)
 
     def wait_for_items(self, reply: list[Any]) -> list[Any]:
         """Wait for what others push or give back, unless another task waits for this slot.
@@ -195,7 +201,9 @@ class Puller:
             self.client.redis.blpop(
                 [steps.job_key(self.client, self.job_id, "wake")], timeout=_WAIT
             )
-        except AWAY:
+        except Exception as error:
+            if not passes(error):
+                raise
             time.sleep(_WAIT)
 
 

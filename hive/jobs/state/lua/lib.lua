@@ -2,8 +2,9 @@
 -- Keys, all <prefix>venom:job:<id>:<part> and with the job's time to live (seconds, field `ttl`):
 --   state     hash: plan (JSON), ttl, slots, chunk, deadline (ms), pushed, waiting, done, ok,
 --             failed, timeout, cancelled, us, bytes, seq, moves, eof, sent, stop (status of what
---             will not run), why, error, excuse, reducer (message), reduces, ended (ms), trimmed,
---             absences (of pullers that nothing was heard of)
+--             will not run), why, error, excuse, reducer (message), ended (ms), trimmed, cut (part
+--             of the input never came), leash (ms), silence `ms:looked at`, rounds_of (message),
+--             try:<owner> `run:number`, absences (of pullers that nothing was heard of)
 --   blocks    hash: block number -> JSON list of items
 --   left      hash: block number -> items without an outcome
 --   queue     list of `block:base:first:length`, never leased
@@ -14,7 +15,7 @@
 --   partials  list of JSON [first, partial result, error]
 --   value     string: JSON of the reduced value
 --   wake      list of tokens that end a wait for items
---   caller    string that lapses when whoever feeds the job is gone
+--   caller    string that lapses when nothing was heard of whoever feeds the job
 -- <prefix>venom:pullers is a hash: owner -> job.
 -- base is the index of a block's first item, first and length are a range of item indexes.
 -- Always: pushed = done + waiting + items under lease, and every item without an outcome is in
@@ -138,13 +139,43 @@ local function stop_job(status, why)
   wake_pullers(1000)
 end
 
+-- The job ends with what was sent, since no more is to be expected, and says why.
+local function cut_off(why)
+  redis.call('HSET', STATE, 'eof', 1, 'cut', 'silence')
+  redis.call('HSETNX', STATE, 'error', why)
+end
+
+-- The process that makes the job has told that it lives.
+local function hear_caller(ms)
+  redis.call('SET', CALLER, 1, 'PX', ms)
+  redis.call('HDEL', STATE, 'silence')
+end
+
+-- For how long nothing was heard of the job's caller, in ms, once that is too long; else nil. The
+-- lapse of its key is no proof: the broker may have been away itself. From then on silence counts
+-- while somebody looks, a second for each look at most, up to the leash.
+local LONGEST_LOOK = 1000
+local function caller_is_gone()
+  if redis.call('EXISTS', CALLER) == 1 then return nil end
+  local v = redis.call('HMGET', STATE, 'leash', 'silence')
+  local leash = tonumber(v[1] or 20000)
+  local silence, looked = string.match(v[2] or '', '^(%d+):(%d+)$')
+  local at = now()
+  silence = (tonumber(silence) or 0)
+    + math.max(0, math.min(at - (tonumber(looked) or at), LONGEST_LOOK))
+  redis.call('HSET', STATE, 'silence', string.format('%d:%d', silence, at))
+  if silence < leash then return nil end
+  return silence + leash / 2
+end
+
 -- Once the process that feeds the job is gone, the job ends with what was sent.
 local function check_caller()
-  if redis.call('HEXISTS', STATE, 'eof') == 1 or redis.call('EXISTS', CALLER) == 1 then return end
-  redis.call('HSET', STATE, 'eof', 1)
-  redis.call('HSETNX', STATE, 'error',
-    'The process that fed the items is gone; the job ended with the ' ..
-    (redis.call('HGET', STATE, 'pushed') or '0') .. ' items that it had sent.')
+  if redis.call('HEXISTS', STATE, 'eof') == 1 then return end
+  local silence = caller_is_gone()
+  if not silence then return end
+  cut_off(string.format('The process that fed the items is gone, or cut off from the broker: '
+    .. 'nothing was heard of it for %d s. The job ended with the %s items that it had sent.',
+    silence / 1000, redis.call('HGET', STATE, 'pushed') or '0'))
 end
 
 local function check_deadline()

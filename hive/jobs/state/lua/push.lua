@@ -1,12 +1,16 @@
 -- Add blocks of items, or say that there are no more.
--- ARGV 1 prefix  2 job  3 '1' no more follow  4 error of the input or ''
+-- ARGV 1 prefix  2 job  3 '1' no more follow, 'cut' the same, but the input was not at its end
+--      4 error of the input or ''
 --      5 ms for which the feeder counts as alive
 --      6 items pushed so far, as the feeder knows: a push whose reply was lost is not done twice
 --      7.. pairs: JSON list of items, their number
 -- Reply {'' or 'stopped', done, us, bytes of unfinished blocks}; nothing is added to a job that
 --      stopped, ended or expired.
-local state = redis.call('HMGET', STATE, 'ttl', 'stop', 'ended', 'eof')
-if not state[1] or state[2] or state[3] or state[4] then return {'stopped', 0, 0, 0} end
+-- Keeps: the end of the input, told again since its reply was lost, is answered as it was.
+local state = redis.call('HMGET', STATE, 'ttl', 'stop', 'ended', 'cut')
+if not state[1] or state[2] or state[3] or state[4] == 'silence' then
+  return {'stopped', 0, 0, 0}
+end
 local n = 0
 local repeated = tonumber(redis.call('HGET', STATE, 'pushed')) > tonumber(ARGV[6])
 for i = 7, repeated and 0 or #ARGV, 2 do
@@ -20,11 +24,12 @@ for i = 7, repeated and 0 or #ARGV, 2 do
 end
 bump('waiting', n)
 if ARGV[4] ~= '' then redis.call('HSETNX', STATE, 'error', ARGV[4]) end
-if ARGV[3] == '1' then
+if ARGV[3] == 'cut' then redis.call('HSET', STATE, 'cut', 1) end
+if ARGV[3] ~= '0' then
   redis.call('HSET', STATE, 'eof', 1)
   n = 1000
 end
-redis.call('SET', CALLER, 1, 'PX', ARGV[5])
+hear_caller(ARGV[5])
 wake_pullers(n)
 keep_alive()
 local progress = redis.call('HMGET', STATE, 'done', 'us', 'bytes')

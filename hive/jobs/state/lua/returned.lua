@@ -2,7 +2,7 @@
 -- ARGV 1 prefix  2 job  3 runs that an item may have  4 rounds without progress that are allowed
 --      5 the message that asks
 -- Reply {'ended'} nothing is left to do, or another does it  {'wait'} a puller is at work
---       {'reduce', how often that was answered before}
+--       {'reduce'}
 --       {'more', items that wait, rounds without progress} send pullers again
 local s = redis.call('HMGET', STATE, 'ttl', 'ended')
 if not s[1] or s[2] then return {'ended'} end
@@ -13,11 +13,15 @@ for _, id in ipairs(redis.call('HKEYS', LEASES)) do
   local lease = read_lease(id)
   if stopped or not is_unfinished(lease.owner) then reclaim(lease, 1, tonumber(ARGV[3])) end
 end
-local v = redis.call('HMGET', STATE, 'eof', 'waiting', 'moves', 'seen_moves', 'stalled')
+local v = redis.call('HMGET', STATE, 'eof', 'waiting', 'moves', 'seen_moves', 'stalled',
+  'rounds_of')
 if v[1] and tonumber(v[2]) > 0 or not v[1] then
+  -- A message is one round, however often it asks: its answer may be lost.
   local stalled = 0
-  if (v[3] or '0') == v[4] then stalled = tonumber(v[5] or 0) + 1 end
-  redis.call('HSET', STATE, 'seen_moves', v[3] or '0', 'stalled', stalled)
+  if (v[3] or '0') == v[4] then
+    stalled = tonumber(v[5] or 0) + (v[6] == ARGV[5] and 0 or 1)
+  end
+  redis.call('HSET', STATE, 'seen_moves', v[3] or '0', 'stalled', stalled, 'rounds_of', ARGV[5])
   keep_alive()
   if stalled <= tonumber(ARGV[4]) then return {'more', tonumber(v[2]), stalled} end
   stop_job('failed', redis.call('HGET', STATE, 'excuse') or 'no node worked on it')
@@ -28,4 +32,4 @@ if redis.call('HLEN', LEASES) > 0 then return {'wait'} end
 local reducer = redis.call('HGET', STATE, 'reducer')
 if reducer and reducer ~= ARGV[5] and is_unfinished(reducer) then return {'ended'} end
 redis.call('HSET', STATE, 'reducer', ARGV[5])
-return {'reduce', bump('reduces', 1) - 1}
+return {'reduce'}

@@ -2,13 +2,14 @@
 -- KEYS lists of queues: the first ARGV[10] are more urgent than the puller's, the others are those
 --      that its node serves too
 -- ARGV 1 prefix  2 job  3 owner  4 node
---      5 '', 'begin' (leases of this owner are of a run that died), or 'recover' (a reply was
---        lost, and a lease with it)
+--      5 '', 'begin' (leases of this owner are of a run that died), or 'recover' and 'begin again'
+--        (a reply was lost, and a lease with it)
 --      6 '0' lease nothing more  7 items wanted
 --      8 number of the block that the puller still has, or ''
 --      9 runs that an item may have  10 number of urgent lists
 --      11 lease to commit or ''  12 first  13 n  14 entry  15-18 ok, failed, timeout, cancelled
 --      19 us  20 partial or ''
+--      21 the owner's run  22 number of the call among those of the run
 -- Reply {'run', lease, block, base, first, length, attempt, block's items or '', us, done,
 --        ms to the deadline or -1, plan when asked to begin}
 --       {'moved', first} the keeper has committed up to there: commit the rest
@@ -16,9 +17,22 @@
 --       {'wait', others wait 0|1} no item is there yet
 --       {'linger', others wait 0|1} others hold more than they run
 --       {'end'}
+--       {'late'} a later call of this run was answered before: nobody waits for this one
 -- Keeps: an item has one outcome; a commit without its lease changes nothing.
 local owner, mode, urgent = ARGV[3], ARGV[5], tonumber(ARGV[10])
-if redis.call('EXISTS', STATE) == 0 then return {'end'} end
+local known = redis.call('HMGET', STATE, 'ttl', 'try:' .. owner)
+if not known[1] then return {'end'} end
+-- What was sent to a broker that hung, on connections that were given up since, is executed when it
+-- goes on, in any order.
+if known[2] and ARGV[21] then
+  local run, number = string.match(known[2], '^(.*):(%d+)$')
+  if run == ARGV[21] and tonumber(ARGV[22]) < tonumber(number) then return {'late'} end
+end
+local again = mode == 'recover' or mode == 'begin again'
+if again and ARGV[21] then
+  redis.call('HSET', STATE, 'try:' .. owner, ARGV[21] .. ':' .. ARGV[22])
+end
+local begins = mode == 'begin' or mode == 'begin again'
 if ARGV[11] ~= '' then
   local lease = read_lease(ARGV[11])
   if lease and lease.first ~= tonumber(ARGV[12]) then return {'moved', lease.first} end
@@ -35,13 +49,11 @@ if ARGV[11] ~= '' then
     end
   end
 end
-if mode == 'begin' then
+if begins then
   redis.call('HSET', PULLERS, owner, ARGV[2])
   redis.call('EXPIRE', PULLERS, 604800)
-  reclaim_all_of(owner, 1, tonumber(ARGV[9]))
-elseif mode == 'recover' then
-  reclaim_all_of(owner, 0, tonumber(ARGV[9]))
 end
+if begins or again then reclaim_all_of(owner, again and 0 or 1, tonumber(ARGV[9])) end
 check_caller()
 local ms_left = check_deadline()
 local s = redis.call('HMGET', STATE, 'stop', 'eof', 'waiting', 'us', 'done', 'slots', 'chunk',
@@ -60,7 +72,7 @@ local function others_wait()
 end
 
 if s[1] then return leave({'end'}) end
-local preempted = mode ~= 'begin' and urgent > 0
+local preempted = not begins and urgent > 0
   and redis.call('EXISTS', unpack(KEYS, 1, urgent)) > 0
 if ARGV[6] == '0' or preempted then
   if waiting > 0 or not s[2] then return leave({'yield'}) end
@@ -108,6 +120,6 @@ keep_alive()
 local body = ''
 if block ~= ARGV[8] then body = redis.call('HGET', BLOCKS, block) end
 local plan = ''
-if mode == 'begin' then plan = redis.call('HGET', STATE, 'plan') end
+if begins then plan = redis.call('HGET', STATE, 'plan') end
 return {'run', lease, block, tonumber(base), first, want, attempt, body, tonumber(s[4] or 0),
   tonumber(s[5]), ms_left, plan}

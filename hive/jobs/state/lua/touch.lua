@@ -4,6 +4,7 @@
 --       'expired' when there is no such job
 local s = redis.call('HMGET', STATE, 'ttl', 'stop', 'done', 'us', 'bytes', 'ended')
 if not s[1] then return {'expired', 0, 0, 0} end
-if ARGV[3] == '1' and not s[6] then redis.call('SET', CALLER, 1, 'PX', ARGV[4]) end
+if ARGV[3] == '1' and not s[6] then hear_caller(ARGV[4]) end
+if ARGV[3] ~= '1' and not s[6] then check_caller() end
 keep_alive()
 return {s[2] or '', tonumber(s[3] or 0), tonumber(s[4] or 0), tonumber(s[5] or 0)}

@@ -7,7 +7,7 @@ local s = redis.call('HMGET', STATE, 'ttl', 'ended', 'sent', 'deadline', 'reduce
   'done')
 if not s[1] then return {'expired'} end
 if s[2] then return {'ended'} end
-if not s[3] and redis.call('EXISTS', CALLER) == 0 then return {'orphan'} end
+if not s[3] and caller_is_gone() then return {'orphan'} end
 if s[5] and is_unfinished(s[5]) then return {'running'} end
 local deadline = tonumber(s[4] or 0)
 if deadline > 0 and now() > deadline then return {'overdue', now() - deadline} end
