@@ -19,6 +19,7 @@ from celery import Celery
 
 from hive.broker.channel import amqp, encrypted, publishing
 from hive.broker.link.client import BrokerClient, broker_url, client_of
+from hive.broker.results.waiting import patient
 from hive.configuration import TRANSPORT, configuration, configure, prefixed_results, tls
 from hive.errors import InvalidInputError
 from hive.foreman.policy import LoadScore, Policy
@@ -120,6 +121,7 @@ def _equip(app: Celery, settings: Settings, policy: Policy | None) -> None:
     )
     vars(app)["send_task"] = publishing.telling_ids_apart(app.send_task)
     _use(app, amqp.NAME, control.NAME)
+    app.AsyncResult = patient(app.AsyncResult)  # type: ignore[misc]
     app.steps["worker"].add(SporeStep)
     app.steps["consumer"].add(SporeConsumerStep)
     for transport in (TRANSPORT, encrypted.NAME):
@@ -151,6 +153,7 @@ def uninstall(app: Celery) -> None:
     del vars(app)["send_task"]
     if done.send_task is not None:
         vars(app)["send_task"] = done.send_task
+    app.__dict__.pop("AsyncResult", None)
     app.steps["worker"].discard(SporeStep)
     app.steps["consumer"].discard(SporeConsumerStep)
     del app.hive, app.hive_installation, app.hive_recoveries  # type: ignore[attr-defined]

@@ -105,7 +105,7 @@ class BroadcastCaller:
                 ),
                 longest=max(0.0, end - time.monotonic()),
                 waits=lambda error: log.warning("broadcast_waits_for_broker", error=str(error)),
-                errors=(BrokerUnreachableError,),
+                away=lambda error: isinstance(error, BrokerUnreachableError),
             )
             self._wait(call, end)
             with self._changed:

@@ -9,7 +9,6 @@ away stores nothing; and a chord ends although its members are killed.
 
 from __future__ import annotations
 
-import time
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,7 +19,6 @@ from celery.backends.redis import (
     CHORD_PART_RETURN_LUA,
     RedisBackend,
 )
-from celery.backends.redis import ResultConsumer as CeleryResultConsumer
 from celery.exceptions import BackendStoreError
 from celery.states import FAILURE, STARTED
 
@@ -31,8 +29,9 @@ from hive.broker.channel.publishing import chord_group, following_up, on_behalf_
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import client_of
 from hive.broker.link.scripts import ALLOW_OOM, Script
-from hive.broker.link.silence import SILENCE, keepalive
+from hive.broker.link.silence import keepalive
 from hive.broker.results.store_line import StoreLines
+from hive.broker.results.waiting import ResultConsumer, reading
 from hive.errors import BrokerMemoryError
 from hive.logs import get_logger
 
@@ -42,77 +41,6 @@ STORE = Script("hive.broker.results", "store_result", include=(LIBRARY,))
 CHORD_ADD = Script("hive.broker.results", "chord_add")
 _claim = Script("hive.broker.results", "chord_claim", refusable=True).text
 CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{_claim}"
-
-LOOK_AFTER = 0.5
-"""Seconds after a subscription at which what is stored is looked at."""
-
-
-class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
-    """Waits for results; mends a silent subscription, and looks at what is stored after each.
-
-    Celery waits on a silent subscription for as long as the caller allows, although the result is
-    long there. It looks before it subscribes anew, and so misses what comes in between. And
-    redis-py may connect anew without telling it.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._watched: Any = None
-        self._asked_at = 0.0
-        self._look_at: float | None = None
-
-    def drain_events(self, timeout: float | None = None) -> None:
-        with self._locked():
-            if (
-                self._pubsub is not None
-                and self._pubsub.subscribed
-                and self._pubsub.connection is not None
-            ):
-                self._look_after(self._pubsub)
-        super().drain_events(timeout)
-
-    def stop(self) -> None:
-        """Close the subscription and forget it; the next wait for a result makes another.
-
-        Celery keeps it. A result that is freed later would then open it again, only to unsubscribe:
-        twenty seconds of trying where the broker has ended.
-        """
-        with self._locked():
-            super().stop()
-            self._pubsub: Any = None
-
-    def _look_after(self, pubsub: Any) -> None:
-        """Look at what is stored a moment after each connect.
-
-        Once nothing was heard for a while, ask whether the server is there.
-        """
-        now = time.monotonic()
-        connection = pubsub.connection
-        if connection is not self._watched:
-            self._watched = connection
-            connection.register_connect_callback(self._connected)
-            connection.health_check_interval, connection.next_health_check = SILENCE, now + SILENCE
-            self._connected(connection)
-        if self._look_at is not None and now >= self._look_at:
-            self._look_at = None
-            with self.reconnect_on_error():
-                self._look()
-        elif pubsub.health_check_response_counter:  # redis-py counts the answers that are missing
-            if now - self._asked_at > SILENCE:
-                self._reconnect()
-        else:
-            with self.reconnect_on_error():
-                pubsub.check_health()
-            self._asked_at = now
-
-    def _connected(self, _connection: Any) -> None:
-        """By the time of the next look the server will know of the subscriptions."""
-        self._look_at = time.monotonic() + LOOK_AFTER
-
-    def _look(self) -> None:
-        if self.subscribed_to:
-            for meta in filter(None, self.backend.client.mget(self.subscribed_to)):
-                self.on_state_change(self._decode_result(meta), None)
 
 
 class Backend(RedisBackend):
@@ -209,6 +137,11 @@ class Backend(RedisBackend):
     ) -> Any:
         with on_behalf_of(request):
             return super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+
+    def get(self, key: Any) -> Any:
+        """Look for a result. Raises: BrokerUnreachableError."""
+        with reading():
+            return super().get(key)
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
         """Count a task that a member adds, once.
