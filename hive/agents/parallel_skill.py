@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,10 +19,12 @@ from hive.agents.resolve import Resolution, Resolver
 from hive.broker.application import skills_of
 from hive.broker.ledger.records import TaskStatus
 from hive.broker.link.client import broker_errors
+from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage
 from hive.broker.link.unreadable import ask, skip
 from hive.broker.message_broker import MessageBroker
 from hive.errors import (
     BrokerMemoryError,
+    BrokerUnreachableError,
     HiveError,
     InvalidInputError,
     NoNodeOnlineError,
@@ -33,6 +36,9 @@ from hive.jobs.mapping import map as hive_map
 from hive.jobs.state.plan import time_to_live
 
 _SUBTASKS = TypeAdapter(list[str])
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _FIRST_LOOK, _LONGEST_PAUSE = 0.02, 0.5
 """Seconds between two looks at the sub-tasks: short at first, growing with the wait."""
 
@@ -56,7 +62,8 @@ class ParallelSkill:
         directory by default.
 
     Each method answers with JSON text and raises nothing for a user's mistake or an absent cluster:
-    the answer has `error` then.
+    the answer has `error` then. A broker that goes away while it is waited for is waited for, too,
+    two minutes at most and no longer than `wait_timeout`.
     """
 
     def __init__(self, broker: MessageBroker, root: str | Path | None = None) -> None:
@@ -169,23 +176,43 @@ class ParallelSkill:
         answer.results = [
             ItemReport(item_index=index, status="pending") for index in range(len(found))
         ]
-        ids = await asyncio.gather(*(self._send(one, priority) for one in found))
-        answer.job_id = await asyncio.to_thread(self._keep_together, ids)
+        ids = [str(uuid.uuid4()) for _ in found]
+        # Before any of them runs: so what was sent is found again, whatever happens meanwhile.
+        answer.job_id = await self._sent(asyncio.to_thread, self._keep_together, ids)
+        await asyncio.gather(
+            *(self._send(one, task_id, priority) for one, task_id in zip(found, ids, strict=True))
+        )
         await self._wait_for_tasks(answer, ids, seconds)
 
-    async def _send(self, found: Resolution | HiveError, priority: str | int) -> str:
+    async def _send(self, found: Resolution | HiveError, task_id: str, priority: str | int) -> None:
         """Send one sub-task.
 
         One that cannot be sent gets a record that says why, and so is found among the others later.
         """
+        broker = self._broker
         if isinstance(found, Resolution):
+            name, arguments = found.skill.name, found.arguments
             try:
-                return await self._broker.enqueue_task(found.skill.name, found.arguments, priority)
+                # Under an id of its own it is one task, however often it is sent.
+                await self._sent(broker.enqueue_task, name, arguments, priority, task_id)
+                return
             except (InvalidInputError, QueueFullError, BrokerMemoryError) as error:
                 found = error
-        task_id = str(uuid.uuid4())
-        await self._broker.update_task_status(task_id, "failed", error=found.message)
-        return task_id
+        failed = partial(broker.update_task_status, task_id, "failed", error=found.message)
+        await self._sent(failed)
+
+    async def _sent(self, send: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do what may be done again, and wait for the broker as long as a task's sender does.
+
+        Raises: BrokerUnreachableError.
+        """
+        outage = Outage(self._broker.settings.hive_publish_timeout)
+        while True:
+            try:
+                return await send(*args, **kwargs)
+            except BrokerUnreachableError as error:
+                outage.came(error)
+                await asyncio.sleep(PAUSE)
 
     def _keep_together(self, ids: Sequence[str]) -> str:
         """Remember which tasks the sub-tasks are, as long as their results are kept.
@@ -204,6 +231,7 @@ class ParallelSkill:
 
     async def _wait_for_tasks(self, answer: _Answer, ids: Sequence[str], seconds: float) -> None:
         pause = _FIRST_LOOK
+        outage = Outage(READERS_WAIT)
         try:
             async with asyncio.timeout(seconds):
                 while waiting := [
@@ -211,10 +239,14 @@ class ParallelSkill:
                     for index, result in enumerate(answer.results)
                     if result.status == "pending"
                 ]:
-                    for index in waiting:
-                        answer.results[index] = ItemReport.of_task(
-                            index, await self._broker.get_task_status(ids[index])
-                        )
+                    try:
+                        for index in waiting:
+                            answer.results[index] = ItemReport.of_task(
+                                index, await self._broker.get_task_status(ids[index])
+                            )
+                        outage.over()
+                    except BrokerUnreachableError as error:
+                        outage.came(error)
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.5, _LONGEST_PAUSE)
         except TimeoutError:

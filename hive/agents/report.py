@@ -40,7 +40,11 @@ class ItemReport(BaseModel):
     @classmethod
     def of_task(cls, index: int, task: TaskStatus | None) -> Self:
         if task is None:
-            return cls(item_index=index, status="failed", error="Its record has expired.")
+            return cls(
+                item_index=index,
+                status="failed",
+                error="It was never sent, or its record has expired.",
+            )
         status: Status = (
             "completed" if task.status == "completed" else "failed" if task.over else "pending"
         )
