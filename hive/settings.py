@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     hive_publish_timeout: float = Field(10.0, ge=0, examples=["10"])
     hive_wait_replicas: int = Field(0, ge=0, examples=["1"])
     hive_max_retries: int = Field(3, ge=0, examples=["3"])
+    hive_dead_letters_max: int = Field(10_000, ge=0, examples=["10000"])
+    hive_dead_letters_days: float = Field(90.0, ge=0, examples=["90"])
     hive_zombie_task_timeout: Seconds = Field(600.0, examples=["600"])
     hive_drain_timeout: float = Field(10.0, ge=0, examples=["10"])
     hive_heartbeat_interval: float = Field(1.0, ge=0.1, le=60, examples=["1"])

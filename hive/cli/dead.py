@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -133,7 +133,11 @@ def retry(ids: tuple[str, ...], every: bool, as_json: bool) -> int:
       hive dead retry --all
     """
     _check_choice(ids, every)
-    return _each(ids, every, as_json, "retried", lambda letters, name: letters.retry(name))
+    with _dead_letters() as letters:
+        if every:
+            return _told(letters.retry_all(), [], as_json, "retried")
+        missed = [name for name in dict.fromkeys(ids) if not letters.retry(name)]
+    return _told(len({*ids}) - len(missed), missed, as_json, "retried")
 
 
 @dead.command("purge", short_help="Forget them.")
@@ -155,23 +159,15 @@ def purge(ids: tuple[str, ...], every: bool, yes: bool, as_json: bool) -> int:
     what = "all dead letters" if every else f"{len(ids)} dead letter{'' if len(ids) == 1 else 's'}"
     if not confirmed(f"Purge {what}? They cannot be brought back.", yes):
         return 1
-    return _each(ids, every, as_json, "purged", lambda letters, name: letters.purge([name]) == 1)
-
-
-def _each(
-    ids: tuple[str, ...],
-    every: bool,
-    as_json: bool,
-    done: str,
-    step: Callable[[DeadLetters, str], bool],
-) -> int:
-    """Do `step` to each of them. Returns: the exit code."""
     with _dead_letters() as letters:
-        names = letters.publish_ids() if every else list(dict.fromkeys(ids))
-        missed = [name for name in names if not step(letters, name)]
-    count = len(names) - len(missed)
-    # With --all, a dead letter that is gone meanwhile was taken care of by somebody else.
-    unknown = [] if every else missed
+        if every:
+            return _told(letters.purge_all(), [], as_json, "purged")
+        missed = [name for name in dict.fromkeys(ids) if not letters.purge([name])]
+    return _told(len({*ids}) - len(missed), missed, as_json, "purged")
+
+
+def _told(count: int, unknown: list[str], as_json: bool, done: str) -> int:
+    """Say how many of them were done. Returns: the exit code."""
     if as_json:
         print_json({done: count, "unknown": unknown})
     else:

@@ -20,6 +20,8 @@ class Sight:
     """Publish id → the keys in which it lies."""
     plain: int = 0
     """Messages of plain Celery producers that are no entries yet."""
+    ordered: list[str] = field(default_factory=list)
+    """The dead letters' order by time."""
 
     def check(self) -> None:
         """Raises: AssertionError where an entry is in no place or in two, or the counters do not
@@ -31,6 +33,7 @@ class Sight:
         assert not {name: keys for name, keys in self.places.items() if len(keys) != 1}, (
             "nothing is in two places"
         )
+        assert sorted(self.ordered) == sorted(self.where("venom:dead")), "each in its order"
         assert self.counters["accepted"] == len(self.entries) + self.counters["done"]
         ended = sum(
             self.counters[name]
@@ -53,6 +56,8 @@ def look(client: BrokerClient) -> Sight:
         {name.decode(): value for name, value in redis.hgetall(client.key("entries")).items()},
         counted,
     )
+    ordered = redis.zrange(client.key("dead:order"), 0, -1)
+    sight.ordered = [publish_id.decode() for publish_id in ordered]
     for raw in redis.keys(f"{client.prefix}*"):
         key = raw.decode()
         for element in _elements(

@@ -58,6 +58,7 @@ HARMLESS = frozenset(
         *(
             "SCARD",
             "SISMEMBER",
+            "SMISMEMBER",
             "SMEMBERS",
             "SRANDMEMBER",
             "ZCARD",
@@ -65,7 +66,7 @@ HARMLESS = frozenset(
             "ZRANGEBYSCORE",
             "ZSCORE",
         ),
-        *("locate", "look", "node_delta", "queue_stats", "taken_away"),
+        *("dead_page", "locate", "look", "node_delta", "queue_stats", "taken_away"),
     }
 )
 

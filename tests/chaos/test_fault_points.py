@@ -50,7 +50,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "restore_the_dead": (
         *("lease", "restore", "restore", "long_absent", "unplace"),
         *("store_result", "SREM") * 3,
-        *("account", "sweep", "sweep_requirements"),
+        *("dead_order", "account", "sweep", "sweep_requirements"),
         *("DEL", "HSET", "EXPIRE"),  # how the duties went
     ),
     "retry_a_dead_letter": ("revive", "forget_result") * 3,

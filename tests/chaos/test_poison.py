@@ -38,7 +38,7 @@ def test_a_poisonous_task_becomes_a_dead_letter_beside_good_ones_that_all_run_on
             "the poisonous one is a dead letter",
         )
         wait_until(
-            lambda: cluster.left_over() == ["dead", "entries", "ids"],
+            lambda: cluster.left_over() == ["dead", "dead:order", "entries", "ids"],
             FORM.patience,
             "nothing but the dead letter is left",
         )

@@ -23,6 +23,7 @@ import hive
 from hive.broker.channel import incarnation as incarnations
 from hive.broker.channel import steps, transport
 from hive.broker.ledger.dead_letters import DeadLetters
+from hive.broker.ledger.telling import tell
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import queue_lists
 from hive.foreman.watch.watchdog import Watchdog
@@ -299,7 +300,7 @@ def restore_the_dead() -> Generator[None, None, None]:
 @operation
 def retry_a_dead_letter() -> Generator[None, None, None]:
     letters = bury()
-    DeadLetters(app).tell(letters)
+    tell(app, client, letters)
     yield
     for publish_id in letters:
         assert DeadLetters(app).retry(publish_id)

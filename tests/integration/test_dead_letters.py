@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import _state, states
@@ -34,8 +35,8 @@ def _celery_as_it_was() -> Iterator[None]:
 class Graveyard(Cluster):
     """A cluster whose tasks die when they are told to."""
 
-    def __init__(self, server: BrokerServer) -> None:
-        super().__init__(server)
+    def __init__(self, server: BrokerServer, **settings: Any) -> None:
+        super().__init__(server, **settings)
         self.steps.attach(A1)
         self.letters = DeadLetters(self.app)
 

@@ -90,7 +90,8 @@ class Upgraded:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """With a nexus and two spores; one of them has the name of one that was killed."""
-        nexus = Nexus(self.directory, self.server)
+        # A recording is older with each day.
+        nexus = Nexus(self.directory, self.server, HIVE_DEAD_LETTERS_DAYS="0")
         try:
             self.spore("home")
             self.spore("new", HIVE_NODE_LABELS="disk=ssd")

@@ -1,26 +1,26 @@
 """Dead letters: messages whose process or node died under them too often.
 
-They stay until a person sends them again or purges them.
+They stay until a person sends them again or purges them, or until they are too many or too old.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import redis
 from celery import Celery, states
 from pydantic import BaseModel, ConfigDict
 
 from hive.broker.channel.entries import Entry
-from hive.broker.channel.publishing import following_up
 from hive.broker.channel.steps import LIBRARY
+from hive.broker.ledger.telling import split_row, tell
 from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.link.priorities import HIGHEST
 from hive.broker.link.scripts import Script
-from hive.errors import DeadLetterError
+from hive.errors import HiveError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -28,7 +28,11 @@ log = get_logger(__name__)
 REVIVE = Script("hive.broker.ledger", "revive", include=(LIBRARY,))
 PURGE_DEAD = Script("hive.broker.ledger", "purge_dead", include=(LIBRARY,))
 FORGET_RESULT = Script("hive.broker.ledger", "forget_result")
+PAGE = Script("hive.broker.ledger", "dead_page", include=(LIBRARY,))
+ORDER = Script("hive.broker.ledger", "dead_order", include=(LIBRARY,))
 BATCH = 500
+READ_BATCH = 50
+"""Letters whose messages are read at once."""
 
 
 class LoggedDeath(BaseModel):
@@ -73,6 +77,17 @@ class DeadLetter(BaseModel):
         return self.task_id or self.publish_id
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a look at all dead letters has come: two cursors, and a rank in the order by time."""
+
+    letter: Any = "0"
+    ordered: Any = "0"
+    rank: int = 0
+    complete: bool = True
+    """Whether all letters are in the order."""
+
+
 class DeadLetters:
     """The dead letters of one application's broker.
 
@@ -85,12 +100,12 @@ class DeadLetters:
         self._client = client or client_of(app)
 
     def publish_ids(self) -> list[str]:
-        """The publish ids of all, the newest first."""
+        """The publish ids of all, the newest first: all of them are read."""
         # HSCAN, and not one HGETALL: a long answer would hold everybody else up.
         found = dict(self._client.redis.hscan_iter(self._client.key("dead"), count=BATCH))
         return [
             raw.decode()
-            for raw in sorted(found, key=lambda raw: _split(found[raw])[0], reverse=True)
+            for raw in sorted(found, key=lambda raw: split_row(found[raw])[0], reverse=True)
         ]
 
     def count(self) -> int:
@@ -99,12 +114,16 @@ class DeadLetters:
 
     def page(self, limit: int, offset: int = 0) -> list[DeadLetter]:
         """At most `limit` of them, after the `offset` newest, the newest first."""
-        wanted = self.publish_ids()[offset : offset + limit]
-        return [
-            letter
-            for at in range(0, len(wanted), BATCH)
-            for letter in self._read(wanted[at : at + BATCH])
-        ]
+        letters: list[DeadLetter] = []
+        for at in range(offset, offset + limit, BATCH):
+            size = min(BATCH, offset + limit - at)
+            reply = self._client.run(PAGE, (), (self._client.prefix, at, size))
+            if reply is None:  # their order by time is not complete
+                return [*self._read(self.publish_ids()[offset : offset + limit])]
+            letters += self._read([raw.decode() for raw in reply])
+            if len(reply) < size:
+                break
+        return letters
 
     def find(self, name: str) -> DeadLetter | None:
         """The dead letter of that task id, or publish id; None when there is none."""
@@ -119,8 +138,13 @@ class DeadLetters:
         Returns: False when no dead letter has that task id or publish id.
         """
         letter = self.find(name)
-        if letter is None:
-            return False
+        return letter is not None and self._revive(letter)
+
+    def retry_all(self) -> int:
+        """Send all again that are there now. Returns: how many."""
+        return sum(map(self._revive, self._read(self.publish_ids())))
+
+    def _revive(self, letter: DeadLetter) -> bool:
         stored = stored_result(self._app, letter.task_id) if letter.task_id else None
         if not self._client.run(REVIVE, (), (self._client.prefix, letter.publish_id)):
             return False
@@ -129,62 +153,68 @@ class DeadLetters:
         log.info("dead_letter_retried", task_id=letter.task_id, task=letter.task)
         return True
 
-    def purge(self, names: Sequence[str]) -> int:
+    def purge(self, names: Iterable[str]) -> int:
         """Forget dead letters, by task id or publish id; unknown ones are left out.
 
-        First, who waits for their results is told that they failed.
+        First, who waits for their results is told that they failed; who cannot be told is left.
 
-        Returns: how many were forgotten.
+        Returns: how many were forgotten. Raises: HiveError when some are left, once all others are
+            forgotten.
         """
-        publish_ids = [publish_id for name in names if (publish_id := self._publish_id(name))]
-        self.tell(
-            [
-                publish_id
-                for publish_id in publish_ids
-                if self._client.redis.sismember(self._client.key("untold"), publish_id)
-            ]
-        )
-        batches = (publish_ids[at : at + BATCH] for at in range(0, len(publish_ids), BATCH))
-        purged = sum(
-            int(self._client.run(PURGE_DEAD, (), (self._client.prefix, *batch)))
-            for batch in batches
-        )
+        return self._purge([found for name in names if (found := self._publish_id(name))])
+
+    def purge_all(self) -> int:
+        """The same with all that are there now."""
+        return self._purge(self.publish_ids())
+
+    def _purge(self, publish_ids: Sequence[str]) -> int:
+        purged, faults = 0, dict[str, Exception]()
+        for at in range(0, len(publish_ids), BATCH):
+            batch = publish_ids[at : at + BATCH]
+            untold = self._client.redis.smismember(self._client.key("untold"), batch)
+            waiting = [name for name, waits in zip(batch, untold, strict=True) if waits]
+            faults |= tell(self._app, self._client, waiting)
+            going = [name for name in batch if name not in faults]
+            if going:
+                purged += self._client.run(PURGE_DEAD, (), (self._client.prefix, *going))
         log.info("dead_letters_purged", count=purged)
+        for fault in faults.values():
+            raise HiveError(
+                f"The result backend cannot be told that they failed ({fault}), so they are left: "
+                f"{len(faults)} of {len(publish_ids)} dead letters."
+            ) from fault
         return purged
 
-    def tell(self, publish_ids: Sequence[str]) -> None:
-        """Store FAILURE for dead letters, so that nobody waits for their results for ever."""
-        redis_client = self._client.redis
-        for publish_id in publish_ids:
-            packed = redis_client.hget(self._client.key("entries"), publish_id)
-            dead = redis_client.hget(self._client.key("dead"), publish_id)
-            if packed is not None and dead is not None:
-                with following_up():  # its error callbacks are sent in it
-                    self._store_failure(publish_id, packed, _split(dead)[1])
-            redis_client.srem(self._client.key("untold"), publish_id)
+    def look(self, at: Position, amount: int) -> tuple[Position, list[str]]:
+        """Go on keeping the order by time, and find the oldest beyond what the settings allow.
 
-    def _store_failure(self, publish_id: str, packed: bytes, reason: str) -> None:
-        try:
-            entry = Entry.unpack(publish_id, packed)
-            log.error(
-                "dead_letter",
-                task_id=entry.task_id,
-                task=entry.task_name,
-                deaths=entry.deaths,
-                reason=reason,
-            )
-            if not entry.task_id or entry.headers.get("ignore_result"):
-                return
-            error = DeadLetterError(
-                f"{entry.task_name}[{entry.task_id}] died {entry.deaths} times ({reason}); it is a "
-                "dead letter now."
-            )
-            self._app.backend.mark_as_failure(entry.task_id, error, request=entry.context())
-        except redis.exceptions.RedisError:
-            raise
-        except Exception:
-            # A message that cannot be read must not stand in the way of all others.
-            log.exception("dead_letter_not_told", publish_id=publish_id)
+        amount: about how many letters to look at.
+
+        Returns: where to go on, and the publish ids found, the oldest first.
+        """
+        settings = self._client.settings
+        age = int(settings.hive_dead_letters_days * 86_400_000)
+        bounds = (settings.hive_dead_letters_max, age, at.rank, amount)
+        arguments = (self._client.prefix, at.letter, at.ordered, amount, *bounds)
+        letter, ordered, incomplete, rank, *found = self._client.run(ORDER, (), arguments)
+        position = Position(letter, ordered, int(rank), complete=not incomplete)
+        return position, [raw.decode() for raw in found]
+
+    def purge_oldest(self, publish_ids: Sequence[str], until: float) -> int:
+        """Forget letters that are too many or too old, each with a line in the log.
+
+        until: when to stop (monotonic seconds). Returns: how many were forgotten.
+        """
+        purged = 0
+        for letter in self._read(publish_ids):
+            if self._client.run(PURGE_DEAD, (), (self._client.prefix, letter.publish_id)):
+                log.warning(
+                    "dead_letter_purged", task_id=letter.id, task=letter.task, age=letter.age
+                )
+                purged += 1
+            if time.monotonic() > until:
+                break
+        return purged
 
     def _publish_id(self, name: str) -> str | None:
         dead = self._client.key("dead")
@@ -199,15 +229,16 @@ class DeadLetters:
 
     def _read(self, publish_ids: Sequence[str]) -> Iterator[DeadLetter]:
         """Those that are still there."""
-        # No transaction: a server without memory refuses even to read in one.
-        with self._client.redis.pipeline(transaction=False) as pipe:
-            pipe.hmget(self._client.key("entries"), list(publish_ids)).hmget(
-                self._client.key("dead"), list(publish_ids)
-            )
-            entries, dead = pipe.execute()
-        for publish_id, packed, buried in zip(publish_ids, entries, dead, strict=True):
-            if packed is not None and buried is not None:
-                yield _letter(publish_id, packed, *_split(buried))
+        for at in range(0, len(publish_ids), READ_BATCH):
+            batch = list(publish_ids[at : at + READ_BATCH])
+            # No transaction: a server without memory refuses even to read in one.
+            with self._client.redis.pipeline(transaction=False) as pipe:
+                pipe.hmget(self._client.key("entries"), batch)
+                pipe.hmget(self._client.key("dead"), batch)
+                entries, dead = pipe.execute()
+            for publish_id, packed, buried in zip(batch, entries, dead, strict=True):
+                if packed is not None and buried is not None:
+                    yield _letter(publish_id, packed, *split_row(buried))
 
 
 def stored_result(app: Celery, task_id: str) -> Any:
@@ -224,12 +255,6 @@ def forget_failure(app: Celery, task_id: str, stored: Any) -> None:
     backend: Any = app.backend
     if backend.decode_result(stored)["status"] != states.SUCCESS:
         FORGET_RESULT(backend.client, (backend.get_key_for_task(task_id),), (stored,))
-
-
-def _split(value: bytes) -> tuple[int, str]:
-    """When it died (ms), and of what."""
-    ms, _, reason = value.decode(errors="replace").partition("|")
-    return int(ms), reason
 
 
 def _letter(publish_id: str, packed: bytes, ms: int, reason: str) -> DeadLetter:

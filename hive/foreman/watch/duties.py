@@ -9,8 +9,9 @@ from hive.broker.ledger.sweep import Rows
 from hive.broker.link.client import BrokerClient
 from hive.errors import InvalidInputError
 from hive.foreman.watch.account import AccountWatch
+from hive.foreman.watch.dead_letters import Bound, Teller
 from hive.foreman.watch.duty import Duty, refuse_twice
-from hive.foreman.watch.restore import Restorer, tell_dead_letters, unplace
+from hive.foreman.watch.restore import Restorer, unplace
 from hive.foreman.watch.rooms import Hooks, OnRestored, hooks_of, recoveries_of
 from hive.foreman.watch.sweep import Sweeper
 from hive.foreman.watch.zombies import ZombieHunt
@@ -43,7 +44,8 @@ OWN: dict[str, Callable[[str, Parts], Duty]] = {
     "restore": lambda name, parts: Duty(name, Restorer(parts.hooks).restore),
     "unplace": lambda name, _: Duty(name, unplace),
     "zombies": lambda name, parts: Duty(name, ZombieHunt(parts.client).retry),
-    "dead_letters": lambda name, _: Duty(name, tell_dead_letters),
+    "dead_letters": lambda name, _: Duty(name, Teller().tell),
+    "dead_letters.bound": lambda name, _: Duty(name, Bound().keep),
     "account": _account,
     "sweep": _sweep,
 }

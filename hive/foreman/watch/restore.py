@@ -9,7 +9,6 @@ from collections.abc import Iterable
 import redis
 
 from hive.broker.channel import steps
-from hive.broker.ledger.dead_letters import DeadLetters
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.outage import passes
 from hive.broker.nodes.process import known_processes
@@ -165,13 +164,3 @@ def unplace(watch: Watch) -> None:
     moved = client.run(steps.UNPLACE, (), arguments)
     for node_id, count in zip(moved[::2], moved[1::2], strict=True):
         log.info("placed_given_back", node_id=node_id.decode(), count=int(count))
-
-
-def tell_dead_letters(watch: Watch) -> None:
-    """Store FAILURE for new dead letters, so that nobody waits for their results for ever.
-
-    Raises: redis errors, and those of the application's result backend.
-    """
-    client = watch.client
-    untold: list[bytes] = client.redis.srandmember(client.key("untold"), 100)
-    DeadLetters(watch.app, client).tell([raw.decode() for raw in untold])

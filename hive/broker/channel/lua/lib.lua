@@ -150,7 +150,9 @@ local function keep_absences(id, absences)
 end
 
 local function bury(id, reason)
-  redis.call('HSET', P .. 'dead', id, now() .. '|' .. reason)
+  local t = now()
+  redis.call('HSET', P .. 'dead', id, t .. '|' .. reason)
+  ask('ZADD', P .. 'dead:order', t, id)
   redis.call('SADD', P .. 'untold', id)
   count('dead', 1)
 end

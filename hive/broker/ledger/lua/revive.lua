@@ -5,6 +5,7 @@
 -- Keeps: it leaves the dead letters and enters its home queue in one step.
 local id = ARGV[2]
 if redis.call('HDEL', P .. 'dead', id) == 0 then return 0 end
+ask('ZREM', P .. 'dead:order', id)
 redis.call('SREM', P .. 'untold', id)
 redis.call('DEL', P .. 'sent:' .. id)
 redis.call('HDEL', P .. 'absences', id)

@@ -1,0 +1,90 @@
+"""Storing FAILURE for dead letters, so that nobody waits for their results for ever."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery, states
+
+from hive.broker.channel.entries import Entry
+from hive.broker.channel.publishing import following_up
+from hive.broker.link.client import BrokerClient
+from hive.errors import DeadLetterError
+from hive.logs import get_logger
+
+log = get_logger(__name__)
+
+
+def tell(
+    app: Celery, client: BrokerClient, publish_ids: Iterable[str], until: float = math.inf
+) -> dict[str, Exception]:
+    """Store FAILURE for dead letters.
+
+    until: when to begin no other (monotonic seconds).
+
+    Returns: what the result backend raised, by the publish ids of those that stay untold for it.
+    Raises: redis errors of the broker.
+    """
+    faults: dict[str, Exception] = {}
+    for publish_id in publish_ids:
+        if time.monotonic() > until:
+            break
+        packed = client.redis.hget(client.key("entries"), publish_id)
+        row = client.redis.hget(client.key("dead"), publish_id)
+        if packed is not None and row is not None:
+            try:
+                _store_failure(app, publish_id, packed, split_row(row)[1])
+            except Exception as fault:  # noqa: BLE001 - one that cannot be told hinders no other
+                faults[publish_id] = fault
+                continue
+        client.redis.srem(client.key("untold"), publish_id)
+    return faults
+
+
+def split_row(value: bytes) -> tuple[int, str]:
+    """When a dead letter died (ms), and of what."""
+    ms, _, reason = value.decode(errors="replace").partition("|")
+    return int(ms) if ms.isdecimal() else 0, reason
+
+
+def _store_failure(app: Celery, publish_id: str, packed: bytes, reason: str) -> None:
+    """Raises: what the result backend raised, where it has not stored the failure."""
+    try:
+        entry = Entry.unpack(publish_id, packed)
+        request = entry.context()
+    except Exception:
+        # A message that cannot be read has nobody who could be told.
+        log.exception("dead_letter_not_told", publish_id=publish_id)
+        return
+    backend: Any = app.backend
+    if entry.task_id and not entry.headers.get("ignore_result"):
+        error = DeadLetterError(
+            f"{entry.task_name}[{entry.task_id}] died {entry.deaths} times ({reason}); it is a "
+            "dead letter now."
+        )
+        try:
+            with following_up():  # its error callbacks are sent in it
+                backend.mark_as_failure(entry.task_id, error, request=request)
+        except Exception:
+            if not _has_ended(backend, entry.task_id):
+                raise
+            # What remains, its callbacks or its chord, would fail again.
+            log.exception("dead_letter_not_told", publish_id=publish_id)
+    log.error(
+        "dead_letter",
+        task_id=entry.task_id,
+        task=entry.task_name,
+        deaths=entry.deaths,
+        reason=reason,
+    )
+
+
+def _has_ended(backend: Any, task_id: str) -> bool:
+    """Whether who waits for that result has it."""
+    try:
+        return backend.get_state(task_id) in states.READY_STATES
+    except Exception:  # noqa: BLE001 - a backend that is away raises anything
+        return False
