@@ -111,7 +111,11 @@ REFUSING = [
     FailingOver.moves_to_one_that_waits_for_its_master,
     FailingOver.is_demoted,
 ]
-ALL = [*REFUSING, FailingOver.is_demoted_and_keeps_its_connections, FailingOver.falls_silent]
+ALL = [
+    *REFUSING,
+    FailingOver.is_demoted_and_keeps_its_connections,
+    pytest.param(FailingOver.falls_silent, marks=pytest.mark.slow),
+]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
@@ -167,14 +171,11 @@ async def _last(subscription: BroadcastSubscription) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("fails_over", REFUSING[1:], ids=lambda way: way.__name__)
 def test_a_call_that_has_time_waits_for_the_end_of_a_fail_over(
-    cluster: FailingOver,
-    fails_over: Callable[[FailingOver], Callable[[], object]],
-    caplog: pytest.LogCaptureFixture,
+    cluster: FailingOver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caller, replies = BroadcastCaller(cluster.app), []
-    promote = fails_over(cluster)
+    promote = cluster.is_demoted()
 
     def call() -> None:
         # The node itself may still be away when the command is sent, so it is sent again.

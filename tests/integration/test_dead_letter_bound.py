@@ -130,10 +130,11 @@ class Picky(Backend):
 
     refused: ClassVar[set[str]] = set()
     stored: ClassVar[set[str]] = set()
+    fault: ClassVar[Exception] = RuntimeError("the database is locked")
 
     def _store_result(self, task_id: str, *_: Any, **__: Any) -> None:
         if task_id in self.refused:
-            raise RuntimeError("the database is locked")
+            raise self.fault
         self.stored.add(task_id)
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
@@ -145,6 +146,17 @@ def picky() -> type[Picky]:
     Picky.refused.clear()
     Picky.stored.clear()
     return Picky
+
+
+def test_one_that_can_never_be_stored_is_not_tried_again(
+    three: Graveyard, picky: type[Picky], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picky, "fault", ValueError("this is no text that I can store"))
+    picky.refused.update(one_by_one(three, 1))
+    with with_backend(three, f"{__name__}:Picky") as watchdog:
+        watchdog.tick()
+        assert failing(three) == {}
+    assert not three.client.redis.exists("venom:untold")
 
 
 @contextmanager
@@ -185,7 +197,11 @@ def test_one_whose_callbacks_fail_is_told_all_the_same(three: Graveyard) -> None
     assert not three.client.redis.exists("venom:untold")
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["refuses", "hangs"])
+@pytest.mark.parametrize(
+    "silent",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["refuses", "hangs"],
+)
 def test_a_result_backend_that_is_away_stops_neither_the_watchdog_nor_the_bound(
     three: Graveyard, silent: bool
 ) -> None:

@@ -22,7 +22,7 @@ from kombu import Queue
 
 from hive.broker.control.mailbox import MailboxReader, clock_of, mailbox_of, publish_command
 from hive.broker.link.client import broker_errors, client_of
-from hive.broker.link.outage import passes, until_back
+from hive.broker.link.outage import PAUSE, passes
 from hive.errors import BrokerUnreachableError
 from hive.logs import get_logger
 
@@ -93,20 +93,7 @@ class BroadcastCaller:
             self._calls[ticket] = call
         try:
             self._ready(end)
-            until_back(
-                lambda: publish_command(
-                    self._app,
-                    method,
-                    arguments,
-                    destination=destination,
-                    reply_to=self._key,
-                    ticket=ticket,
-                    expires=max(0.0, end - time.monotonic()),
-                ),
-                longest=max(0.0, end - time.monotonic()),
-                waits=lambda error: log.warning("broadcast_waits_for_broker", error=str(error)),
-                away=lambda error: isinstance(error, BrokerUnreachableError),
-            )
+            self._send(method, arguments, destination, ticket, end)
             self._wait(call, end)
             with self._changed:
                 return dict(call.replies)
@@ -134,6 +121,33 @@ class BroadcastCaller:
                     pass
             finally:
                 self._leave()
+
+    def _send(
+        self,
+        method: str,
+        arguments: Mapping[str, Any],
+        destination: Collection[str] | None,
+        ticket: str,
+        end: float,
+    ) -> None:
+        """Publish the command, and try again while there is time."""
+        while True:
+            left = max(0.0, end - time.monotonic())
+            try:
+                return publish_command(
+                    self._app,
+                    method,
+                    arguments,
+                    destination=destination,
+                    reply_to=self._key,
+                    ticket=ticket,
+                    expires=left,
+                )
+            except BrokerUnreachableError as error:
+                if left <= PAUSE:
+                    raise
+                log.warning("broadcast_waits_for_broker", broker=self._where, error=str(error))
+                time.sleep(PAUSE)
 
     def _wait(self, call: _Call, end: float) -> None:
         while call.waiting and time.monotonic() < end:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery, states
+from kombu.exceptions import EncodeError
 
 from hive.broker.channel.entries import Entry
 from hive.broker.channel.publishing import following_up
@@ -16,6 +17,9 @@ from hive.errors import DeadLetterError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
+
+_ITS_OWN = (ValueError, TypeError, LookupError, AttributeError, EncodeError)
+"""What storing raises for the sake of the one message; all else is the result backend's."""
 
 
 def tell(
@@ -68,10 +72,10 @@ def _store_failure(app: Celery, publish_id: str, packed: bytes, reason: str) -> 
         try:
             with following_up():  # its error callbacks are sent in it
                 backend.mark_as_failure(entry.task_id, error, request=request)
-        except Exception:
-            if not _has_ended(backend, entry.task_id):
+        except Exception as fault:
+            if not isinstance(fault, _ITS_OWN) and not _has_ended(backend, entry.task_id):
                 raise
-            # What remains, its callbacks or its chord, would fail again.
+            # It, its callbacks or its chord would fail again.
             log.exception("dead_letter_not_told", publish_id=publish_id)
     log.error(
         "dead_letter",
