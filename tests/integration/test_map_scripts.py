@@ -164,7 +164,7 @@ def test_a_commit_without_its_lease_changes_nothing(client: BrokerClient) -> Non
     job.push(10)
     job.step("a", want=10, mode="begin")
     assert return_leases(client, []) == 0
-    assert job.run(steps.RECLAIM, "a", 3) == 1
+    assert job.run(steps.RECLAIM, "a", 3, 1) == 1
     job.step("b", want=10)
     assert job.owned["b"][6] == 2
     job.step("a", done=10, go=False)
@@ -183,11 +183,11 @@ def test_items_of_a_dead_run_go_one_by_one_and_the_one_that_kills_is_found(
     job.step("a", done=1, want=10)
     assert job.range_of("a") == (1, 1)
     for attempt in (2, 3):
-        assert job.run(steps.RECLAIM, "a", 3) == 1
+        assert job.run(steps.RECLAIM, "a", 3, 1) == 1
         job.step("a" if attempt == 2 else "b", want=10)
     # The owner of the third run is b.
     assert job.owned["b"][6] == 3
-    assert job.run(steps.RECLAIM, "b", 3) == 1
+    assert job.run(steps.RECLAIM, "b", 3, 1) == 1
     assert job.outcomes() == [(0, 1, "a"), (1, 1, "failed")]
     assert job.state("failed") == 1
     job.check()
@@ -435,7 +435,7 @@ class History:
                 self.job.step(owner, done=lease[5], go=False)
 
     def reclaim(self, owner: str) -> None:
-        self.job.run(steps.RECLAIM, owner, 3)
+        self.job.run(steps.RECLAIM, owner, 3, 1)
 
     def split(self, owner: str) -> None:
         held = self.job.owned.get(owner)
