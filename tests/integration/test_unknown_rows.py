@@ -22,7 +22,7 @@ from hive.broker.control.mailbox import HIVE_COMMAND
 from hive.broker.ledger.account import Ledger
 from hive.broker.link.client import client_of
 from hive.broker.nodes.table import NodeTable
-from hive.errors import UnknownJobError
+from hive.errors import HiveError, UnknownJobError
 from hive.foreman.policy import LoadScore
 from hive.foreman.snapshot import Snapshot
 from hive.settings import Settings
@@ -371,3 +371,38 @@ def test_a_job_of_a_later_release_waits_for_a_node_that_can_read_it(cluster: Clu
     log = cluster.log("reads")
     assert "reduce: Value error, there is no reduce 'median'" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("stored", ["{", "", b"\xff", None])
+def test_a_jobs_value_that_cannot_be_read_is_none(app: Celery, stored: str | bytes | None) -> None:
+    redis = client_of(app).redis
+    job = hive.map(add_numbers, [{"a": 1, "b": 1}], "sum", app=app)
+    value, partials, outcomes = (
+        f"venom:job:{job.id}:{part}" for part in ("value", "partials", "outcomes")
+    )
+    if stored is None:
+        redis.sadd(value, "foreign")
+        redis.sadd(partials, "foreign")
+    else:
+        redis.set(value, stored)
+        redis.rpush(partials, stored)
+    assert job.result(0).value in (None, 0)
+    redis.xadd(outcomes, {"first": 0})
+    redis.xadd(outcomes, {"end": 1})
+    result = job.result(1)
+    assert (result.complete, result.value, list(result.outcomes)) == (True, None, [])
+
+
+def test_counters_that_are_no_numbers_count_as_none(
+    app: Celery, broker: BrokerServer, tmp_path: Path
+) -> None:
+    client_of(app).redis.hset("venom:counters", mapping={"completed": "x", "accepted": "y"})
+    cli = Cli(broker.environment, tmp_path)
+    assert json.loads(cli("queue", "stats", "--json").stdout)["tasks_completed"] == 0
+    assert json.loads(cli("account", "--json").stdout)["accepted"] == 0
+
+
+def test_a_key_of_another_type_is_told_in_a_sentence(app: Celery, broker: BrokerServer) -> None:
+    client_of(app).redis.set("venom:ids", "foreign")
+    with pytest.raises(HiveError, match="is of another type than Hive stores there"):
+        asyncio.run(hive.MessageBroker(app).get_task_status("t"))

@@ -144,7 +144,8 @@ class BrokerClient:
 def broker_errors(where: str = "") -> Iterator[None]:
     """Turn redis-py's and kombu's errors of a broker that is away, or refuses for now, into Hive's.
 
-    They become BrokerAuthError, BrokerMemoryError or BrokerUnreachableError.
+    They become BrokerAuthError, BrokerMemoryError or BrokerUnreachableError; that a key is of a
+    type which Hive does not store there becomes a HiveError.
 
     `where` (host:port, no password) is put into the message.
     """
@@ -169,6 +170,11 @@ def broker_errors(where: str = "") -> Iterator[None]:
             raise BrokerUnreachableError(
                 f"The broker{at} refuses for now ({error}): it loads its data, is a replica, or "
                 "cannot write. Try again when it is ready."
+            ) from error
+        if "WRONGTYPE" in str(error):
+            raise HiveError(
+                f"A key of the hive{at} is of another type than Hive stores there ({error}); "
+                "somebody else has written it."
             ) from error
         raise
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:

@@ -38,7 +38,8 @@ def check_format(stored: bytes | None) -> None:
     """
     if stored is None or stored == FORMAT:
         return
-    named = stored[:_SHOWN].decode(errors="backslashreplace")
+    text = stored[:_SHOWN].decode(errors="backslashreplace")
+    named = text if text.isalnum() else f"'{text}'"
     raise StoredFormatError(
         f"The hive's data has the format {named}, and this release of Hive serves "
         f"{FORMAT.decode()} only; start the release that the hive's other processes run."

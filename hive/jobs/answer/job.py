@@ -18,6 +18,7 @@ from celery.app import app_or_default
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.format import require_format
 from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage, comes_back, until_back
+from hive.broker.link.unreadable import ask, skip
 from hive.errors import InvalidInputError, UnknownJobError
 from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
 from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
@@ -283,8 +284,13 @@ class Job:
 
     def _value(self, *, ended: bool) -> Any:
         if ended:
-            raw = self._client.redis.get(steps.job_key(self._client, self.id, "value"))
-            return from_json(raw) if isinstance(raw, (bytes, str)) else None
+            key = steps.job_key(self._client, self.id, "value")
+            raw: bytes | None = ask(self._client, self._client.redis.get, key)
+            try:
+                return None if raw is None else from_json(raw)
+            except ValueError as error:
+                skip(self._client, key, "", error)
+                return None
         if self._plan.reduce in BUILT_IN:
             try:
                 return built_in_value(self._client, self.id, self._plan.reduce)

@@ -63,7 +63,7 @@ if redis.call('TYPE', old).ok == 'hash' then
     redis.call('DEL', old)
   end
 end
-local counters = redis.call('HMGET', P .. 'counters', 'accepted', 'done', 'written_off')
+local counters = ask('HMGET', P .. 'counters', 'accepted', 'done', 'written_off') or {}
 local found = redis.call('HMGET', kept, 'mark', 'at', 'alarm')
 local mark = tonumber(found[1] or 0) or 0
 local reply = {mark, tonumber(found[2] or 0) or 0, mark, t, found[3] or ''}
@@ -73,6 +73,6 @@ if ARGV[2] ~= '' then
 end
 for _, n in ipairs({counters[1] or 0, counters[2] or 0, counters[3] or 0, entries, queued, placed,
   reserved, delayed, dead}) do
-  reply[#reply + 1] = tonumber(n)
+  reply[#reply + 1] = tonumber(n) or 0
 end
 return reply
