@@ -8,6 +8,7 @@ from celery.app.annotations import prepare, resolve_all
 
 from hive.broker.channel.time_limits import fitting
 from hive.broker.results import repeating
+from hive.spore import strategy
 from hive.spore.before_start import fenced
 from hive.spore.request import NAME as REQUEST
 
@@ -41,4 +42,6 @@ class Annotation:
             "soft_time_limit": soft,
             "before_start": before_start,
         }
+        if attributes.get("Strategy", task.Strategy) == strategy.CELERYS:
+            own["Strategy"] = strategy.NAME
         return around | attributes | own

@@ -33,6 +33,7 @@ from hive.spore.grace import Grace
 from hive.spore.heartbeat import Heartbeat
 from hive.spore.proof_of_life import ProofOfLife
 from hive.spore.request import acknowledge_late
+from hive.spore.strategy import Turns
 from hive.spore.wakeup import Wakeup
 
 log = get_logger(__name__)
@@ -158,6 +159,7 @@ class SporeConsumerStep(bootsteps.StartStopStep):
 
     Before it takes anything: a release that cannot serve what the broker has stored ends here, also
     where that has changed while the connection was away.
+    What waits in the broker for its turn here is called from then on.
     """
 
     requires = ("celery.worker.consumer.mingle:Mingle",)
@@ -165,6 +167,7 @@ class SporeConsumerStep(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self.wakeup: Wakeup | None = None
+        consumer.turns = Turns(consumer)
 
     def start(self, consumer: Any) -> None:
         """Raises: SystemExit for a stored format that this release does not serve, redis errors."""
@@ -173,6 +176,7 @@ class SporeConsumerStep(bootsteps.StartStopStep):
         except StoredFormatError as error:
             log.error("worker_cannot_start", reason=error.message)
             raise SystemExit(error.exit_code) from None
+        consumer.turns.begin()
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         hub.call_repeatedly(POOL_CHECK_SECONDS, consumer.pool.maintain_pool)

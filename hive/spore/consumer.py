@@ -15,6 +15,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from hive.broker.link.silence import ATTENTION
 from hive.errors import NodeNameTakenError
 from hive.logs import get_logger
+from hive.spore.strategy import Turns
 
 log = get_logger(__name__)
 
@@ -28,6 +29,14 @@ _REFUSED_PAUSE = 1.0
 
 class Consumer(CeleryConsumer):
     """Named in the setting `worker_consumer`."""
+
+    turns: Turns | None = None
+    """Whose turn it is by the rate limits; SporeConsumerStep makes it."""
+
+    def reset_rate_limits(self) -> None:
+        super().reset_rate_limits()
+        if self.turns is not None:
+            self.turns.limits_changed()
 
     def start(self) -> None:
         try:

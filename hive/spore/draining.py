@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from celery.worker import state as worker_state
-
 from hive.broker.channel.incarnation import Incarnation, current
 from hive.broker.control.draining import DRAIN, RESUME
 from hive.errors import HiveError
@@ -55,24 +53,7 @@ def _incarnation() -> Incarnation:
 
 
 def _take_waiting(consumer: Any) -> Iterator[Any]:
-    """The requests that Celery holds without having started them.
-
-    They are those over a rate limit, and a plain producer's that are not due.
-    """
+    """The requests that Celery holds without having started them: their rate limit says "soon"."""
     for bucket in consumer.task_buckets.values():
         while bucket and bucket.contents:
-            try:
-                yield bucket.contents.popleft()[0]
-            except IndexError:  # the timer's thread was faster
-                break
-    # celery-types does not know this name yet.
-    scheduled: Any = worker_state.scheduled_requests  # type: ignore[attr-defined]
-    for request in tuple(scheduled):
-        consumer.timer.cancel(request._eta_timer_entry)
-        if (
-            request not in worker_state.reserved_requests
-            and request not in worker_state.active_requests
-        ):
-            scheduled.discard(request)
-            worker_state.requests.pop(request.id, None)
-            yield request
+            yield bucket.contents.popleft()[0]

@@ -29,7 +29,7 @@ class Request(CeleryRequest):
         super().__init__(message, *args, **kwargs)
         told: dict[str, Any] = self.request_dict
         due = Header.read(told).due
-        # The task sees its eta; the worker must not, since it would hold the message once more.
+        # The task sees its eta; the worker must not (see `eta`).
         if due is not None:
             # A stranger's time may be in no calendar.
             with contextlib.suppress(OverflowError, ValueError):
@@ -38,6 +38,14 @@ class Request(CeleryRequest):
         # A message that was sent by the task's name alone does not tell its limit.
         if incarnation is not None and self.time_limits[0] is None:
             incarnation.note_limit(message.delivery_tag, self.task.time_limit or 0)
+
+    @property
+    def eta(self) -> datetime | None:
+        """None for a task's message: that is due, and Celery would hold it once more, in a slot."""
+        incarnation = current()
+        if incarnation is not None and incarnation.owns(self.message.delivery_tag):
+            return None
+        return super().eta
 
     def _note(self, outcome: Outcome | None) -> Incarnation | None:
         incarnation = current()

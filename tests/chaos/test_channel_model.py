@@ -2,10 +2,10 @@
 promise.
 
 Several nodes with several incarnations start, take, finish, give back, die, come back and are
-fenced, while tasks of all priorities are sent, placed, delayed, retried, pinned, revoked, buried,
-revived and purged, some of them by calls that have no right to it. After each step every message is
-exactly where the model has it, with the deaths that it should have; and what a node takes is
-foretold.
+fenced, while tasks of all priorities are sent, placed, delayed, retried, pinned, postponed, called,
+revoked, buried, revived and purged, some of them by calls that have no right to it. After each step
+every message is exactly where the model has it, with the deaths that it should have; and what a
+node takes is foretold.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class Channel(RuleBasedStateMachine):
         self.newest: dict[str, str] = {}
         self.sent: dict[str, set[str]] = defaultdict(set)
         self.plain: dict[str, tuple[str, str, bool]] = {}
+        self.limited: set[str] = set()  # postponed by a rate limit, and not called since
         self.named = 0
 
     # -- the model
@@ -310,6 +311,8 @@ class Channel(RuleBasedStateMachine):
     @rule()
     def become_due(self) -> None:
         for name in self.at("delayed"):
+            if self.messages[name].pin:
+                continue
             self.client.redis.zadd(self.client.key("delayed"), {name: 1})
 
     # -- nodes
@@ -425,6 +428,51 @@ class Channel(RuleBasedStateMachine):
                 for name in own
             }
             assert dict(zip(reply[::2], reply[1::2], strict=True)) == fates
+
+    @rule(number=some, which=some, limited=st.booleans())
+    def postpone(self, number: int, which: int, limited: bool) -> None:
+        """Only what has not started is."""
+        for incarnation in self.one(number, [*self.alive, *self.fenced]):
+            names = [
+                name
+                for name in self.few(which, self.reserved())
+                if not self.messages[name].superseded and (limited or name not in self.limited)
+            ]
+            own = {*names} & {*self.at(f"reserved {incarnation}")}
+            reply = self.channel.postpone(
+                incarnation, *names, task="limited" if limited else "", ms=LATER
+            )
+            assert reply == len(own)
+            for name in own:
+                self.messages[name].place, self.messages[name].early = "delayed", False
+                if limited:
+                    self.limited.add(name)
+
+    @rule(node=some_node, most=st.integers(1, 3))
+    def call_up(self, node: str, most: int) -> None:
+        could = {
+            name
+            for name in self.limited & {*self.at("delayed")}
+            if self.messages[name].pin == node
+            or (not self.messages[name].pin and self.messages[name].home in SERVED[node])
+        }
+        free = SLOTS - self.busy(node) - len(self.at(f"placed {node}"))
+        called, left = self.channel.call_up(node, "limited", most=most, served=SERVED[node])
+        assert called == min(most, len(could))
+        assert left >= len(could) - called
+        delayed = {
+            raw.decode() for raw in self.client.redis.zrange(self.client.key("delayed"), 0, -1)
+        }
+        placed = {*self.channel.placed(node)}
+        moved = could - delayed
+        assert len(moved) == called
+        assert len(moved & placed) >= min(max(0, free), called)
+        for name in moved:
+            self.limited.discard(name)
+            if name in placed:
+                self.messages[name].place = f"placed {node}"
+            else:
+                self.go_home(name)
 
     @rule(number=some, which=some)
     def mark_early(self, number: int, which: int) -> None:

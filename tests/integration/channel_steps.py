@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hive.broker.channel import steps
-from hive.broker.channel.entries import Entry
+from hive.broker.channel.entries import Entry, reservation
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import list_index, queue_lists
 from hive.broker.link.scripts import Script
@@ -135,6 +135,23 @@ class Steps:
             "its process died",
             *publish_ids,
         )
+
+    def postpone(
+        self, incarnation: str, *publish_ids: str, task: str = "", ms: int = 0, late: bool = False
+    ) -> Any:
+        """late: what is named has been reserved again since."""
+        node = node_of(incarnation)
+        held = self.hash("reserved", node)
+        stamps = [0 if late else held.get(name, "|0").split("|")[1] for name in publish_ids]
+        named = zip(publish_ids, stamps, strict=True)
+        waits = [reservation(reservation(name, int(stamp)), ms) for name, stamp in named]
+        return self.run(steps.POSTPONE, node, incarnation, task, *waits)
+
+    def call_up(
+        self, node: str, task: str, *, slots: int = 3, most: int = 1, served: Sequence[str] = SERVED
+    ) -> tuple[int, int]:
+        called, left = self.run(steps.CALL_UP, node, slots, task, most, *served)
+        return called, left
 
     def restore(self, incarnation: str, known: str | int = "died", *, most: int = 3) -> Any:
         """known: "died", "left", or for how many ms it must have been silent."""

@@ -958,3 +958,97 @@ def test_a_message_whose_retry_was_accepted_does_not_run_again(channel: Steps, d
     assert channel.waiting(BACKGROUND) == ["retry"]
     assert channel.counters() == {"accepted": 2, "retried": 1, "done": 1}
     assert channel.hash("ids") == {"t": "retry"}
+
+
+# -- postpone and call up
+
+
+def test_what_is_postponed_waits_without_a_slot_and_without_a_death(channel: Steps) -> None:
+    channel.attach(A1)
+    for name in ("p", "q", "r"):
+        channel.publish(name)
+    assert channel.take(A1, 2) == ["p", "q"]
+    assert channel.postpone(A1, "p", "q", task="calls") == 2
+    assert channel.hash("reserved", "a@h") == {}
+    assert channel.entry("p").deaths == 0
+    delayed = channel.redis.zrange(channel.client.key("delayed"), 0, -1, withscores=True)
+    assert sorted(name.decode() for name, _ in delayed) == ["p", "q"]
+    assert all(50_000 < due - channel.now() < 62_000 for _, due in delayed), "back in a minute"
+    assert channel.take(A1, 2) == ["r"]
+    assert channel.postpone(A1, "r", ms=1) == 1
+    wait_until(lambda: channel.take(A1, 2) == ["r"], what="it is due, and has no rate limit")
+    assert channel.call_up("a@h", "calls", most=9) == (2, 0)
+
+
+def test_only_the_reservation_that_is_meant_is_postponed(channel: Steps) -> None:
+    channel.attach(A1)
+    channel.attach(B1)
+    channel.publish("p")
+    assert channel.take(A1, 1) == ["p"]
+    assert channel.postpone(B1, "p", task="calls") == 0, "it is another's"
+    assert channel.postpone(A1, "p", task="calls", late=True) == 0, "it was reserved again since"
+    assert channel.postpone(A1, "p", task="calls") == 1
+    assert channel.postpone(A1, "p", task="calls") == 0, "the call was repeated"
+    assert channel.redis.zcard(channel.client.key("delayed")) == 1
+
+
+def test_the_oldest_is_called_first_to_a_free_slot_or_to_the_front_of_its_queue(
+    channel: Steps,
+) -> None:
+    channel.attach(A1)
+    for name in ("p1", "p2", "p3", "p4"):
+        channel.publish(name)
+        moment = channel.now()
+        wait_until(lambda moment=moment: channel.now() > moment)
+    channel.take(A1, 4)
+    assert channel.postpone(A1, "p3", "p1", "p4", "p2", task="calls") == 4
+    channel.publish("other")
+    assert channel.call_up("a@h", "calls", slots=1) == (1, 3)
+    assert channel.placed("a@h") == ["p1"]
+    assert channel.tokens("node:a@h") == 1
+    assert channel.call_up("a@h", "calls", slots=1, most=2) == (2, 1)
+    assert channel.placed("a@h") == ["p1"], "its one slot is spoken for"
+    assert channel.take(A1, 4) == ["p1", "p2", "p3", "other"]
+
+
+def test_nothing_is_called_to_a_node_that_does_not_serve_its_queue(channel: Steps) -> None:
+    channel.attach(A1)
+    channel.publish("p", home=REQUIREMENT)
+    channel.take(A1, 1)
+    channel.postpone(A1, "p", task="calls")
+    assert channel.call_up("b@h", "calls", served=(HIGH, BACKGROUND)) == (0, 0)
+    assert channel.call_up("a@h", "another task") == (0, 0)
+    assert channel.call_up("a@h", "calls") == (1, 0)
+
+
+def test_what_is_pinned_waits_for_its_own_node(channel: Steps) -> None:
+    channel.attach(A1)
+    channel.attach(B1)
+    channel.publish("p", task_id="t")
+    assert channel.run(steps.ASSIGN, "t", "a@h", "a@h", "b@h") == ["moved", "a@h"]
+    channel.take(A1, 1)
+    channel.postpone(A1, "p", task="calls")
+    assert channel.call_up("b@h", "calls") == (0, 0)
+    channel.redis.zadd(channel.client.key("delayed"), {"p": 1})
+    assert channel.take(B1, 1) == [], "it comes back by itself, to its node"
+    assert channel.take(A1, 1) == ["p"]
+
+
+def test_what_expires_is_back_by_then(channel: Steps) -> None:
+    channel.attach(A1)
+    channel.publish("p")
+    channel.take(A1, 1)
+    channel.postpone(A1, "p", task="calls", ms=5_000)
+    due = channel.redis.zscore(channel.client.key("delayed"), "p")
+    assert 0 < due - channel.now() <= 5_000
+
+
+def test_a_foreign_key_in_the_place_of_the_index_only_costs_time(channel: Steps) -> None:
+    channel.attach(A1)
+    channel.publish("p")
+    channel.take(A1, 1)
+    channel.redis.set(channel.client.key("limited", BACKGROUND, "calls"), "not Hive's")
+    assert channel.postpone(A1, "p", task="calls") == 1
+    assert channel.redis.zcard(channel.client.key("delayed")) == 1
+    assert channel.call_up("a@h", "calls") == (0, 0)
+    assert channel.redis.llen(channel.client.key("aside")) == 1

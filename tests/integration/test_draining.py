@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,32 +17,18 @@ from hive.errors import UnknownNodeError
 from tests.harness import wait_until
 from tests.integration import jobs
 from tests.integration.channel_steps import Steps
-from tests.integration.cluster import REPOSITORY, Cluster
+from tests.integration.cluster import Cluster
 from tests.integration.test_cli import Cli
 from tests.nodes import BACKGROUND, make_node, table
 
 NODE = "a@h"
-# What is over its rate limit, the worker holds without having started it.
-RATIONED = """
-from celery import shared_task
-
-@shared_task(name="rationed", rate_limit="1/h")
-def rationed():
-    return "ran"
-"""
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    directory = tmp_path_factory.mktemp("draining")
-    (directory / "rationed.py").write_text(RATIONED)
-    cluster = Cluster(directory)
+    cluster = Cluster(tmp_path_factory.mktemp("draining"))
     try:
-        cluster.spawn(
-            "a",
-            env={"PYTHONPATH": os.pathsep.join((str(directory), str(REPOSITORY)))},
-            options=("-I", "tests.integration.jobs,rationed"),
-        )
+        cluster.spawn("a")
         cluster.wait_online("a")
         yield cluster
     finally:
@@ -95,20 +80,6 @@ def test_it_finishes_what_runs_and_takes_nothing_until_it_resumes(
     assert tell(cluster.app, RESUME, [NODE]) == {NODE: {"ok": {"running": 0}}}
     assert (waiting.get(timeout=60), pinned.get(timeout=60)) == (3, 7)
     wait_until(lambda: not steps.hash("entries"))
-
-
-def test_what_it_holds_without_having_started_it_goes_back_uncounted(
-    cluster: Cluster, steps: Steps
-) -> None:
-    assert cluster.app.send_task("rationed").get(timeout=60) == "ran"
-    cluster.app.send_task("rationed")
-    cluster.app.send_task("rationed")
-    wait_until(lambda: len(steps.hash("reserved", NODE)) == 2)
-    assert tell(cluster.app, DRAIN, [NODE]) == {NODE: {"ok": {"running": 0, "given_back": 2}}}
-    assert steps.hash("reserved", NODE) == {}
-    assert [steps.entry(publish_id).deaths for publish_id in steps.waiting(BACKGROUND)] == [0, 0]
-    with cluster.app.connection_for_write() as connection:
-        assert connection.default_channel.queue_purge(BACKGROUND) == 2
 
 
 def test_it_goes_on_draining_over_a_lost_connection(cluster: Cluster, steps: Steps) -> None:

@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import redis
@@ -40,12 +40,27 @@ class Held(NamedTuple):
     limit: float | None = None
 
 
+class Wait(NamedTuple):
+    """Why a message that was taken does not start yet, and waits in the broker.
+
+    task: whose rate limit has no token for it; "" where it is not due. ms: until it is back at the
+    latest; 0 where only the rate limit says when.
+    """
+
+    task: str
+    ms: int
+
+
 class Return(NamedTuple):
-    """A message on its way back to its queue, which the broker has not confirmed yet."""
+    """A message on its way back to its queue, which the broker has not confirmed yet.
+
+    wait: it goes to those that wait in the broker instead.
+    """
 
     reserved: int
     deaths: int
     reason: str
+    wait: Wait | None = None
 
 
 UNREAD = "?"
@@ -308,13 +323,23 @@ class Incarnation:
 
         What the broker does not confirm stays noted, and goes with the next flush.
         """
+        self._return(dict.fromkeys(tags), deaths, reason)
+
+    def postpone(self, waits: Mapping[str, Wait]) -> None:
+        """Let messages wait in the broker that cannot start yet. None counts as a death.
+
+        As `give_back`, what the broker does not confirm stays noted.
+        """
+        self._return(waits, 0, "")
+
+    def _return(self, waits: Mapping[str, Wait | None], deaths: int, reason: str) -> None:
         with self._lock:
-            for tag in tags:
+            for tag, wait in waits.items():
                 self._outcomes.pop(tag, None)
                 self._taken_away.discard(tag)
                 held = self._held.pop(tag, None)
                 if held is not None:
-                    self._returns[tag] = Return(held.reserved, deaths, reason)
+                    self._returns[tag] = Return(held.reserved, deaths, reason, wait)
         try:
             self._send_returns()
         except redis.exceptions.RedisError as error:
@@ -330,26 +355,34 @@ class Incarnation:
         """
         with self._lock:
             pending = dict(self._returns)
-        fates: dict[tuple[int, str], list[str]] = {}
+        fates: dict[tuple[int, str, str | None], list[str]] = {}
         for tag, back in pending.items():
-            fates.setdefault((back.deaths, back.reason), []).append(tag)
+            task = back.wait and back.wait.task
+            fates.setdefault((back.deaths, back.reason, task), []).append(tag)
         retries = self.client.settings.hive_max_retries
-        for (deaths, reason), tags in fates.items():
-            stamped = [reservation(tag, pending[tag].reserved) for tag in tags]
-            arguments = (
-                self.client.prefix,
-                self.node_id,
-                self.id,
-                deaths,
-                retries,
-                reason,
-                *stamped,
-            )
-            self.client.run(steps.GIVE_BACK, (), arguments)
+        for (deaths, reason, task), tags in fates.items():
+            holder = (self.client.prefix, self.node_id, self.id)
+            stamped = [_stamped(tag, pending[tag]) for tag in tags]
+            if task is None:
+                arguments = (*holder, deaths, retries, reason, *stamped)
+                self.client.run(steps.GIVE_BACK, (), arguments)
+            else:
+                self.client.run(steps.POSTPONE, (), (*holder, task, *stamped))
             with self._lock:
                 for tag in tags:
                     if self._returns.get(tag) is pending[tag]:
                         del self._returns[tag]
+
+    def call_up(self, task: str, most: int, queues: Iterable[str]) -> tuple[int, int]:
+        """Bring messages here that wait because of that task's rate limit: it is their turn.
+
+        queues: those that this node serves.
+
+        Returns: how many were called, and how many still wait. Raises redis errors.
+        """
+        arguments = (self.client.prefix, self.node_id, self.slots, task, most, *queues)
+        called, left = self.client.run(steps.CALL_UP, (), arguments)
+        return int(called), int(left)
 
     def stop(self) -> None:
         """Take nothing more.
@@ -379,6 +412,12 @@ class Incarnation:
                 given_back=int(reservations),
                 unplaced=int(placed),
             )
+
+
+def _stamped(tag: str, back: Return) -> str:
+    """A message on its way back, as the scripts read it."""
+    stamped = reservation(tag, back.reserved)
+    return stamped if back.wait is None else reservation(stamped, back.wait.ms)
 
 
 def triples(pending: Iterable[tuple[str, Acknowledgement]]) -> list[str]:

@@ -274,8 +274,8 @@ local function move_due(t, limit)
     redis.call('ZREM', delayed, id)
     local value = redis.call('HGET', P .. 'entries', id)
     if value then
-      local _, home, priority = unpack_entry(value)
-      let_wait('LPUSH', id, home, priority)
+      local _, home, priority, pin = unpack_entry(value)
+      if pin == '' then let_wait('LPUSH', id, home, priority) else go_home(id, 0, 0, '') end
     end
   end
   return redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
@@ -347,3 +347,6 @@ local function acknowledge(node, incarnation, from)
   if done > 0 then count('done', done) end
   return done
 end
+
+-- An index of what is delayed because of a task's rate limit: by home, or by the node of a pin.
+local function limited(home, task) return P .. 'limited:' .. home .. ':' .. task end

@@ -24,12 +24,14 @@ local check_revoked = want > 0 and redis.call('EXISTS', P .. 'revoked') == 1
 local stamp = incarnation .. '|' .. t
 local moved, MOST_MOVED = 0, 500
 
--- An ISO time, as Celery writes an eta, in milliseconds since 1970; nil for what is none.
+-- An ISO time, as Celery writes an eta, in milliseconds since 1970; nil for another form, which is
+-- the worker's to read.
 local function milliseconds(text)
   local year, month, day, hour, minute, second, zone =
     string.match(text, '^(%d+)-(%d+)-(%d+)T(%d+):(%d+):([%d.]+)(.*)$')
   if not tonumber(second) then return nil end
   local sign, ahead_hours, ahead_minutes = string.match(zone, '^([+-])(%d+):(%d+)$')
+  if not sign and zone ~= '' and zone ~= 'Z' then return nil end
   local ahead = sign and tonumber(sign .. (ahead_hours * 60 + ahead_minutes)) or 0
   year, month = tonumber(year), tonumber(month)
   -- Years that begin in March have their leap day at the end.
