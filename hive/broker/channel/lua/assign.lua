@@ -4,21 +4,24 @@
 -- Reply {'unknown'} {'dead'} {'delayed'} {'running', node} {'offline'} or {'moved', node}
 -- Keeps: the pin is a mark in the entry that ends with the node (restore), never a second copy.
 local task_id, node = ARGV[2], ARGV[3]
-local id = redis.call('HGET', P .. 'ids', task_id)
-local value = id and redis.call('HGET', P .. 'entries', id)
+local id = ask('HGET', P .. 'ids', task_id)
+local value = id and read_entry(id)
 if not value then return {'unknown'} end
-if redis.call('HEXISTS', P .. 'dead', id) == 1 then return {'dead'} end
-if redis.call('ZSCORE', P .. 'delayed', id) then return {'delayed'} end
+if ask('HEXISTS', P .. 'dead', id) == 1 then return {'dead'} end
+if ask('ZSCORE', P .. 'delayed', id) then return {'delayed'} end
 for i = 4, #ARGV do
-  if redis.call('HEXISTS', P .. 'reserved:' .. ARGV[i], id) == 1 then
+  if ask('HEXISTS', P .. 'reserved:' .. ARGV[i], id) == 1 then
     return {'running', ARGV[i]}
   end
 end
-if redis.call('EXISTS', P .. 'incarnations:' .. node) == 0 then return {'offline'} end
+if redis.call('EXISTS', P .. 'incarnations:' .. node) == 0
+  or not ask('ZCARD', P .. 'placed:' .. node) then
+  return {'offline'}
+end
 local _, home, priority = unpack_entry(value)
-local found = redis.call('LREM', queue_list(home, priority), 1, id)
+local found = ask('LREM', queue_list(home, priority), 1, id) or 0
 for i = 4, #ARGV do
-  if found == 0 then found = redis.call('ZREM', P .. 'placed:' .. ARGV[i], id) end
+  if found == 0 then found = ask('ZREM', P .. 'placed:' .. ARGV[i], id) or 0 end
 end
 if found == 0 then return {'unknown'} end
 pin_entry(id, value, node)

@@ -32,6 +32,37 @@ local function ask(command, key, ...)
   put_aside(key, '', 'it is a ' .. kind .. ', which Hive does not store there')
 end
 
+-- The same about a key without which a step cannot be done: the step fails, and says which key is
+-- in the way. It asks so before it changes anything.
+local function need(command, key, ...)
+  local answer = ask(command, key, ...)
+  if answer == nil then
+    error({err = 'WRONGTYPE The key ' .. key .. ' is a ' .. redis.call('TYPE', key).ok
+      .. ', which Hive does not store there: look what it is, then delete it; Hive goes on then'})
+  end
+  return answer
+end
+
+-- The same about a key that is no message's: what is in the way there is put aside, and replaced.
+local function keep(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  local kind, field = redis.call('TYPE', key).ok, ...
+  if string.find(answer.err, 'WRONGTYPE', 1, true) then
+    put_aside(key, kind == 'string' and redis.call('GETRANGE', key, 0, 199) or '', 'it was a '
+      .. kind .. ', which Hive does not store there, and is replaced')
+    redis.call('DEL', key)
+  elseif kind == 'hash' and (string.find(answer.err, 'not an integer', 1, true)
+    or string.find(answer.err, 'overflow', 1, true)) then
+    put_aside(key, field .. ' ' .. redis.call('HGET', key, field),
+      'it was no number to count on, and begins anew')
+    redis.call('HDEL', key, field)
+  else
+    error(answer)
+  end
+  return redis.call(command, key, ...)
+end
+
 -- The format of what is stored, which this release writes and reads (hive/broker/link/format.py).
 -- Whoever writes first notes it; where nobody has, it is the first one.
 local FORMAT = '1'
@@ -40,10 +71,27 @@ local function pack_entry(deaths, past, home, priority, pin, task_id, created, e
   return table.concat({deaths .. past, home, priority, pin, task_id, created, envelope}, '\31')
 end
 
--- Returns deaths, home, priority, pin, task id, created, and where the envelope begins.
+-- Returns deaths, home, priority, pin, task id, created, and where the envelope begins; nothing for
+-- what is no entry.
 local function unpack_entry(value)
-  return string.match(value,
-    '^(%d+)[^\31]*\31([^\31]*)\31(%d+)\31([^\31]*)\31([^\31]*)\31(%d+)\31()')
+  local deaths, home, priority, pin, task_id, created, at = string.match(value,
+    '^(%d+)[^\31]*\31([^\31]+)\31(%d%d?)\31([^\31]*)\31([^\31]*)\31(%d+)\31()')
+  if not at or tonumber(priority) > 10 then return nil end
+  return deaths, home, priority, pin, task_id, created, at
+end
+
+-- Note an entry that nobody can read. It stays among the entries, in no place, until people settle
+-- the account.
+local function put_entry_aside(id, value)
+  put_aside(P .. 'entries', id .. ' ' .. value, 'it is no entry that Hive can read')
+end
+
+-- An id's entry, packed; nil where there is none, or none that can be read.
+local function read_entry(id)
+  local value = need('HGET', P .. 'entries', id)
+  if not value then return nil end
+  if unpack_entry(value) then return value end
+  put_entry_aside(id, value)
 end
 
 local function history(value) return string.match(value, '^%d+([^\31]*)') end
@@ -56,17 +104,25 @@ local function pin_entry(id, value, pin)
 end
 
 local function remember(past, at, node, reason)
-  local deaths = past ~= '' and cjson.decode(past) or {}
-  if #deaths == 10 then table.remove(deaths, 1) end
+  local readable, deaths = pcall(cjson.decode, past ~= '' and past or '[]')
+  if not readable or type(deaths) ~= 'table' then
+    put_aside(P .. 'entries', past, 'it is no history of deaths; it begins anew')
+    deaths = {}
+  end
+  if #deaths >= 10 then table.remove(deaths, 1) end
   deaths[#deaths + 1] = {at, node, reason}
   return cjson.encode(deaths)
 end
 
 -- The history without the line of that moment and node: it was no death.
 local function unremember(past, at, node)
-  local deaths = past ~= '' and cjson.decode(past) or {}
+  local readable, deaths = pcall(cjson.decode, past ~= '' and past or '[]')
+  if not readable or type(deaths) ~= 'table' then return past end
   for i = #deaths, 1, -1 do
-    if deaths[i][1] == at and deaths[i][2] == node then table.remove(deaths, i) end
+    local death = deaths[i]
+    if type(death) == 'table' and death[1] == at and death[2] == node then
+      table.remove(deaths, i)
+    end
   end
   return #deaths > 0 and cjson.encode(deaths) or ''
 end
@@ -78,11 +134,16 @@ local function queue_list(home, priority)
   return G .. home .. '\6\22' .. priority
 end
 
+-- Whether nodes read a list of this name: an older release made others, of priorities that are
+-- none.
+local function is_served(list)
+  local index = string.match(list, '\6\22(.*)$')
+  return not index or string.find(index, '^%d%d?$') ~= nil and tonumber(index) <= 10
+end
+
 local function waiting_in(queue)
   local n = 0
-  for priority = 0, 10 do
-    n = n + (ask('LLEN', queue_list(queue, tostring(priority))) or 0)
-  end
+  for priority = 0, 10 do n = n + (ask('LLEN', queue_list(queue, tostring(priority))) or 0) end
   return n
 end
 
@@ -90,20 +151,23 @@ end
 -- where none does, they go by themselves.
 local function wake(queue)
   local list = P .. 'wake:' .. queue
-  if redis.call('LLEN', list) < 64 and redis.call('LPUSH', list, '1') == 1 then
+  if keep('LLEN', list) < 64 and redis.call('LPUSH', list, '1') == 1 then
     redis.call('EXPIRE', list, 60)
   end
 end
 
 -- Let an id wait in its queue: pushed by `RPUSH` it is taken next, by `LPUSH` after the others. A
--- list that was empty is noted, so that the account counts it.
+-- list that was empty is noted, so that the account counts it. While another key is in the list's
+-- way, the id is delayed again and again.
 local function let_wait(push, id, home, priority)
   local list = queue_list(home, priority)
-  if redis.call(push, list, id) == 1 then redis.call('SADD', P .. 'queues', list) end
+  local length = ask(push, list, id)
+  if length == nil then return ask('ZADD', P .. 'delayed', now() + 5000, id) end
+  if length == 1 then keep('SADD', P .. 'queues', list) end
   wake(home)
 end
 
-local function count(name, by) redis.call('HINCRBY', P .. 'counters', name, by) end
+local function count(name, by) keep('HINCRBY', P .. 'counters', name, by) end
 
 -- For how long a finished id is known at least, in ms: all pages and messages mean this number. One
 -- set has the ids of one BUCKET. Releases of 0.1 read and write the same sets, so BUCKET stays.
@@ -115,11 +179,11 @@ local function finish(id, task_id)
   redis.call('HDEL', P .. 'entries', id)
   redis.call('DEL', P .. 'sent:' .. id)
   redis.call('HDEL', P .. 'absences', id)
-  if task_id ~= '' and redis.call('HGET', P .. 'ids', task_id) == id then
+  if task_id and task_id ~= '' and ask('HGET', P .. 'ids', task_id) == id then
     redis.call('HDEL', P .. 'ids', task_id)
   end
   local bucket = P .. 'finished:' .. math.floor(now() / BUCKET)
-  redis.call('SADD', bucket, id)
+  keep('SADD', bucket, id)
   redis.call('EXPIRE', bucket, REMEMBERED / 1000 + 30)
 end
 
@@ -128,7 +192,7 @@ end
 local function was_finished(id, t)
   local bucket = math.floor(t / BUCKET)
   for back = 0, REMEMBERED / BUCKET do
-    if redis.call('SISMEMBER', P .. 'finished:' .. (bucket - back), id) == 1 then return true end
+    if keep('SISMEMBER', P .. 'finished:' .. (bucket - back), id) == 1 then return true end
   end
   return false
 end
@@ -136,9 +200,13 @@ end
 -- Under whom a message went home since nothing was heard of them: incarnation -> ms, negative once
 -- another node has begun the message. Such an absence may turn out to be no death, or to be one.
 local function absences_of(id)
-  local packed = redis.call('HGET', P .. 'absences', id)
-  local is_json, absences = pcall(cjson.decode, packed or '{}')
-  return is_json and type(absences) == 'table' and absences or {}
+  local packed = keep('HGET', P .. 'absences', id)
+  local is_json, read = pcall(cjson.decode, packed or '{}')
+  local absences = {}
+  for incarnation, at in pairs(is_json and type(read) == 'table' and read or {}) do
+    if type(at) == 'number' then absences[incarnation] = at end
+  end
+  return absences
 end
 
 local function keep_absences(id, absences)
@@ -214,7 +282,7 @@ end
 local function take_back(node, incarnation, id)
   local absences = absences_of(id)
   local gone_at = absences[incarnation]
-  local value = gone_at and redis.call('HGET', P .. 'entries', id)
+  local value = gone_at and read_entry(id)
   if not value then return false end
   absences[incarnation] = nil
   keep_absences(id, absences)
@@ -241,10 +309,10 @@ end
 -- Absences that are over, those for which `ends(incarnation, ms)` says so: each was so many
 -- `deaths`, 0 or 1. Returns how many there were.
 local function end_absences(ends, deaths, max, reason)
-  local ended, rows = 0, redis.call('HGETALL', P .. 'absences')
+  local ended, rows = 0, keep('HGETALL', P .. 'absences')
   for i = 1, #rows, 2 do
     local id, absences, past, before = rows[i], absences_of(rows[i]), nil, ended
-    local value = redis.call('HGET', P .. 'entries', id)
+    local value = read_entry(id)
     for incarnation, at in pairs(absences) do
       if ends(incarnation, math.abs(at)) then
         absences[incarnation], ended = nil, ended + 1
@@ -268,11 +336,13 @@ end
 -- Delayed entries that are due go home, at most `limit`. Returns when the next one is due, or nil.
 local function move_due(t, limit)
   local delayed = P .. 'delayed'
-  local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-  if not first or tonumber(first) > t then return first end
+  local next_one = ask('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+  if not next_one or not next_one[2] or tonumber(next_one[2]) > t then
+    return next_one and next_one[2]
+  end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', t, 'LIMIT', 0, limit)) do
     redis.call('ZREM', delayed, id)
-    local value = redis.call('HGET', P .. 'entries', id)
+    local value = read_entry(id)
     if value then
       local _, home, priority, pin = unpack_entry(value)
       if pin == '' then let_wait('LPUSH', id, home, priority) else go_home(id, 0, 0, '') end
@@ -308,6 +378,7 @@ local function nodes_with(kind, nodes)
   return found
 end
 
+-- Who holds a reservation, by its value; nil for a value that Hive did not write.
 local function holder(reservation) return string.match(reservation, '^(.-)|') end
 
 -- Whether a message is still to be finished: it has an entry until it is acknowledged, and longer
@@ -322,13 +393,13 @@ end
 -- message that the broker itself has lost is run by nobody else, so it is not taken away; nor is
 -- one with early acknowledgement, which nobody else ever gets.
 local function taken_away(node, incarnation, id)
-  local reservation = redis.call('HGET', P .. 'reserved:' .. node, id)
-  if reservation and holder(reservation) == incarnation then return false end
+  local reservation = ask('HGET', P .. 'reserved:' .. node, id)
+  if reservation == nil or reservation and holder(reservation) == incarnation then return false end
   if redis.call('HEXISTS', P .. 'entries', id) == 1 then
     return not take_back(node, incarnation, id)
   end
   return was_finished(id, now())
-    and redis.call('SISMEMBER', P .. 'dropped:' .. incarnation, id) == 0
+    and ask('SISMEMBER', P .. 'dropped:' .. incarnation, id) ~= 1
 end
 
 -- Acknowledge ids that `incarnation` holds. `from` is the index in ARGV of the first (id, task id,
@@ -336,7 +407,7 @@ end
 local function acknowledge(node, incarnation, from)
   local reserved, done = P .. 'reserved:' .. node, 0
   for i = from, #ARGV, 3 do
-    local reservation = redis.call('HGET', reserved, ARGV[i])
+    local reservation = ask('HGET', reserved, ARGV[i])
     if reservation and holder(reservation) == incarnation then
       redis.call('HDEL', reserved, ARGV[i])
       finish(ARGV[i], ARGV[i + 1])

@@ -7,12 +7,12 @@
 --        was given back, holds nothing. The same message delivered again takes its own claim over,
 --        since its earlier run is dead or fenced.
 local once = P .. 'once:' .. ARGV[2] .. ':' .. ARGV[3]
-local result, owner, incarnation, since = unpack(redis.call('HMGET', once, 'result', 'owner',
+local result, owner, incarnation, since = unpack(keep('HMGET', once, 'result', 'owner',
   'incarnation', 'since'))
 if result then return {'done', result} end
-local node = owner and string.match(incarnation or '', '^(.*)/')
-if node and owner ~= ARGV[4] then
-  local reservation = redis.call('HGET', P .. 'reserved:' .. node, owner)
+local node = incarnation and string.match(incarnation, '^(.*)/')
+if owner and owner ~= ARGV[4] and node then
+  local reservation = ask('HGET', P .. 'reserved:' .. node, owner)
   if reservation and holder(reservation) == incarnation then
     return {'held', now() - (tonumber(since) or now())}
   end

@@ -5,7 +5,7 @@
 -- Keeps: the first completion is final, whoever claims the key by now. Done twice it changes
 --        nothing.
 local once = P .. 'once:' .. ARGV[2] .. ':' .. ARGV[3]
-local first = redis.call('HGET', once, 'result')
+local first = keep('HGET', once, 'result')
 if first then return first end
 redis.call('DEL', once)
 redis.call('HSET', once, 'result', ARGV[4])

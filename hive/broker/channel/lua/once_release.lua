@@ -4,6 +4,6 @@
 -- Reply 1 released, 0 it was not this delivery's
 -- Keeps: a result stays, and so does the claim of another delivery.
 local once = P .. 'once:' .. ARGV[2] .. ':' .. ARGV[3]
-local claim = redis.call('HMGET', once, 'owner', 'incarnation')
+local claim = keep('HMGET', once, 'owner', 'incarnation')
 if claim[1] ~= ARGV[4] or claim[2] ~= ARGV[5] then return 0 end
 return redis.call('DEL', once)

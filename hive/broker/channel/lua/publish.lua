@@ -7,69 +7,94 @@
 --      11 publish id of the message for whose run this is sent, or ''
 --      12.. candidates: node, slots, score without the tasks term (-1: preferred)
 -- Reply {0} known already; {1, ''} went home or to the delayed set; {1, node} bound to that node;
---      error QUEUEFULL; error FORMAT where this release cannot serve what is stored
+--      error QUEUEFULL; error FORMAT where this release cannot serve what is stored; error UNREADABLE
+--      for what could not be read back
 -- Keeps: an accepted id is in exactly one place; a node is bound only while it lives and has a free
---        slot. What is refused, for a full queue or for want of memory, has written nothing. What a
+--        slot. What is refused, for whatever reason, has written nothing: first the id is put where
+--        it belongs, where another key may be in the way, and then its entry is written. What a
 --        run has sent is known until its message is finished, so that a repeated run sends nothing
 --        twice, however long it takes.
 local id, home, priority = ARGV[2], ARGV[3], ARGV[4]
 local parent, sent = ARGV[11], P .. 'sent:' .. ARGV[11]
 local entries, t = P .. 'entries', now()
+local delay, limit = tonumber(ARGV[6]), tonumber(ARGV[10])
 local format = ask('GET', P .. 'format')
 if format and format ~= FORMAT then return redis.error_reply('FORMAT ' .. format) end
-if redis.call('HEXISTS', entries, id) == 1 or was_finished(id, t)
-  or (parent ~= '' and redis.call('SISMEMBER', sent, id) == 1) then
+
+local function unreadable(what, value)
+  return redis.error_reply('UNREADABLE ' .. what .. ' ' .. cjson.encode(string.sub(value, 1, 100)))
+end
+
+if id == '' or string.find(id, '^{') or string.find(id, '%c') then
+  return unreadable('the publish id', id)
+end
+if home == '' or string.find(home, '%c') then return unreadable('the queue', home) end
+if string.find(ARGV[5], '%c') then return unreadable('the task id', ARGV[5]) end
+if not string.find(priority, '^%d%d?$') or tonumber(priority) > 10 then
+  return unreadable('the priority index', priority)
+end
+if not delay then return unreadable('the delay', ARGV[6]) end
+if not limit then return unreadable('the limit of its queue', ARGV[10]) end
+
+if need('HEXISTS', entries, id) == 1 or was_finished(id, t)
+  or (parent ~= '' and ask('SISMEMBER', sent, id) == 1) then
   -- Without memory it is not counted, but still known.
   redis.pcall('HINCRBY', P .. 'counters', 'duplicates', 1)
   return {0}
 end
 -- As long as there are fewer messages in all than may wait in one queue, its lists need no count.
-local limit = tonumber(ARGV[10])
 if limit > 0 and redis.call('HLEN', entries) >= limit and waiting_in(home) >= limit then
   return redis.error_reply('QUEUEFULL ' .. ARGV[10] .. ' ' .. home)
 end
 if format == false then redis.call('SET', P .. 'format', FORMAT) end
+if ARGV[7] ~= '' then need('HLEN', P .. 'requirements') end
+
+-- Puts the id where it belongs; returns the node to which it is bound, or ''.
+local function place()
+  if delay > 0 then
+    need('ZADD', P .. 'delayed', t + delay, id)
+    -- A node that waits until a later due time must learn of this earlier one.
+    if redis.call('ZRANGE', P .. 'delayed', 0, 0)[1] == id then wake(home) end
+    return ''
+  end
+  local best, best_score
+  for i = 12, #ARGV, 3 do
+    local node, slots = ARGV[i], tonumber(ARGV[i + 1])
+    if redis.call('EXISTS', P .. 'incarnations:' .. node) == 1 then
+      local reserved = ask('HLEN', P .. 'reserved:' .. node)
+      local placed = ask('ZCARD', P .. 'placed:' .. node)
+      local busy = reserved and placed and reserved + placed
+      if busy and busy < slots then
+        local score = tonumber(ARGV[i + 2]) + tonumber(ARGV[8]) * busy / slots
+        if not best or score < best_score then best, best_score = node, score end
+      end
+    end
+  end
+  if best then
+    redis.call('ZADD', P .. 'placed:' .. best, t, id)
+    wake('node:' .. best)
+    return best
+  end
+  need('LLEN', queue_list(home, priority))
+  let_wait('LPUSH', id, home, priority)
+  return ''
+end
+
+local node = place()
 if parent ~= '' and redis.call('HEXISTS', entries, parent) == 1 then
-  redis.call('SADD', sent, id)
+  ask('SADD', sent, id)
   -- One with the parent's task id is its retry, or what replaces it: once that is sent, the parent
   -- need not run again (go_home).
-  if ARGV[5] ~= '' and redis.call('HGET', P .. 'ids', ARGV[5]) == parent then
-    redis.call('SADD', sent, 'successor')
+  if ARGV[5] ~= '' and ask('HGET', P .. 'ids', ARGV[5]) == parent then
+    ask('SADD', sent, 'successor')
   end
 end
 redis.call('HSET', entries, id, pack_entry(0, '', home, priority, '', ARGV[5], t, ARGV[9]))
-if ARGV[5] ~= '' then redis.call('HSET', P .. 'ids', ARGV[5], id) end
+if ARGV[5] ~= '' then ask('HSET', P .. 'ids', ARGV[5], id) end
 count('accepted', 1)
 if ARGV[7] ~= '' then
   -- The field is what follows 'venom:req:': digest and queue.
   redis.call('HSETNX', P .. 'requirements', string.sub(home, 11), ARGV[7])
-  redis.call('ZREM', P .. 'requirements:idle', string.sub(home, 11))
+  ask('ZREM', P .. 'requirements:idle', string.sub(home, 11))
 end
-
-local delay = tonumber(ARGV[6])
-if delay > 0 then
-  redis.call('ZADD', P .. 'delayed', t + delay, id)
-  -- A node that waits until a later due time must learn of this earlier one.
-  if redis.call('ZRANGE', P .. 'delayed', 0, 0)[1] == id then wake(home) end
-  return {1, ''}
-end
-
-local best, best_score
-for i = 12, #ARGV, 3 do
-  local node, slots = ARGV[i], tonumber(ARGV[i + 1])
-  if redis.call('EXISTS', P .. 'incarnations:' .. node) == 1 then
-    local busy = redis.call('HLEN', P .. 'reserved:' .. node)
-      + redis.call('ZCARD', P .. 'placed:' .. node)
-    if busy < slots then
-      local score = tonumber(ARGV[i + 2]) + tonumber(ARGV[8]) * busy / slots
-      if not best or score < best_score then best, best_score = node, score end
-    end
-  end
-end
-if best then
-  redis.call('ZADD', P .. 'placed:' .. best, t, id)
-  wake('node:' .. best)
-  return {1, best}
-end
-let_wait('LPUSH', id, home, priority)
-return {1, ''}
+return {1, node}

@@ -5,9 +5,10 @@
 -- Reply how many went home
 -- Keeps: an id leaves the node's list and enters its home in one step.
 local placed, moved = P .. 'placed:' .. ARGV[2], 0
-for _, id in ipairs(redis.call('ZREVRANGE', placed, 0, -1)) do
+need('HLEN', P .. 'entries')
+for _, id in ipairs(ask('ZREVRANGE', placed, 0, -1) or {}) do
   redis.call('ZREM', placed, id)
-  local value = redis.call('HGET', P .. 'entries', id)
+  local value = read_entry(id)
   if value then
     local pin = select(4, unpack_entry(value))
     if pin ~= '' then pin_entry(id, value, '') end

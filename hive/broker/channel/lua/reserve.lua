@@ -8,16 +8,20 @@
 --       {'ok', free slots left, ms until the next due entry or 0, (id, home, earlier deliveries
 --       that died or are not heard of, revoked 0|1, reserved ms, task id, envelope)...}
 -- Keeps: reservations of a node never exceed its slots; an id is among them before anybody sees it.
+--        Once an id is popped nothing may fail, since it would be lost: what cannot be read is put
+--        aside, and the rest delivered.
 local node, incarnation = ARGV[2], ARGV[3]
 local reserved = P .. 'reserved:' .. node
+need('HLEN', P .. 'entries')
+local epoch = need('HGET', P .. 'epochs', incarnation)
 acknowledge(node, incarnation, 7)
-local epoch = redis.call('HGET', P .. 'epochs', incarnation)
 if not epoch then return {'fenced'} end
 if epoch ~= ARGV[4] then return {'stale'} end
 
 local t = now()
 local due = move_due(t, 100)
-local want = tonumber(ARGV[5]) - redis.call('HLEN', reserved)
+local busy = ask('HLEN', reserved)
+local want = busy and tonumber(ARGV[5]) - busy or 0
 local reply = {'ok', want, 0}
 local check_absences = want > 0 and redis.call('EXISTS', P .. 'absences') == 1
 local check_revoked = want > 0 and redis.call('EXISTS', P .. 'revoked') == 1
@@ -38,7 +42,13 @@ local function milliseconds(text)
   if month < 3 then year, month = year - 1, month + 12 end
   local days = 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
     + math.floor((153 * (month - 3) + 2) / 5) + day - 719469
-  return math.floor((((days * 24 + hour) * 60 + minute - ahead) * 60 + second) * 1000)
+  local ms = math.floor((((days * 24 + hour) * 60 + minute - ahead) * 60 + second) * 1000)
+  return ms < 1e15 and ms or nil  -- no calendar has what lies beyond
+end
+
+-- The value, where it can be part of a packed row.
+local function text(value)
+  return type(value) == 'string' and not string.find(value, '%c') and value
 end
 
 local function take(id, list)
@@ -46,30 +56,30 @@ local function take(id, list)
   if not value then
     if string.sub(id, 1, 1) ~= '{' then return end
     -- A plain Celery producer pushed a whole message: make it an entry. What is no message is
-    -- dropped, since an error here would lose all that was popped with it.
+    -- put aside.
     local raw = id
     local is_json, message = pcall(cjson.decode, raw)
     local tag = is_json and type(message.properties) == 'table' and message.properties.delivery_tag
     if type(tag) ~= 'string' then
       count('malformed', 1)
+      put_aside(list, raw, 'it is no message, and is dropped')
       return
     end
-    id = tag
+    id = #tag > 0 and #tag <= 200 and text(tag) or string.sub(redis.sha1hex(raw), 1, 24)
     local home, priority = string.match(list, '^(.-)\6\22(%d+)$')
     home = string.sub(home or list, #G + 1)
-    local task_id = type(message.headers) == 'table' and message.headers.id
-    if type(task_id) ~= 'string' then task_id = '' end
+    local task_id = type(message.headers) == 'table' and text(message.headers.id) or ''
     -- kombu writes 0 for a priority that nobody gave, and would serve it first: it is unset here.
     local unset = not priority and message.properties.priority == 0
     priority = unset and '5' or priority or '0'
     value = pack_entry(0, '', home, priority, '', task_id, t, raw)
     redis.call('HSET', P .. 'entries', id, value)
-    if task_id ~= '' then redis.call('HSET', P .. 'ids', task_id, id) end
+    if task_id ~= '' then ask('HSET', P .. 'ids', task_id, id) end
     count('accepted', 1)
     local eta = type(message.headers) == 'table' and message.headers.eta
     local later = type(eta) == 'string' and milliseconds(eta)
-    if later and later > t then  -- a worker would hold it in a slot until then
-      redis.call('ZADD', P .. 'delayed', later, id)
+    if later and later > t and ask('ZADD', P .. 'delayed', later, id) then
+      -- A worker would hold it in a slot until then.
       if not due or later < tonumber(due) then due = later end
       moved = moved + 1
       return
@@ -81,9 +91,14 @@ local function take(id, list)
     end
   end
   local deaths, home, _, _, task_id, _, at = unpack_entry(value)
+  if not deaths then
+    put_entry_aside(id, value)
+    moved = moved + 1
+    return
+  end
   redis.call('HSET', reserved, id, stamp)
   if check_absences then deaths = deaths + begin_elsewhere(id) end
-  local revoked = check_revoked and redis.call('ZSCORE', P .. 'revoked', task_id) and '1' or '0'
+  local revoked = check_revoked and keep('ZSCORE', P .. 'revoked', task_id) and '1' or '0'
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, home, deaths, revoked
   reply[n + 5], reply[n + 6], reply[n + 7] = t, task_id, string.sub(value, at)
@@ -91,15 +106,32 @@ local function take(id, list)
 end
 
 if want > 0 then
-  local placed = redis.call('ZPOPMIN', P .. 'placed:' .. node, want)
+  local placed = ask('ZPOPMIN', P .. 'placed:' .. node, want) or {}
   for i = 1, #placed, 2 do take(placed[i], '') end
 end
-while want > 0 and #KEYS > 0 and moved < MOST_MOVED do
-  local call = {'LMPOP', #KEYS}
-  for i = 1, #KEYS do call[i + 2] = KEYS[i] end
-  local n = #call
-  call[n + 1], call[n + 2], call[n + 3] = 'RIGHT', 'COUNT', want
-  local got = redis.call(unpack(call))
+local lists = KEYS
+
+-- What the first list that has anything gives, at most `most` ids; nil when all are empty. A key
+-- that is no list is passed over.
+local function pop(most)
+  while #lists > 0 do
+    local call = {'LMPOP', #lists}
+    for i = 1, #lists do call[i + 2] = lists[i] end
+    local n = #call
+    call[n + 1], call[n + 2], call[n + 3] = 'RIGHT', 'COUNT', most
+    local got = redis.pcall(unpack(call))
+    if not got or not got.err then return got end
+    local left = {}
+    for _, list in ipairs(lists) do
+      if ask('LLEN', list) then left[#left + 1] = list end
+    end
+    if #left == #lists then error(got) end
+    lists = left
+  end
+end
+
+while want > 0 and moved < MOST_MOVED do
+  local got = pop(want)
   if not got then break end
   for _, id in ipairs(got[2]) do take(id, got[1]) end
 end
@@ -109,5 +141,5 @@ elseif #reply == 3 and want > 0 then
   for list in string.gmatch(ARGV[6], '[^\n]+') do redis.call('DEL', list) end
 end
 reply[2] = want
-if due then reply[3] = math.max(1, tonumber(due) - t) end
+if due then reply[3] = math.min(math.max(1, tonumber(due) - t), 1e9) end
 return reply

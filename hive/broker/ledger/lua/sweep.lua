@@ -9,13 +9,13 @@
 -- Keeps: accepted work. What a gone node holds goes home; a row is removed only when its message
 --      has no entry.
 local swept = 0
+for _, key in ipairs({'epochs', 'entries'}) do need('HLEN', P .. key) end
 
 -- Read once: to ask for each incarnation by itself would cost more than all the rest.
 local epochs, living, beating = redis.call('HKEYS', P .. 'epochs'), {}, {}
 for _, incarnation in ipairs(epochs) do living[incarnation] = true end
-for _, incarnation in ipairs(redis.call('ZRANGE', P .. 'beats', 0, -1)) do
-  beating[incarnation] = true
-end
+local beats = ask('ZRANGE', P .. 'beats', 0, -1)
+for _, incarnation in ipairs(beats or {}) do beating[incarnation] = true end
 
 local function lives(incarnation) return living[incarnation] end
 
@@ -27,7 +27,7 @@ end
 local sweep = {}
 
 function sweep.incarnations(key)
-  for _, incarnation in ipairs(redis.call('SMEMBERS', key)) do
+  for _, incarnation in ipairs(ask('SMEMBERS', key) or {}) do
     if not lives(incarnation) then swept = swept + redis.call('SREM', key, incarnation) end
   end
 end
@@ -35,16 +35,21 @@ end
 function sweep.placed(key, node)
   sweep.incarnations(P .. 'incarnations:' .. node)
   if redis.call('EXISTS', P .. 'incarnations:' .. node) == 1 then return end
-  for _, id in ipairs(redis.call('ZREVRANGE', key, 0, tonumber(ARGV[2]))) do
+  for _, id in ipairs(ask('ZREVRANGE', key, 0, tonumber(ARGV[2])) or {}) do
     redis.call('ZREM', key, id)
     send_home(id)
   end
 end
 
 function sweep.reserved(key)
-  local reservations = redis.call('HGETALL', key)
+  local reservations = ask('HGETALL', key) or {}
   for i = 1, #reservations, 2 do
-    if not lives(holder(reservations[i + 1])) then
+    local owner = holder(reservations[i + 1])
+    if not owner then
+      put_aside(key, reservations[i] .. ' ' .. reservations[i + 1], 'it is no reservation; its '
+        .. 'message goes home')
+    end
+    if not owner or not lives(owner) then
       redis.call('HDEL', key, reservations[i])
       send_home(reservations[i])
     end
@@ -64,23 +69,23 @@ for _, key in ipairs(found[2]) do
 end
 
 -- An incarnation without a beat would never be found silent by a watchdog: give it the oldest beat.
-for _, incarnation in ipairs(epochs) do
+for _, incarnation in ipairs(beats and epochs or {}) do
   if not beating[incarnation] then
     swept = swept + redis.call('ZADD', P .. 'beats', 0, incarnation)
   end
 end
-for _, incarnation in ipairs(redis.call('HKEYS', P .. 'held')) do
+for _, incarnation in ipairs(ask('HKEYS', P .. 'held') or {}) do
   if not lives(incarnation) then swept = swept + redis.call('HDEL', P .. 'held', incarnation) end
 end
 
 local rows = P .. ARGV[4]
-local part = redis.call('HSCAN', rows, ARGV[5], 'COUNT', ARGV[2])
+local part = ask('HSCAN', rows, ARGV[5], 'COUNT', ARGV[2]) or {'0', {}}
 for i = 1, #part[2], 2 do
   local field = part[2][i]
   local id = ARGV[6] == 'value' and part[2][i + 1] or field
   if redis.call('HEXISTS', P .. 'entries', id) == 0 then
     swept = swept + redis.call('HDEL', rows, field)
-    if ARGV[7] ~= '' then redis.call('SREM', P .. ARGV[7], id) end
+    if ARGV[7] ~= '' then ask('SREM', P .. ARGV[7], id) end
   end
 end
 return {found[1], part[1], swept}

@@ -10,7 +10,7 @@ local requirements, idle, t, age = P .. 'requirements', P .. 'requirements:idle'
   tonumber(ARGV[2])
 local forgotten = 0
 if ARGV[3] ~= '' then
-  for _, field in ipairs(redis.call('ZRANGEBYSCORE', idle, '-inf', tonumber(ARGV[3]) - age, 'LIMIT',
+  for _, field in ipairs(keep('ZRANGEBYSCORE', idle, '-inf', tonumber(ARGV[3]) - age, 'LIMIT',
     0, 1000)) do
     redis.call('ZREM', idle, field)
     forgotten = forgotten + redis.call('HDEL', requirements, field)
@@ -18,7 +18,7 @@ if ARGV[3] ~= '' then
   -- By this number, added to that of those that are left, the heartbeats learn of new ones.
   if forgotten > 0 then count('requirements_forgotten', forgotten) end
 end
-for _, field in ipairs(redis.call('HKEYS', requirements)) do
-  redis.call('ZADD', idle, 'NX', t, field)
+for _, field in ipairs(ask('HKEYS', requirements) or {}) do
+  keep('ZADD', idle, 'NX', t, field)
 end
-return {t, redis.call('ZCOUNT', idle, '-inf', t - age), forgotten}
+return {t, keep('ZCOUNT', idle, '-inf', t - age), forgotten}
