@@ -221,7 +221,7 @@ local function bury(id, reason)
   local t = now()
   redis.call('HSET', P .. 'dead', id, t .. '|' .. reason)
   ask('ZADD', P .. 'dead:order', t, id)
-  redis.call('SADD', P .. 'untold', id)
+  ask('SADD', P .. 'untold', id)
   count('dead', 1)
 end
 
@@ -231,12 +231,12 @@ end
 -- letter instead. `absent` names the incarnation that held it and of which nothing is heard: no
 -- death, unless there are ten times as many of them as of deaths. One whose run has sent its
 -- successor (its retry, or what replaces it) is finished instead. Returns 1 home, 2 dead letter,
--- 3 finished, 0 no such entry.
+-- 3 finished, 0 no such entry, or none that can be read.
 local function go_home(id, deaths, max, reason, node, absent)
-  local value = redis.call('HGET', P .. 'entries', id)
+  local value = read_entry(id)
   if not value then return 0 end
   local n, home, priority, pin, task_id, created, at = unpack_entry(value)
-  if redis.call('SISMEMBER', P .. 'sent:' .. id, 'successor') == 1 then
+  if ask('SISMEMBER', P .. 'sent:' .. id, 'successor') == 1 then
     finish(id, task_id)
     count('retried', 1)
     count('done', 1)
@@ -251,7 +251,9 @@ local function go_home(id, deaths, max, reason, node, absent)
   end
   n = tonumber(n) + deaths
   local dies = (deaths ~= 0 or absent) and (n > max or missed > 10 * math.max(1, max))
+    and ask('HLEN', P .. 'dead') ~= nil
   local stays = pin ~= '' and not dies and redis.call('EXISTS', P .. 'incarnations:' .. pin) == 1
+    and ask('ZCARD', P .. 'placed:' .. pin) ~= nil
   if deaths ~= 0 or absent or (pin ~= '' and not stays) then
     local past = history(value)
     if deaths > 0 or absent then past = remember(past, t, node, reason) end
