@@ -11,7 +11,10 @@
 --       {'taken', host} when a living incarnation of this node is on another machine
 -- Keeps: after it, the incarnation has reserved nothing but ids that its process holds.
 local node, incarnation, t = ARGV[2], ARGV[3], now()
-local processes = P .. 'processes'
+local processes, reserved = P .. 'processes', P .. 'reserved:' .. node
+need('HLEN', P .. 'entries')
+need('ZCARD', P .. 'beats')
+local back = need('HEXISTS', P .. 'epochs', incarnation) == 0 and ARGV[5] ~= '1'
 
 local function machine_of(process)
   local is_json, read = pcall(cjson.decode, process or '')
@@ -21,7 +24,7 @@ end
 
 local here, _, patience = machine_of(ARGV[6])
 for _, other in ipairs(ask('SMEMBERS', P .. 'incarnations:' .. node) or {}) do
-  local there, host, allowed = machine_of(redis.call('HGET', processes, other))
+  local there, host, allowed = machine_of(keep('HGET', processes, other))
   local beat = redis.call('ZSCORE', P .. 'beats', other)
   if here and there and here ~= there and beat
     and t - tonumber(beat) <= math.max(patience, allowed) then
@@ -29,12 +32,10 @@ for _, other in ipairs(ask('SMEMBERS', P .. 'incarnations:' .. node) or {}) do
   end
 end
 
-local reserved = P .. 'reserved:' .. node
-local back = ARGV[5] ~= '1' and redis.call('HEXISTS', P .. 'epochs', incarnation) == 0
 redis.call('SETNX', P .. 'format', FORMAT)
 redis.call('HSET', P .. 'epochs', incarnation, ARGV[4])
-redis.call('SADD', P .. 'incarnations:' .. node, incarnation)
-redis.call('HSET', processes, incarnation, ARGV[6])
+ask('SADD', P .. 'incarnations:' .. node, incarnation)
+keep('HSET', processes, incarnation, ARGV[6])
 hear(P, incarnation, t, tonumber(ARGV[7]))
 
 local held, given_back, lost = {}, {}, {}
@@ -42,7 +43,7 @@ for i = 8, #ARGV do
   local id = ARGV[i]
   held[id] = true
   if back then
-    local reservation = redis.call('HGET', reserved, id)
+    local reservation = ask('HGET', reserved, id)
     local own = reservation and holder(reservation) == incarnation
     if not own and not take_back(node, incarnation, id) then lost[#lost + 1] = id end
   end

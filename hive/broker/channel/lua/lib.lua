@@ -275,8 +275,8 @@ end
 
 -- Take an entry out of where it waits. Returns whether it waited.
 local function leave_queue(id, home, priority, pin)
-  return redis.call('LREM', queue_list(home, priority), -1, id) == 1
-    or (pin ~= '' and redis.call('ZREM', P .. 'placed:' .. pin, id) == 1)
+  return ask('LREM', queue_list(home, priority), -1, id) == 1
+    or (pin ~= '' and ask('ZREM', P .. 'placed:' .. pin, id) == 1)
 end
 
 -- An absent incarnation is there after all, and has an id still: its absence was no death, and the
@@ -292,8 +292,11 @@ local function take_back(node, incarnation, id)
   redis.call('HSET', P .. 'entries', id, pack_entry(deaths,
     unremember(history(value), math.abs(gone_at), node), home, priority, pin, task_id, created,
     string.sub(value, at)))
-  if gone_at < 0 or not leave_queue(id, home, priority, pin) then return false end
-  redis.call('HSET', P .. 'reserved:' .. node, id, incarnation .. '|' .. now())
+  local reserved = P .. 'reserved:' .. node
+  if gone_at < 0 or not ask('HLEN', reserved) or not leave_queue(id, home, priority, pin) then
+    return false
+  end
+  redis.call('HSET', reserved, id, incarnation .. '|' .. now())
   return true
 end
 
