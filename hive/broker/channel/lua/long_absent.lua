@@ -9,7 +9,7 @@ local counted = end_absences(function(incarnation, at)
   absent[incarnation] = at >= before or nil
   return at < before
 end, 1, tonumber(ARGV[3]), ARGV[4])
-for _, incarnation in ipairs(redis.call('HKEYS', P .. 'processes')) do
+for _, incarnation in ipairs(keep('HKEYS', P .. 'processes')) do
   if not absent[incarnation] and redis.call('HEXISTS', P .. 'epochs', incarnation) == 0 then
     redis.call('HDEL', P .. 'processes', incarnation)
   end

@@ -11,21 +11,22 @@
 --        (marked '|early') is dropped: it was started, and may not run twice.
 --        A silence counts only as far as others were heard in it, and is no death yet.
 local node, incarnation, silence = ARGV[2], ARGV[3], tonumber(ARGV[4])
+for _, key in ipairs({'entries', 'epochs'}) do need('HLEN', P .. key) end
+local beat = need('ZSCORE', P .. 'beats', incarnation)
 if silence then
-  local own = redis.call('HGET', P .. 'processes', incarnation)
+  local own = keep('HGET', P .. 'processes', incarnation)
   local is_json, process = pcall(cjson.decode, own or '')
   local patience = is_json and type(process) == 'table' and tonumber(process.dead_after) or 0
   silence = math.max(silence, patience)
-  local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
-  local since = tonumber(redis.call('GET', P .. 'heard_since') or 0) or 0
+  local since = tonumber(ask('GET', P .. 'heard_since') or 0) or 0
   local newest = tonumber(redis.call('ZRANGE', P .. 'beats', -1, -1, 'WITHSCORES')[2] or 0)
   if beat and newest - math.max(tonumber(beat), since) <= silence then return {-1} end
 end
 
 redis.call('ZREM', P .. 'beats', incarnation)
 redis.call('HDEL', P .. 'epochs', incarnation)
-redis.call('HDEL', P .. 'held', incarnation)
-redis.call('SREM', P .. 'incarnations:' .. node, incarnation)
+ask('HDEL', P .. 'held', incarnation)
+ask('SREM', P .. 'incarnations:' .. node, incarnation)
 
 local reserved, ids, max = P .. 'reserved:' .. node, {}, tonumber(ARGV[5])
 local deaths, absent = ARGV[4] == 'died' and 1 or 0, silence and incarnation
@@ -35,14 +36,14 @@ for i = 1, #reservations, 2 do
   if holder(value) == incarnation then
     redis.call('HDEL', reserved, id)
     if string.sub(value, -6) == '|early' then
-      local entry = redis.call('HGET', P .. 'entries', id)
+      local entry = read_entry(id)
       if entry then
         local _, _, _, _, task_id = unpack_entry(entry)
         finish(id, task_id)
         count('dropped', 1)
         count('done', 1)
         if absent then
-          redis.call('SADD', P .. 'dropped:' .. incarnation, id)
+          keep('SADD', P .. 'dropped:' .. incarnation, id)
           redis.call('EXPIRE', P .. 'dropped:' .. incarnation, 3600)
         end
       end
@@ -53,14 +54,14 @@ for i = 1, #reservations, 2 do
   end
 end
 if not silence then
-  redis.call('HDEL', P .. 'processes', incarnation)
+  keep('HDEL', P .. 'processes', incarnation)
   -- What went home while nothing was heard of it.
   if deaths > 0 then
     end_absences(function(absent) return absent == incarnation end, 1, max, ARGV[6])
   end
 end
 local placed = 0
-if redis.call('SCARD', P .. 'incarnations:' .. node) == 0 then
+if (ask('SCARD', P .. 'incarnations:' .. node) or 0) == 0 then
   for _, id in ipairs(ask('ZREVRANGE', P .. 'placed:' .. node, 0, -1) or {}) do
     go_home(id, 0, 0, '')
     placed = placed + 1
