@@ -9,9 +9,10 @@
 --        reserved again since: the call may come late, or twice. The first id given is the next
 --        to be taken.
 local reserved, reply = P .. 'reserved:' .. ARGV[2], {}
+need('HLEN', P .. 'entries')
 for i = #ARGV, 7, -1 do
   local id, stamp = string.match(ARGV[i], '^([^\31]*)\31?(.*)$')
-  local reservation = redis.call('HGET', reserved, id)
+  local reservation = ask('HGET', reserved, id)
   if reservation and holder(reservation) == ARGV[3]
     and (stamp == '' or string.match(reservation, '|(%d+)', #ARGV[3] + 1) == stamp) then
     redis.call('HDEL', reserved, id)
