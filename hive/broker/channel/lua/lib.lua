@@ -359,7 +359,7 @@ end
 -- The nodes with an incarnation that has an epoch: whatever lies at a node lies at one of them.
 local function living_nodes()
   local nodes, seen = {}, {}
-  for _, incarnation in ipairs(redis.call('HKEYS', P .. 'epochs')) do
+  for _, incarnation in ipairs(need('HKEYS', P .. 'epochs')) do
     local node = string.match(incarnation, '^(.*)/')
     if node and not seen[node] then
       seen[node] = true

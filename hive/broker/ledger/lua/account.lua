@@ -20,8 +20,10 @@ local function add(list)
   return lists[list]
 end
 
-for _, list in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
-  if add(list) == 0 and ARGV[2] ~= '' then redis.call('SREM', P .. 'queues', list) end
+for _, list in ipairs(keep('SMEMBERS', P .. 'queues')) do
+  if is_served(list) and add(list) == 0 and ARGV[2] ~= '' then
+    redis.call('SREM', P .. 'queues', list)
+  end
 end
 for i = 3, #ARGV do
   for priority = 0, 10 do add(queue_list(ARGV[i], tostring(priority))) end
@@ -34,14 +36,14 @@ end
 for _, node in ipairs(nodes_with('placed', nodes)) do
   placed = placed + (ask('ZCARD', P .. 'placed:' .. node) or 0)
 end
-local entries, delayed, dead = redis.call('HLEN', P .. 'entries'),
-  ask('ZCARD', P .. 'delayed') or 0, ask('HLEN', P .. 'dead') or 0
+local entries, delayed, dead = need('HLEN', P .. 'entries'), ask('ZCARD', P .. 'delayed') or 0,
+  ask('HLEN', P .. 'dead') or 0
 local beyond = queued + placed + reserved + delayed + dead - entries
 if beyond > 0 and queued > COUNTED then
   queued = queued - beyond
 elseif beyond > 0 then
   for _, list in ipairs(names) do
-    for _, id in ipairs(redis.call('LRANGE', list, 0, -1)) do
+    for _, id in ipairs(ask('LRANGE', list, 0, -1) or {}) do
       if string.sub(id, 1, 1) == '{' then queued = queued - 1 end
     end
   end
@@ -63,8 +65,8 @@ if redis.call('TYPE', old).ok == 'hash' then
     redis.call('DEL', old)
   end
 end
-local counters = ask('HMGET', P .. 'counters', 'accepted', 'done', 'written_off') or {}
-local found = redis.call('HMGET', kept, 'mark', 'at', 'alarm')
+local counters = keep('HMGET', P .. 'counters', 'accepted', 'done', 'written_off')
+local found = keep('HMGET', kept, 'mark', 'at', 'alarm')
 local mark = tonumber(found[1] or 0) or 0
 local reply = {mark, tonumber(found[2] or 0) or 0, mark, t, found[3] or ''}
 if ARGV[2] ~= '' then
