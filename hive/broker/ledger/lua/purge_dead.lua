@@ -8,7 +8,7 @@ for i = 2, #ARGV do
   local id = ARGV[i]
   if redis.call('HDEL', P .. 'dead', id) == 1 then
     ask('ZREM', P .. 'dead:order', id)
-    redis.call('SREM', P .. 'untold', id)
+    ask('SREM', P .. 'untold', id)
     local value = redis.call('HGET', P .. 'entries', id)
     if value then
       local _, _, _, _, task_id = unpack_entry(value)
