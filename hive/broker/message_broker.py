@@ -22,6 +22,7 @@ from hive.broker.ledger.queue_stats import queue_stats
 from hive.broker.ledger.records import TaskRecords, TaskStatus
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.format import require_format
+from hive.broker.link.names import checked_name
 from hive.broker.link.priorities import queue_of
 from hive.broker.link.unreadable import ask
 from hive.broker.nodes.table import NodeTable
@@ -108,8 +109,7 @@ class MessageBroker:
         options = {"queue": queue} if number is None else {"queue": queue, "priority": number}
         if task_id is None:
             return await self._in_thread(self._send, skill, checked, options)
-        if not task_id:
-            raise InvalidInputError("A task id cannot be empty.")
+        checked_name("A task_id", task_id)
         return await self._in_thread(self._send_once, skill, checked, options, task_id)
 
     async def get_task_status(self, task_id: str) -> TaskStatus | None:

@@ -13,6 +13,7 @@ from celery.app.routes import prepare
 from hive.broker.channel.header import NAME as HEADER
 from hive.broker.channel.header import Header
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.names import is_encodable
 from hive.broker.nodes.requirements import Requirements
 from hive.errors import InvalidInputError
 from hive.foreman.policy import Policy
@@ -175,8 +176,8 @@ def _headers(
 
 
 def _checked_affinity(affinity: object) -> str | None:
-    if affinity is None or (isinstance(affinity, str) and affinity):
+    if affinity is None or (isinstance(affinity, str) and affinity and is_encodable(affinity)):
         return affinity
     raise InvalidInputError(
-        f"affinity is a text that names what tasks share, such as 'model-7', not {affinity!r}."
+        f"affinity is a text that names what tasks share, such as 'model-7', not {affinity!a:.100}."
     )

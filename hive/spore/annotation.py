@@ -35,7 +35,11 @@ class Annotation:
             hard, attributes.get("soft_time_limit", task.soft_time_limit), task.app.conf
         )
         before_start = fenced(attributes.get("before_start", task.before_start))
-        around = {"@replace": repeating.replace, "@add_to_chord": repeating.add_to_chord}
+        around = {
+            "@retry": repeating.retry,
+            "@replace": repeating.replace,
+            "@add_to_chord": repeating.add_to_chord,
+        }
         own = {
             "Request": REQUEST,
             "time_limit": hard,

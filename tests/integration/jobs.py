@@ -72,3 +72,16 @@ def sends_on(self: Any, begun: str, go: str) -> int:
 @shared_task(ignore_result=True)
 def plain(*args: Any, **kwargs: Any) -> list[Any]:
     return [args, kwargs]
+
+
+@shared_task(bind=True)
+def retry_with(self: Any, options: dict[str, Any]) -> None:
+    """Ask to be sent again with options that cannot be sent."""
+    raise self.retry(countdown=0, **options)
+
+
+@shared_task(bind=True, name="jobs.retry_once")
+def retry_once(self: Any) -> int:
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    return int(self.request.retries)

@@ -9,20 +9,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import redis
 from celery._state import get_current_worker_task
 from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
+from redis.exceptions import ResponseError
 
 from hive.broker.channel.fence import is_taken_away
 from hive.broker.channel.header import NAME as HEADER
 from hive.broker.channel.header import Header
 from hive.broker.channel.patience import endures, pause
-from hive.broker.channel.publishing import follows_up, outcome_unknown, vouched_for
+from hive.broker.channel.publishing import follows_up, outcome_unknown, sendable, vouched_for
 from hive.broker.channel.time_limits import Limit, fitting
 from hive.broker.link.client import client_of
-from hive.broker.link.outage import passes
-from hive.errors import BrokerUnreachableError
+from hive.broker.link.outage import passes, said
+from hive.errors import BrokerUnreachableError, HiveError, InvalidInputError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -53,6 +53,7 @@ class HiveAMQP(AMQP):
             if self._sends_for_nobody(name):
                 return None
             headers = Header.marked(headers)
+            options |= sendable(message, headers, options)
             options |= self._admission(options)
             if "timelimit" in message.headers:
                 headers["timelimit"] = self._limits(*message.headers["timelimit"])
@@ -62,10 +63,11 @@ class HiveAMQP(AMQP):
                 bound = self._bounded(name, message, options)
                 try:
                     return send(producer, name, message, headers=headers, **options | bound)
-                except (OperationalError, BrokerUnreachableError) as error:
+                except (OperationalError, BrokerUnreachableError, ResponseError) as error:
                     # What accepted work sends (its callbacks, its retry) is waited for without end:
                     # unsent, the work would be lost, or fail.
                     if options.get("retry") is False or not endures():
+                        _raise_refused(name, message.headers, error)
                         raise _unreachable(name, message.headers, error) from error.__cause__
                     waited_since = pause(error, waited_since)
                 headers[HEADER] = Header.read(message.headers).again()
@@ -86,7 +88,7 @@ class HiveAMQP(AMQP):
         def look_at_the_clock(error: Exception, _interval: float) -> None:
             if time.monotonic() >= ends:
                 raise _unreachable(name, message.headers, error) from error
-            if isinstance(error, redis.exceptions.ResponseError) and passes(error):
+            if isinstance(error, ResponseError) and passes(error):
                 # kombu waits between tries to connect, but not between refusals.
                 time.sleep(REFUSED_PAUSE)
 
@@ -113,7 +115,7 @@ class HiveAMQP(AMQP):
         own = getattr(queue, "max_length", None) or (
             (getattr(queue, "queue_arguments", None) or {}).get("x-max-length")
         )
-        limit = own or client_of(self.app).settings.hive_queue_limit
+        limit = _length(own, queue) or client_of(self.app).settings.hive_queue_limit
         return {"hive_limit": limit} if limit else {}
 
     def _limits(self, hard: Limit, soft: Limit) -> list[Limit]:
@@ -121,6 +123,31 @@ class HiveAMQP(AMQP):
         if hard is None and not conf.task_time_limit:
             hard = 0  # it is lifted, which the watchdog has to know
         return [*fitting(hard, soft, conf)]
+
+
+def _length(own: Any, queue: Any) -> int:
+    """A queue's own limit; 0 for none. Raises: InvalidInputError for what is none."""
+    try:
+        limit = int(own or 0)
+    except (TypeError, ValueError, OverflowError):
+        limit = -1
+    if limit < 0:
+        raise InvalidInputError(
+            f"A queue's max_length (x-max-length) is a whole number; that of {queue.name} cannot "
+            f"be {own!a:.100}."
+        )
+    return limit
+
+
+def _raise_refused(task: str, headers: dict[str, Any], error: BaseException) -> None:
+    """Raise HiveError where the broker is there and refused, since somebody's key or row is in the
+    way; return where it is away.
+    """
+    cause = error if isinstance(error, ResponseError) else error.__cause__
+    if isinstance(cause, ResponseError) and not passes(cause):
+        raise HiveError(
+            f"{task}[{headers.get('id')}] was not sent: the broker refused it ({said(cause)})."
+        ) from cause
 
 
 def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> BrokerUnreachableError:

@@ -73,6 +73,22 @@ def regroup(embed: dict[str, Any], groups: Mapping[str, str]) -> dict[str, Any]:
     return copy
 
 
+def embedded(embed: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The options of every task in the canvas that a task message carries along."""
+    waiting: list[Any] = list(embed.values())
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list | tuple):
+            waiting += part
+        elif isinstance(part, Mapping) and "options" in part:
+            options = part["options"] or {}
+            yield options
+            waiting += [options.get(name) for name in ("link", "link_error", "chord")]
+            if part.get("subtask_type"):
+                inner = part.get("kwargs") or {}
+                waiting += [inner.get(name) for name in ("tasks", "header", "body")]
+
+
 def name_links(embed: dict[str, Any], publish_id: str) -> None:
     """Name the callbacks in a task message's embedded canvas, and the errbacks of its chord."""
     for links, kind in LINKS.items():

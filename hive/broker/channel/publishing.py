@@ -16,7 +16,7 @@ import os
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -27,9 +27,16 @@ from celery._state import get_current_task, get_current_worker_task
 
 from hive.broker.channel import incarnation
 from hive.broker.channel.header import NAME, Header
-from hive.broker.channel.naming import ids_in, is_random, name_links, regroup
-from hive.broker.link.priorities import DEFAULT
+from hive.broker.channel.naming import embedded, ids_in, is_random, name_links, regroup
+from hive.broker.link.names import checked_name, checked_publish_id, is_name
+from hive.broker.link.priorities import DEFAULT, checked
 
+_IDS = {"id": "A task_id", "group": "A group's task_id"}
+_NAMED = {
+    "queue": "A queue's name",
+    "routing_key": "A routing key",
+    "exchange": "An exchange's name",
+}
 _SEEN = "_hive_published"
 _GROUPS = "_hive_groups"
 _BROUGHT = "_hive_brought"
@@ -41,6 +48,56 @@ def connect() -> None:
     Calling it again changes nothing.
     """
     signals.before_task_publish.connect(_prepare, weak=False, dispatch_uid="hive.publishing")
+
+
+def sendable(
+    message: Any, headers: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Make sure that a task message can be packed, kept and read again, before anything is written.
+
+    message: as Celery made it. headers, options: with which it is to be sent.
+
+    Returns: the options that change: the priority, as a whole number.
+    Raises: InvalidInputError.
+    """
+    _refuse_ids(message.headers)
+    for option, what in _NAMED.items():
+        named = options.get(option)
+        if named:
+            checked_name(what, getattr(named, "name", named) or " ")
+    if headers[NAME]:
+        header = Header.read(headers)
+        if header.keeps_id:
+            checked_publish_id(header.publish_id)
+        if header.home is not None:
+            checked_name("The queue of its requirements", header.home)
+    given = options.get("priority")
+    priority = checked(given)
+    # What accepted work sends next was looked at when it was accepted itself.
+    if isinstance(message.body, tuple) and any(message.body[2].values()) and not follows_up():
+        _refuse_canvas(message.body[2])
+    return {} if priority is given else {"priority": priority}
+
+
+def _refuse_ids(headers: Mapping[str, Any]) -> None:
+    """Raises: InvalidInputError for ids that cannot be part of keys and rows."""
+    for name, what in _IDS.items():
+        given = headers.get(name)
+        if given is None or (isinstance(given, str) and is_name(given)):
+            continue
+        # A retry has the ids of its run, which a stranger may have sent.
+        if given != getattr(_running(), name, None):
+            checked_name(what, given)
+
+
+def _refuse_canvas(embed: Mapping[str, Any]) -> None:
+    """Raises: InvalidInputError where a task that travels in a message could not be sent later."""
+    for options in embedded(embed):
+        checked(options.get("priority"))
+        for name, what in (("task_id", "A task_id"), ("queue", "A queue's name")):
+            given = options.get(name)
+            if given is not None:
+                checked_name(what, getattr(given, "name", given))
 
 
 def _prepare(

@@ -17,16 +17,22 @@ import redis
 from kombu.transport import redis as kombu_redis
 
 from hive.broker.link.format import check_format
-from hive.errors import BrokerMemoryError, BrokerUnreachableError, QueueFullError
+from hive.errors import (
+    BrokerMemoryError,
+    BrokerUnreachableError,
+    InvalidInputError,
+    QueueFullError,
+)
 
+_UNREADABLE = re.compile(r"UNREADABLE (.+)")
 _QUEUE_FULL = re.compile(r"QUEUEFULL (\d+) (.+)")
-"""As lua/publish.lua answers; redis-py's pipeline puts words of its own in front."""
+"""Both as lua/publish.lua answers; redis-py's pipeline puts words of its own in front."""
 _FORMAT = re.compile(r"(?:^|: )FORMAT (.*)", re.DOTALL)
 
 
 def raise_refusal(error: BaseException | None) -> None:
-    """Raise what a reply of the broker means to a sender: QueueFullError, BrokerMemoryError or
-    StoredFormatError.
+    """Raise what a reply of the broker means to a sender: QueueFullError, BrokerMemoryError,
+    StoredFormatError, or InvalidInputError for what nobody could read back.
 
     Each means that nothing was written: the message is not sent, whatever was tried before under
     its publish id. Any other error is left to the caller: the function returns.
@@ -37,6 +43,11 @@ def raise_refusal(error: BaseException | None) -> None:
     unserved = _FORMAT.search(said)
     if unserved:
         check_format(unserved[1].encode())
+    unreadable = _UNREADABLE.findall(said)
+    if unreadable:
+        raise InvalidInputError(
+            f"A message cannot be kept with {unreadable[-1]}; nothing was sent."
+        ) from error
     full = _QUEUE_FULL.findall(said)
     if full:
         limit, queue = int(full[-1][0]), full[-1][1]

@@ -31,7 +31,7 @@ from hive.broker.channel.publishing import note_accepted, note_unknown
 from hive.broker.channel.refusals import PublishBatch, raise_refusal, raise_unconfirmed
 from hive.broker.channel.serving import ServingOrder
 from hive.broker.link.client import SPACE
-from hive.broker.link.priorities import HIGHEST, INDEXES, list_index, queue_lists
+from hive.broker.link.priorities import HIGHEST, INDEXES, clamped, list_index, queue_lists
 from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.logs import get_logger
 
@@ -254,7 +254,12 @@ class Channel(kombu_redis.Channel):
         with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
             for name in queue_lists(queue):
                 pipe.llen(name)
-            return sum(pipe.execute())
+            lengths = pipe.execute(raise_on_error=False)
+        for length in lengths:
+            # A key that is no list has no messages.
+            if isinstance(length, Exception) and "WRONGTYPE" not in str(length):
+                raise length
+        return sum(length for length in lengths if isinstance(length, int))
 
     def _q_for_pri(self, queue: str, pri: int) -> str:
         return f"{queue}{self.sep}{pri}" if pri else queue
@@ -537,8 +542,11 @@ def _received(
     The stamp says who holds it, since when, and until when that was certain.
     """
     message: dict[str, Any] = loads(envelope)
-    message["properties"]["delivery_tag"] = delivery.publish_id
-    message["properties"].setdefault("delivery_info", {})["redelivered"] = deaths > 0
+    properties = message["properties"]
+    properties["delivery_tag"] = delivery.publish_id
+    if "priority" in properties:  # a retry is sent with it
+        properties["priority"] = clamped(properties["priority"])
+    properties.setdefault("delivery_info", {})["redelivered"] = deaths > 0
     headers = message["headers"] = message.get("headers") or {}
     headers[HEADER] = Header.read(headers).delivered_to(delivery, deaths=deaths, **stamp)
     return message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -56,6 +57,15 @@ def comes_back(error: BaseException) -> bool:
     return passes(error) and not (
         isinstance(error, redis.exceptions.AuthenticationError) or str(error).startswith("NOAUTH")
     )
+
+
+_PLACE = re.compile(r" script: .*on @\S+$|^(?:WRONGTYPE|ERR) (?=The key )")
+
+
+def said(error: BaseException) -> str:
+    """What a refusal of the broker says to people, without a code and the script's place."""
+    refused = isinstance(error, redis.exceptions.ResponseError)
+    return _PLACE.sub("", str(error)) if refused else str(error)
 
 
 class Outage:

@@ -6,6 +6,9 @@ is the bare list, and the most urgent.
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 from hive.errors import InvalidInputError
 from hive.settings import Settings
 
@@ -13,6 +16,38 @@ HIGHEST = 10
 DEFAULT = 5
 INDEXES = tuple(range(HIGHEST + 1))
 SEPARATOR = "\x06\x16"
+
+
+RULE = f"a whole number from 0 to {HIGHEST}, {HIGHEST} the most urgent"
+
+
+def checked(priority: object) -> int | None:
+    """A priority as it is sent; None is unset. What equals a whole number, such as 5.0, is one.
+
+    Raises: InvalidInputError for anything else; nothing is sent then.
+    """
+    number = usable(priority)
+    if number is None and priority is not None:
+        raise InvalidInputError(f"priority is {RULE}; it cannot be {priority!r:.100}.")
+    return number
+
+
+def usable(priority: object) -> int | None:
+    """The priority that somebody gave; None where it is none, or unset."""
+    if type(priority) is int:
+        return priority if 0 <= priority <= HIGHEST else None
+    if isinstance(priority, bool) or not isinstance(priority, Real):
+        return None
+    number = float(priority)
+    return int(number) if number in INDEXES else None
+
+
+def clamped(priority: object) -> int:
+    """The priority for which a stranger's counts, who may have sent anything."""
+    number = usable(priority)
+    if number is None and isinstance(priority, Real) and not math.isnan(priority):
+        number = int(max(0.0, min(float(HIGHEST), float(priority))))
+    return DEFAULT if number is None else number
 
 
 def queue_of(priority: str | int, settings: Settings) -> tuple[str, int | None]:
@@ -27,12 +62,12 @@ def queue_of(priority: str | int, settings: Settings) -> tuple[str, int | None]:
         return settings.hive_high_priority_queue, None
     if priority == "background":
         return settings.hive_background_queue, None
-    if isinstance(priority, int) and not isinstance(priority, bool) and 0 <= priority <= HIGHEST:
-        return settings.hive_background_queue, priority
-    raise InvalidInputError(
-        f'priority is "background", "high_priority" or a number 0..{HIGHEST}; it cannot be '
-        f"{priority!r}."
-    )
+    number = usable(priority)
+    if number is None:
+        raise InvalidInputError(
+            f'priority is "background", "high_priority" or {RULE}; it cannot be {priority!r:.100}.'
+        )
+    return settings.hive_background_queue, number
 
 
 def list_index(priority: int | None) -> int:

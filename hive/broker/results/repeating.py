@@ -9,11 +9,31 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import signature
+from celery.exceptions import Reject
 
 from hive.broker.channel.header import Header
 from hive.broker.channel.naming import named
+from hive.errors import InvalidInputError, NoEligibleNodeError
 
 _ADDED = "_hive_added"
+
+
+def retry(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Around `Task.retry`: where its options cannot be sent, the run fails, and says so.
+
+    Celery would reject the message: nothing would be stored, and its callers wait for ever.
+    """
+
+    def retry(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return original(self, *args, **options)
+        except Reject as rejected:
+            reason = rejected.args[0]
+            if isinstance(reason, InvalidInputError | NoEligibleNodeError):
+                raise reason from None
+            raise
+
+    return retry
 
 
 def replace(original: Callable[..., Any]) -> Callable[..., Any]:
