@@ -21,6 +21,7 @@ from celery.worker import state
 from hive.broker.channel import steps
 from hive.broker.channel.incarnation import Incarnation, boottime
 from hive.broker.link.client import SPACE, client_of
+from hive.broker.link.outage import passes, said
 from hive.broker.link.unreadable import ask, skip
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import NodeFacts, NodeLoad, NodeTable
@@ -62,6 +63,7 @@ class Heartbeat(threading.Thread):
         self.started_at = time.time()
         self._ended = threading.Event()
         self._known_requirements = -1
+        self._refused: dict[str, str] = {}
         self._facts_known: NodeFacts | None = None
 
     def prepare(self) -> None:
@@ -72,20 +74,33 @@ class Heartbeat(threading.Thread):
         next_beat = time.monotonic()
         while not self._ended.wait(max(0.0, next_beat - time.monotonic())):
             next_beat = time.monotonic() + (self.interval if self.incarnation.attached else 0.05)
-            try:
-                if self.incarnation.attached:
-                    self.beat()
-                if self.incarnation.has_unconfirmed:
-                    self.incarnation.flush()
-            except redis.exceptions.RedisError as error:
-                log.warning("heartbeat_missed", node_id=self.incarnation.node_id, error=str(error))
+            away = self.incarnation.attached and self._is_away_for(self.beat)
+            if not away and self.incarnation.has_unconfirmed:
+                away = self._is_away_for(self.incarnation.flush)
+            if away:
                 next_beat = time.monotonic() + min(self.interval, 0.5)
-            except NodeNameTakenError as error:
-                log.error("node_name_taken", node_id=self.incarnation.node_id, reason=error.message)
-            except Exception:
-                # A beat that cannot be made must not end all beats: the node would be declared dead
-                # while it works.
-                log.exception("heartbeat_failed", node_id=self.incarnation.node_id)
+
+    def _is_away_for(self, step: Callable[[], object]) -> bool:
+        """Do a part of a beat, which must not end all beats whatever it meets: the node would be
+        declared dead while it works. What the broker refuses is told once for each reason.
+
+        Returns: whether the broker was away for it.
+        """
+        try:
+            step()
+        except redis.exceptions.RedisError as error:
+            away, why = passes(error), said(error)
+            if away or why != self._refused.get(step.__name__):
+                log.warning("heartbeat_missed", node_id=self.incarnation.node_id, error=why)
+            self._refused[step.__name__] = why
+            return away
+        except NodeNameTakenError as error:
+            log.error("node_name_taken", node_id=self.incarnation.node_id, reason=error.message)
+        except Exception:
+            log.exception("heartbeat_failed", node_id=self.incarnation.node_id)
+        else:
+            self._refused.pop(step.__name__, None)
+        return False
 
     def beat(self) -> None:
         incarnation = self.incarnation

@@ -20,6 +20,7 @@ import redis
 from hive.broker.channel import steps
 from hive.broker.channel.entries import reservation
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.outage import passes
 from hive.errors import NodeNameTakenError
 from hive.logs import get_logger
 
@@ -285,16 +286,38 @@ class Incarnation:
         return bool(self._done or self._returns)
 
     def flush(self) -> None:
-        """Send what is noted, now. Raises redis errors; what was not confirmed stays noted."""
-        self._send_returns()
+        """Send what is noted, now. Raises redis errors; what was not confirmed stays noted.
+
+        What the broker refuses for the sake of one message holds no other back.
+        """
+        refused = [*self._send_returns(), *self._send_acknowledgements()]
+        if refused:
+            raise refused[0]
+
+    def _send_acknowledgements(self) -> list[redis.exceptions.ResponseError]:
+        """Returns: what was refused. Raises: redis errors of a broker that is away."""
         pending = self.unconfirmed()
-        if pending:
-            self.client.run(
-                steps.ACKNOWLEDGE,
-                (),
-                (self.client.prefix, self.node_id, self.id, *triples(pending)),
-            )
-            self.confirm(tag for tag, _ in pending)
+        if not pending:
+            return []
+        try:
+            self._acknowledge(pending)
+        except redis.exceptions.ResponseError as error:
+            if passes(error) or len(pending) == 1:
+                raise
+        else:
+            return []
+        refused = []
+        for one in pending:
+            try:
+                self._acknowledge([one])
+            except redis.exceptions.ResponseError as error:
+                refused.append(error)
+        return refused
+
+    def _acknowledge(self, pending: list[tuple[str, Acknowledgement]]) -> None:
+        arguments = (self.client.prefix, self.node_id, self.id, *triples(pending))
+        self.client.run(steps.ACKNOWLEDGE, (), arguments)
+        self.confirm(tag for tag, _ in pending)
 
     def flush_quietly(self) -> None:
         """Flush, leaving what cannot be sent now to the next attempt."""
@@ -341,14 +364,18 @@ class Incarnation:
                 if held is not None:
                     self._returns[tag] = Return(held.reserved, deaths, reason, wait)
         try:
-            self._send_returns()
+            refused = self._send_returns()
+            if refused:
+                raise refused[0]
         except redis.exceptions.RedisError as error:
             log.warning(
                 "returns_wait", incarnation=self.id, count=len(self._returns), error=str(error)
             )
 
-    def _send_returns(self) -> None:
-        """Send what is on its way back, a call for each fate. Raises redis errors.
+    def _send_returns(self) -> list[redis.exceptions.ResponseError]:
+        """Send what is on its way back, a call for each fate.
+
+        Returns: what was refused. Raises: redis errors of a broker that is away.
 
         Each message goes with the moment of its reservation, so that a call which is repeated, or
         comes late, leaves alone what has been reserved again.
@@ -360,18 +387,26 @@ class Incarnation:
             task = back.wait and back.wait.task
             fates.setdefault((back.deaths, back.reason, task), []).append(tag)
         retries = self.client.settings.hive_max_retries
+        refused = []
         for (deaths, reason, task), tags in fates.items():
             holder = (self.client.prefix, self.node_id, self.id)
             stamped = [_stamped(tag, pending[tag]) for tag in tags]
-            if task is None:
-                arguments = (*holder, deaths, retries, reason, *stamped)
-                self.client.run(steps.GIVE_BACK, (), arguments)
-            else:
-                self.client.run(steps.POSTPONE, (), (*holder, task, *stamped))
+            try:
+                if task is None:
+                    arguments = (*holder, deaths, retries, reason, *stamped)
+                    self.client.run(steps.GIVE_BACK, (), arguments)
+                else:
+                    self.client.run(steps.POSTPONE, (), (*holder, task, *stamped))
+            except redis.exceptions.ResponseError as error:
+                if passes(error):
+                    raise
+                refused.append(error)
+                continue
             with self._lock:
                 for tag in tags:
                     if self._returns.get(tag) is pending[tag]:
                         del self._returns[tag]
+        return refused
 
     def call_up(self, task: str, most: int, queues: Iterable[str]) -> tuple[int, int]:
         """Bring messages here that wait because of that task's rate limit: it is their turn.
