@@ -12,7 +12,11 @@ from celery.app.task import Context
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
+from hive.broker.link.priorities import DEFAULT
+
 _UNIT = b"\x1f"
+_LATEST = 10**14
+"""Milliseconds since 1970 beyond which no calendar has a day."""
 
 
 def reservation(publish_id: str, reserved: int) -> str:
@@ -33,6 +37,18 @@ class Death:
     at: float
     node: str
     reason: str
+
+
+def _history(past: bytes) -> tuple[Death, ...]:
+    """The deaths of an entry's history; none of one that cannot be read."""
+    try:
+        return tuple(
+            Death(float(ms) / 1000, str(node), str(reason))
+            for ms, node, reason in json.loads(past.decode(errors="replace") or "[]")
+            if 0 <= ms < _LATEST
+        )
+    except (ValueError, TypeError):
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,34 +74,36 @@ class Entry:
     def unpack(cls, publish_id: str, packed: bytes) -> Entry:
         """Read an entry.
 
-        Raises: ValueError when a producer other than Hive sent what is no JSON message.
+        Raises: ValueError when a producer other than Hive sent what is no JSON message, and for a
+            row that is no entry.
         """
         return cls._of(publish_id, packed, lambda envelope: loads(bytes_to_str(envelope)))
 
     @classmethod
     def head(cls, publish_id: str, packed: bytes) -> Entry:
-        """An entry without its message, which perhaps nobody can read. The rest is Hive's own."""
-        return cls._of(publish_id, packed, lambda _: {})
+        """An entry without its message, which perhaps nobody can read; of a row that is no entry,
+        nothing.
+        """
+        try:
+            return cls._of(publish_id, packed, lambda _: {})
+        except ValueError:
+            return cls(publish_id, 0, "", DEFAULT, "", "", 0.0, {}, ())
 
     @classmethod
     def _of(cls, publish_id: str, packed: bytes, read: Callable[[bytes], dict[str, Any]]) -> Entry:
         head, home, index, pin, task_id, created, envelope = packed.split(_UNIT, 6)
         message = read(envelope)
         deaths, begins, past = head.partition(b"[")
-        history = tuple(
-            Death(ms / 1000, node, reason)
-            for ms, node, reason in json.loads((begins + past).decode(errors="replace") or "[]")
-        )
         return cls(
             publish_id,
             int(deaths),
-            home.decode(),
+            home.decode(errors="replace"),
             int(index),
-            pin.decode(),
-            task_id.decode(),
-            int(created) / 1000,
+            pin.decode(errors="replace"),
+            task_id.decode(errors="replace"),
+            min(int(created), _LATEST) / 1000,
             message,
-            history,
+            _history(begins + past),
         )
 
     @property

@@ -23,7 +23,7 @@ from hive.broker.channel.publishing import derived_id
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.ledger.dead_letters import DeadLetters, forget_failure, stored_result
 from hive.broker.link.client import client_of
-from hive.broker.link.priorities import DEFAULT, HIGHEST
+from hive.broker.link.priorities import DEFAULT, HIGHEST, usable
 from hive.broker.link.scripts import Script
 from hive.errors import HiveError, InvalidInputError, UnknownSkillError
 from hive.skills import Skill, find_skill, import_skills, skill_of_task
@@ -115,8 +115,12 @@ class TaskRecords:
         reply = client.run(_LOCATE, (), (client.prefix, task_id))
         if not reply:
             return None
-        name, node, ms, reason, publish_id = (part.decode() for part in reply[:5])
-        return Place(name, node, float(ms) / 1000, reason, Entry.unpack(publish_id, reply[5]))
+        name, node, ms, reason, publish_id = (part.decode(errors="replace") for part in reply[:5])
+        try:
+            entry = Entry.unpack(publish_id, reply[5])
+        except ValueError:
+            entry = Entry.head(publish_id, reply[5])
+        return Place(name, node, float(ms) / 1000, reason, entry)
 
     def meta(self, task_id: str) -> dict[str, Any] | None:
         """The stored result's meta, as Celery decodes it; None when nothing is stored."""
@@ -195,9 +199,9 @@ class TaskRecords:
         if not meta.get("name"):
             return False
         hive = _added(meta)
-        options = {
+        options: dict[str, Any] = {
             "queue": hive.get("queue") or meta.get("queue"),
-            "priority": hive.get("priority"),
+            "priority": usable(hive.get("priority")),
             "requirements": hive.get("req"),
         }
         # Two callers at once derive the same publish id from the failure, so that the broker takes
@@ -217,7 +221,7 @@ class TaskRecords:
     def _by_place(self, task_id: str, place: Place, meta: dict[str, Any]) -> TaskStatus:
         entry, hive = place.entry, _added(meta)
         runs = entry.deaths + (entry.headers.get("retries") or 0)
-        args, kwargs, _ = entry.body()
+        args, kwargs, _ = entry.body() if entry.message else ([], {}, {})
         status: State = (
             "running" if place.name == "reserved" else "dead" if place.name == "dead" else "pending"
         )

@@ -13,12 +13,12 @@ from kombu.exceptions import EncodeError
 from hive.broker.channel.entries import Entry
 from hive.broker.channel.publishing import following_up
 from hive.broker.link.client import BrokerClient
-from hive.errors import DeadLetterError
+from hive.errors import DeadLetterError, InvalidInputError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-_ITS_OWN = (ValueError, TypeError, LookupError, AttributeError, EncodeError)
+_ITS_OWN = (ValueError, TypeError, LookupError, AttributeError, EncodeError, InvalidInputError)
 """What storing raises for the sake of the one message; all else is the result backend's."""
 
 
