@@ -27,6 +27,7 @@ def status(as_json: bool) -> None:
       hive status --json | jq '.nodes[] | {node_id, load_score}'
     """
     from hive.broker.ledger.account import Ledger
+    from hive.broker.ledger.aside import put_aside
     from hive.broker.ledger.queue_stats import queue_stats
     from hive.broker.nodes.table import NodeTable
     from hive.cli.looking import looking
@@ -42,9 +43,12 @@ def status(as_json: bool) -> None:
         alarm = Ledger(client).alarm()
         failing = [state for state in duty_states(client) if state.error]
         differing = differing_nodes(nodes.values())
+        aside = put_aside(client)
+        last = aside[0].sentence if aside else None
         if as_json:
-            more = {"alarm": told(alarm), "failing_duties": list(map(told, failing))}
-            print_json(found | more | {"differing_nodes": differing})
+            faults = {"alarm": told(alarm), "failing_duties": list(map(told, failing))}
+            more = {"put_aside": len(aside), "last_put_aside": last, "differing_nodes": differing}
+            print_json({**found, **faults, **more})
             return
         stats = queue_stats(client)
     out = console()
@@ -60,10 +64,12 @@ def status(as_json: bool) -> None:
     out.print(queue_table(stats))
     for line in sentences(differing):
         out.print(f"DIFFERS: {line}", markup=False, style="yellow", soft_wrap=True)
-    faults = [f"FAILING: {state.sentence}" for state in failing]
+    said = [f"FAILING: {state.sentence}" for state in failing]
     if alarm is not None:
-        faults.append(f"ALARM: {alarm.sentence}; `hive account` tells more")
-    for fault in faults:
+        said.append(f"ALARM: {alarm.sentence}; `hive account` tells more")
+    if last is not None:
+        said.append(f"PUT ASIDE: {len(aside)}, the last {last}")
+    for fault in said:
         out.print(fault, markup=False, style="bold red")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import redis
 from pydantic import BaseModel
@@ -14,7 +15,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from hive.broker.ledger.account import Ledger
+from hive.broker.ledger.aside import put_aside
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.outage import passes, said
 from hive.broker.link.unreadable import ask, skip
 from hive.errors import StoredFormatError
 from hive.foreman.watch.duty import duty_states
@@ -42,6 +45,13 @@ class Health(BaseModel):
     """The duties of the leading watchdog that fail, a sentence each."""
     alarm: str | None = None
     """Why the account of all messages fails; None while it balances. The nexus is not degraded."""
+    put_aside: int | None = None
+    """How many keys and rows were put aside, since nobody can read them."""
+    last_put_aside: str | None = None
+    """The last of them, in a sentence."""
+    refused: str | None = None
+    """What the broker, which is there, refuses to tell, since a key is in the way; the fields that
+    it would have filled are None."""
 
 
 async def health(request: Request) -> JSONResponse:
@@ -61,34 +71,61 @@ ROUTES = (Route("/health", health),)
 def _examine(nexus: Nexus) -> Health:
     tick = nexus.watchdog.last_tick
     ticking = tick is not None and time.time() - tick < TICK_OVERDUE
-    try:
-        nodes = nexus.table.read().values()
-        holder = _lease_holder(nexus.probe)
-        alarm = Ledger(nexus.probe).alarm()
-        failing = [state.sentence for state in duty_states(nexus.probe) if state.error]
-    except redis.exceptions.RedisError:
-        return Health(
-            status="degraded", version=VERSION, broker_reachable=False, watchdog_last_tick=tick
-        )
-    except StoredFormatError as error:
-        return Health(
-            status="degraded",
-            version=VERSION,
-            broker_reachable=True,
-            watchdog_last_tick=tick,
-            failing_duties=[error.message],
-        )
+    known: dict[str, Any] = {}
+    refused = []
+    for what, look in _LOOKS.items():
+        try:
+            known |= look(nexus)
+        except StoredFormatError as error:
+            refused.append(error.message)
+        except redis.exceptions.RedisError as error:
+            # What it refuses about one key is no outage.
+            if not isinstance(error, redis.exceptions.ResponseError) or passes(error):
+                return Health(
+                    status="degraded",
+                    version=VERSION,
+                    broker_reachable=False,
+                    watchdog_last_tick=tick,
+                )
+            refused.append(f"{what}: {said(error)}")
     return Health(
         status="ok" if ticking else "degraded",
         version=VERSION,
         broker_reachable=True,
-        nodes_online=sum(node.online for node in nodes),
-        nodes_total=len(nodes),
-        lease_holder=holder,
         watchdog_last_tick=tick,
-        alarm=alarm.sentence if alarm else None,
-        failing_duties=failing,
+        refused="; ".join(refused) or None,
+        **known,
     )
+
+
+def _nodes(nexus: Nexus) -> dict[str, Any]:
+    nodes = nexus.table.read().values()
+    return {"nodes_online": sum(node.online for node in nodes), "nodes_total": len(nodes)}
+
+
+def _alarm(nexus: Nexus) -> dict[str, Any]:
+    alarm = Ledger(nexus.probe).alarm()
+    return {"alarm": alarm.sentence if alarm else None}
+
+
+def _duties(nexus: Nexus) -> dict[str, Any]:
+    states = duty_states(nexus.probe)
+    return {"failing_duties": [state.sentence for state in states if state.error]}
+
+
+def _aside(nexus: Nexus) -> dict[str, Any]:
+    aside = put_aside(nexus.probe)
+    return {"put_aside": len(aside), "last_put_aside": aside[0].sentence if aside else None}
+
+
+_LOOKS: dict[str, Callable[[Nexus], dict[str, Any]]] = {
+    "nodes": _nodes,
+    "lease": lambda nexus: {"lease_holder": _lease_holder(nexus.probe)},
+    "alarm": _alarm,
+    "duties": _duties,
+    "aside": _aside,
+}
+"""Each part of the answer by itself: one that the broker refuses hides no other."""
 
 
 def _lease_holder(probe: BrokerClient) -> str | None:

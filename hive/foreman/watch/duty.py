@@ -12,6 +12,7 @@ import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hive.broker.link.client import BrokerClient
+from hive.broker.link.outage import said as refusal_said
 from hive.broker.link.unreadable import ask, skip
 from hive.errors import InvalidInputError
 from hive.foreman.watch.look import Look, look
@@ -159,6 +160,11 @@ class Roster:
                 pipe.hset(key, mapping=states).expire(key, KEPT_FOR).execute()
         except redis.exceptions.OutOfMemoryError:
             return  # this is only for people; the duties themselves go on
+        except redis.exceptions.ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            self._told = {}  # somebody's key is in the way: the next time it is replaced
+            return
         self._told, self._told_at = dict(self._states), self._clock()
 
     def forget_told(self) -> None:
@@ -181,7 +187,7 @@ def _said(error: BaseException) -> str:
     """What it says, in one line that can be stored; foreign code may have made it of anything."""
     name = type(error).__name__
     try:
-        said = f"{name}: {error}"
+        said = f"{name}: {refusal_said(error)}"
     except Exception:  # noqa: BLE001 - whatever goes wrong in it, the duty has failed
         said = f"{name}, which cannot be read"
     said = " ".join(said[:_LONGEST_ERROR].split())

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import redis
 from celery import Celery
 
+from hive.broker.ledger.aside import naming_its_key
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.format import require_format
 from hive.broker.link.outage import passes
@@ -129,7 +130,7 @@ class Watchdog:
                 # If this broker is away, it says so here, and all duties wait; else it was another
                 # server of the application's, and this duty's own failure.
                 self.client.redis.ping()
-            self.roster.failed(duty, error)
+            self.roster.failed(duty, naming_its_key(self.client, error))
         else:
             self.roster.succeeded(duty)
 
