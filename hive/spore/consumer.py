@@ -12,6 +12,7 @@ from typing import Any
 import redis
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from hive.broker.channel.incarnation import current
 from hive.broker.link.silence import ATTENTION
 from hive.errors import NodeNameTakenError
 from hive.logs import get_logger
@@ -55,6 +56,9 @@ class Consumer(CeleryConsumer):
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         super().on_connection_error_after_connected(exc)
         if isinstance(exc, redis.exceptions.ResponseError):
+            incarnation = current()
+            if incarnation is not None:
+                incarnation.refused()
             # The broker refuses at once: without a pause, trying again would be a busy loop.
             time.sleep(_REFUSED_PAUSE)
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -30,11 +32,13 @@ from hive.foreman.watch.thread import WatchdogThread
 from hive.foreman.watch.watchdog import Watchdog
 from hive.nexus import health
 from hive.nexus.context import Nexus
+from hive.process.liveness import PATIENCE
 from hive.settings import Settings
-from tests.harness import BrokerServer, wait_until
+from hive.spore.proof_of_life import STALE
+from tests.harness import BrokerServer, WorkerProcess, wait_until
 from tests.integration import jobs
 from tests.integration.channel_steps import A1, B1, Steps
-from tests.integration.cluster import Cluster
+from tests.integration.cluster import REPOSITORY, Cluster
 from tests.integration.test_cli import Cli
 from tests.nodes import BACKGROUND, make_settings
 
@@ -556,3 +560,27 @@ def test_dead_letters_are_listed_beside_rows_that_cannot_be_read(
         assert letters.find("bad") is not None
         assert not letters.retry("bad")
         assert letters.purge(["bad"]) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_to_which_the_broker_refuses_work_is_not_taken_for_one_that_hangs(
+    tmp_path: Path,
+) -> None:
+    """Its supervisor would end it, and what it runs with it."""
+    server = BrokerServer(tmp_path / "broker").start()
+    command = (sys.executable, "-m", "hive", "spore", "--name", "a", "--concurrency", "2")
+    where = {**server.environment, "PYTHONPATH": str(REPOSITORY)}
+    spore = WorkerProcess(tmp_path / "spore.log", *command, env=where, cwd=tmp_path)
+    client = BrokerClient(server.url, make_settings())
+    try:
+        wait_until(lambda: client.redis.exists("venom:beats"), 30, "it is there")
+        make(client.redis, "venom:entries", "string")
+        refused = time.monotonic()
+        wait_until(lambda: "venom:entries is a string" in spore.output(), 20)
+        wait_until(lambda: time.monotonic() - refused > PATIENCE + STALE + 3, 40)
+        assert "worker_hangs" not in spore.output()
+        assert spore.output().count("worker_started") <= 1
+    finally:
+        spore.stop()
+        client.close()
+        server.kill()

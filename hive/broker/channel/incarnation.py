@@ -162,6 +162,13 @@ class Incarnation:
         self.asked_at = None
         self.answered_at = boottime()
 
+    def refused(self) -> None:
+        """Note that the broker has answered, if only to refuse: this worker does not hang.
+
+        What the question may have taken is still not known.
+        """
+        self.answered_at = self.turned_at = boottime()
+
     def turned(self) -> None:
         """Note that the event loop has made a turn."""
         self.turned_at = boottime()
