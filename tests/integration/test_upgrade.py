@@ -243,7 +243,7 @@ def test_a_job_goes_on_where_it_was(upgraded: Upgraded) -> None:
 
 def test_a_job_whose_feeder_is_gone_ends_with_what_it_got(upgraded: Upgraded) -> None:
     result = hive.job(upgraded.names["fed"], app=upgraded.app).result(30)
-    assert (result.complete, result.value) == (True, [0, 1, 2, 3])
+    assert (result.complete, result.value) == (False, [0, 1, 2, 3])
     assert result.error is not None
     assert "The process that fed the items is gone" in result.error
 

@@ -158,7 +158,7 @@ local LONGEST_LOOK = 1000
 local function caller_is_gone()
   if redis.call('EXISTS', CALLER) == 1 then return nil end
   local v = redis.call('HMGET', STATE, 'leash', 'silence')
-  local leash = tonumber(v[1] or 20000)
+  local leash = tonumber(v[1] or 5000)
   local silence, looked = string.match(v[2] or '', '^(%d+):(%d+)$')
   local at = now()
   silence = (tonumber(silence) or 0)
