@@ -171,8 +171,11 @@ class SporeConsumerStep(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Raises: SystemExit for a stored format that this release does not serve, redis errors."""
+        incarnation = incarnations.current()
+        # The event loop speaks here: a connection that is silent must not hold it up.
+        client = incarnation.client if incarnation is not None else client_of(consumer.app)
         try:
-            check_format(stored_format(client_of(consumer.app)))
+            check_format(stored_format(client))
         except StoredFormatError as error:
             log.error("worker_cannot_start", reason=error.message)
             raise SystemExit(error.exit_code) from None

@@ -118,7 +118,7 @@ ALL = [
 ]
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 40) -> None:
     async with asyncio.timeout(seconds):
         while True:
             if await condition():
