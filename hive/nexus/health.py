@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from hive.broker.ledger.account import Ledger
-from hive.broker.ledger.aside import put_aside
+from hive.broker.ledger.aside import naming_its_key, put_aside
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.outage import passes, said
 from hive.broker.link.unreadable import ask, skip
@@ -87,7 +87,7 @@ def _examine(nexus: Nexus) -> Health:
                     broker_reachable=False,
                     watchdog_last_tick=tick,
                 )
-            refused.append(f"{what}: {said(error)}")
+            refused.append(f"{what}: {said(naming_its_key(nexus.probe, error))}")
     return Health(
         status="ok" if ticking else "degraded",
         version=VERSION,

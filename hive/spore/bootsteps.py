@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -19,9 +20,10 @@ from hive.broker.channel import incarnation as incarnations
 from hive.broker.channel.encrypted import refuse_plain_broker
 from hive.broker.link.client import client_of
 from hive.broker.link.format import check_format, require_format, stored_format
+from hive.broker.link.names import checked_name
 from hive.broker.link.silence import ATTENTION
 from hive.broker.nodes.process import Process
-from hive.errors import SettingsError, StoredFormatError
+from hive.errors import HiveError, InvalidInputError, StoredFormatError
 from hive.foreman.watch.restore import Restorer
 from hive.foreman.watch.rooms import hooks_of
 from hive.foreman.watch.watchdog import STAND_IN_TICK, Watchdog
@@ -62,7 +64,8 @@ class SporeStep(bootsteps.StartStopStep):
         app = worker.app
         try:
             refuse_plain_broker(client_of(app))
-        except SettingsError as error:
+            _refuse_names(worker.hostname, app.amqp.queues.consume_from)
+        except HiveError as error:
             log.error("worker_cannot_start", reason=error.message)
             raise SystemExit(error.exit_code) from None
         acknowledge_late(app.tasks.values())  # before Celery's consumer prepares for them
@@ -141,6 +144,14 @@ class SporeStep(bootsteps.StartStopStep):
             # The watchdog does the same once the heartbeats have been missed.
             log.warning("goodbye_failed", incarnation=incarnation.id, error=str(error))
         incarnation.client.close()
+
+
+def _refuse_names(node_id: str, queues: Iterable[str]) -> None:
+    """Raises: InvalidInputError for a node or a queue that rows in the broker could not name."""
+    if "|" in checked_name("A node's name", node_id):
+        raise InvalidInputError(f"A node's name has no | in it; it cannot be {node_id!r}.")
+    for queue in queues:
+        checked_name("A queue's name", queue)
 
 
 def _take_no_more() -> None:

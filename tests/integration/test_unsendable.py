@@ -20,7 +20,7 @@ from hive.broker.link.client import client_of
 from hive.broker.message_broker import MessageBroker
 from hive.errors import HiveError, InvalidInputError
 from hive.settings import Settings
-from tests.harness import BrokerServer, wait_until
+from tests.harness import BrokerServer, WorkerProcess, wait_until
 from tests.integration import jobs
 from tests.integration.channel_steps import Steps
 from tests.integration.cluster import Cluster
@@ -298,6 +298,21 @@ def test_a_retry_that_cannot_be_sent_fails_its_run_which_says_why(tmp_path: Path
         # A stranger's priority is no fault of the task that it sent.
         plain = plain_call(cluster, "jobs.retry_once", priority=255)
         wait_until(lambda: cluster.app.AsyncResult(plain).state == "SUCCESS", 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a|b", ()), ("a\nb", ()), ("a", ("-Q", "x\x1fy")), ("a", ("-Q", "x\ny"))]
+)
+def test_a_worker_whose_names_no_row_could_hold_does_not_start_and_says_why(
+    broker: BrokerServer, tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    worker = WorkerProcess.celery(tmp_path, name, env=broker.environment, options=options)
+    try:
+        assert worker.process.wait(40) == 2
+        assert "worker_cannot_start" in worker.output()
+        assert "name" in worker.output().partition("worker_cannot_start")[2]
+    finally:
+        worker.kill()
 
 
 def plain_call(cluster: Cluster, name: str, **properties: Any) -> str:
