@@ -96,6 +96,7 @@ WAYS: dict[str, Callable[[Caller, Any], object]] = {
         c.echo.s(1), c.echo.s(2), c.echo.s(3).set(priority=p)
     ).apply_async(),
     "a chord's body": lambda c, p: chord([c.echo.s(1), c.echo.s(2)])(c.echo.s().set(priority=p)),
+    "the body of a chord of one": lambda c, p: chord([c.echo.s(1)])(c.echo.s().set(priority=p)),
     "a chord in a chain": lambda c, p: chain(
         c.echo.s(0), chord([c.echo.s(1), c.echo.s(2).set(priority=p)], c.echo.s())
     ).apply_async(),

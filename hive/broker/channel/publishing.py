@@ -73,9 +73,8 @@ def sendable(
             checked_name("The queue of its requirements", header.home)
     given = options.get("priority")
     priority = checked(given)
-    # What accepted work sends next was looked at when it was accepted itself.
-    if isinstance(message.body, tuple) and any(message.body[2].values()) and not follows_up():
-        _refuse_canvas(message.body[2])
+    if isinstance(message.body, tuple) and any(message.body[2].values()):
+        refuse_canvas(message.body[2])
     return {} if priority is given else {"priority": priority}
 
 
@@ -90,8 +89,10 @@ def _refuse_ids(headers: Mapping[str, Any]) -> None:
             checked_name(what, given)
 
 
-def _refuse_canvas(embed: Mapping[str, Any]) -> None:
+def refuse_canvas(embed: Mapping[str, Any]) -> None:
     """Raises: InvalidInputError where a task that travels in a message could not be sent later."""
+    if follows_up():
+        return  # what accepted work sends next was looked at when it was accepted itself
     for options in embedded(embed):
         checked(options.get("priority"))
         for name, what in (("task_id", "A task_id"), ("queue", "A queue's name")):

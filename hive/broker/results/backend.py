@@ -25,7 +25,12 @@ from celery.states import FAILURE, STARTED
 from hive.broker.channel.fence import is_taken_away
 from hive.broker.channel.header import Header
 from hive.broker.channel.patience import Patience
-from hive.broker.channel.publishing import chord_group, following_up, on_behalf_of
+from hive.broker.channel.publishing import (
+    chord_group,
+    following_up,
+    on_behalf_of,
+    refuse_canvas,
+)
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import client_of
 from hive.broker.link.scripts import ALLOW_OOM, Script
@@ -153,6 +158,7 @@ class Backend(RedisBackend):
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> Any:
         group_id, results = header_result_args
+        refuse_canvas({"body": body})  # before anything is written for the chord
         # Nobody knows the members of a generator before they are sent.
         if isinstance(results, list):
             group_id = chord_group(group_id, _first(results))
