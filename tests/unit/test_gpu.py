@@ -14,6 +14,9 @@ import pytest
 from hive.spore.machine.gpu import Gpus, visible
 from hive.spore.machine.limits import MIB
 
+FIRST = "GPU-a7000000-0000-0000-0000-000000000000"
+SECOND = "GPU-b7000000-0000-0000-0000-000000000000"
+
 
 class NVMLError(Exception):
     pass
@@ -47,7 +50,7 @@ class Driver:
         return index
 
     def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
-        return f"GPU-{'ab'[handle]}00"
+        return (FIRST, SECOND)[handle]
 
     def nvmlDeviceGetName(self, handle: int) -> bytes:  # noqa: N802
         return b"Accelerator"
@@ -90,15 +93,35 @@ def test_a_gpu_hidden_from_cuda_is_not_offered(monkeypatch: pytest.MonkeyPatch) 
         ("-1", []),
         ("1,0", [1, 0]),
         ("0,7,1", [0]),
+        ("0,", [0]),
+        (",0", []),
+        (" 1,-0", [1, 0]),
+        ("+1abc,0x1", [1, 0]),
+        ("0,0", []),
+        ("0,GPU-b", [0]),
+        ("none", []),
+        ("²", []),
+        ("٠", []),
+        ("\xa00", []),
         ("GPU-b", [1]),
+        ("GPU-B7", [1]),
+        ("GPU-b700000-", [1]),
+        (SECOND.replace("-", "").replace("GPU", "GPU-"), [1]),
+        (f"{SECOND}x", [1]),
+        (f"{SECOND[:-1]}1", []),
+        ("GPU-bx", []),
+        ("GPU-b,GPU-a,0", [1, 0]),
+        (f"GPU-b,{SECOND}", []),
         ("GPU-", []),
-        ("0,0", [0]),
+        ("G", []),
+        ("gpu-b", []),
+        (" GPU-b", []),
     ],
 )
 def test_cuda_visible_devices_is_read_as_cuda_reads_it(
     chosen: str | None, positions: list[int]
 ) -> None:
-    assert visible(["GPU-a00", "GPU-b00"], chosen) == positions
+    assert visible([FIRST, SECOND], chosen) == positions
 
 
 def test_a_failing_driver_means_no_gpu_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -123,6 +146,32 @@ def test_a_gpu_lost_later_means_no_gpu(caplog: pytest.LogCaptureFixture) -> None
         assert gpus.read() == gpus.read() == []
     assert len(caplog.records) == 1
     assert "GPU is lost" in caplog.text
+
+
+def test_a_driver_that_answers_late_is_believed_and_then_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hive.spore.machine.gpu.RETRY_AFTER", 0.0)
+    driver = Driver()
+    driver.broken = True
+    gpus = Gpus(driver)
+    assert gpus.inventory == []
+    driver.broken = False
+    assert len(gpus.inventory) == 2
+    driver.broken = True
+    assert gpus.read() == []
+    assert len(gpus.inventory) == 2
+
+
+def test_a_gpu_without_memory_of_its_own_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def does_not_tell(handle: int) -> Any:
+        raise NotSupportedError("Not Supported")
+
+    driver = Driver()
+    monkeypatch.setattr(driver, "nvmlDeviceGetMemoryInfo", does_not_tell)
+    gpus = Gpus(driver)
+    assert [gpu.memory_mb for gpu in gpus.inventory] == [0, 0]
+    assert gpus.utilisation() == 0.4
 
 
 def test_this_machine_answers_honestly() -> None:
