@@ -321,7 +321,7 @@ class Channel(RuleBasedStateMachine):
     @rule(node=some_node)
     def start(self, node: str) -> None:
         incarnation = f"{node}/{len(self.alive) + len(self.fenced)}"
-        assert self.channel.attach(incarnation) == ["ok", [], []]
+        assert self.channel.attach(incarnation) == ["ok", [], [], 0]
         self.alive[incarnation] = 1
 
     @rule(
@@ -492,7 +492,7 @@ class Channel(RuleBasedStateMachine):
             own = self.at(f"reserved {incarnation}")
             kept = self.few(keep, own)
             reply = self.channel.attach(incarnation, self.alive[incarnation], *kept, first=False)
-            assert (reply[0], {*reply[1]}, reply[2]) == ("ok", {*own} - {*kept}, [])
+            assert (reply[0], {*reply[1]}, reply[2:]) == ("ok", {*own} - {*kept}, [[], 0])
             for name in {*own} - {*kept}:
                 self.go_home(name)
 
@@ -565,7 +565,7 @@ class Channel(RuleBasedStateMachine):
             self.alive[incarnation] = 99
             self.beyond[node] = max(self.beyond[node], self.busy(node) - SLOTS)
             reply = self.channel.attach(incarnation, 99, *held, first=False)
-            assert reply == ["ok", [], lost]
+            assert reply == ["ok", [], lost, 1]
 
     @rule(number=some, most=most_deaths)
     def a_silence_was_a_death(self, number: int, most: int) -> None:

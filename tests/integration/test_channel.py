@@ -331,6 +331,19 @@ def test_who_was_only_silent_goes_on_with_what_it_had(spore: Spore) -> None:
     assert spore.steps.counters() == {"accepted": 2, "completed": 2, "done": 2}
 
 
+def test_what_a_process_that_died_meanwhile_ran_is_given_back_when_its_node_is_back(
+    spore: Spore,
+) -> None:
+    connection = spore.consume()
+    spore.steps.publish("p")
+    assert spore.receive(connection, 1) == ["p"]
+    spore.steps.fall_silent(spore.incarnation.id)
+    spore.incarnation.come_back()
+    spore.messages[0].reject(requeue=True)
+    assert spore.steps.hash("reserved", NODE) == {}
+    assert (spore.steps.waiting(BACKGROUND), spore.steps.entry("p").deaths) == (["p"], 1)
+
+
 @pytest.mark.parametrize(
     ("error", "deaths"),
     [

@@ -32,7 +32,8 @@ Outcome = Literal["completed", "failed", "retried", "revoked"]
 class Held(NamedTuple):
     """A message handed over to this process and not finished.
 
-    reserved: when, in ms of the broker's clock.
+    reserved: when, in ms of the broker's clock; 0 for a reservation that was made anew after its
+        node was taken for dead.
     limit: the task's hard time limit in seconds, 0 for none, where only the worker knows it.
     """
 
@@ -212,6 +213,11 @@ class Incarnation:
             self.confirmed_beat = asked_at
             self.answered()
             self._forget(lost)
+            if reply[3]:
+                self._held = {tag: held._replace(reserved=0) for tag, held in self._held.items()}
+                self._returns = {
+                    tag: back._replace(reserved=0) for tag, back in self._returns.items()
+                }
         if given_back:
             log.warning(
                 "reservations_given_back",

@@ -7,7 +7,7 @@
 --      6 which process it is, JSON: machine, host, dead_after (ms), and more  7 ms without any
 --        heartbeat that mean that the broker was away
 --      8.. held publish ids, with those that are finished or on their way back
--- Reply {'ok', {ids given back}, {ids that are no longer its own}}, or
+-- Reply {'ok', {ids given back}, {ids that are no longer its own}, 1: it was taken for dead}, or
 --       {'taken', host} when a living incarnation of this node is on another machine
 -- Keeps: after it, the incarnation has reserved nothing but ids that its process holds.
 local node, incarnation, t = ARGV[2], ARGV[3], now()
@@ -60,4 +60,4 @@ for i = 1, #reservations, 2 do
     given_back[#given_back + 1] = id
   end
 end
-return {'ok', given_back, lost}
+return {'ok', given_back, lost, back and 1 or 0}

@@ -7,8 +7,8 @@
 --      11 publish id of the message for whose run this is sent, or ''
 --      12.. candidates: node, slots, score without the tasks term (-1: preferred)
 -- Reply {0} known already; {1, ''} went home or to the delayed set; {1, node} bound to that node;
---      error QUEUEFULL; error FORMAT where this release cannot serve what is stored; error UNREADABLE
---      for what could not be read back
+--      error QUEUEFULL; error FORMAT where this release cannot serve what is stored; error
+--      UNREADABLE for what could not be read back
 -- Keeps: an accepted id is in exactly one place; a node is bound only while it lives and has a free
 --        slot. What is refused, for whatever reason, has written nothing: first the id is put where
 --        it belongs, where another key may be in the way, and then its entry is written. What a
