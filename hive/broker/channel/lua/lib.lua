@@ -35,12 +35,12 @@ end
 -- The same about a key without which a step cannot be done: the step fails, and says which key is
 -- in the way. It asks so before it changes anything.
 local function need(command, key, ...)
-  local answer = ask(command, key, ...)
-  if answer == nil then
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if ask(command, key, ...) == nil then
     error({err = 'WRONGTYPE The key ' .. key .. ' is a ' .. redis.call('TYPE', key).ok
       .. ', which Hive does not store there: look what it is, then delete it; Hive goes on then'})
   end
-  return answer
 end
 
 -- The same about a key that is no message's: what is in the way there is put aside, and replaced.

@@ -75,8 +75,9 @@ local function place()
     wake('node:' .. best)
     return best
   end
-  need('LLEN', queue_list(home, priority))
-  let_wait('LPUSH', id, home, priority)
+  local list = queue_list(home, priority)
+  if need('LPUSH', list, id) == 1 then keep('SADD', P .. 'queues', list) end
+  wake(home)
   return ''
 end
 
