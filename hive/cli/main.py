@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nexus": ("hive.cli.nexus:nexus", "Run the nexus: the Foreman's watchdog and /health."),
     "spore": ("hive.cli.spore:spore", "Run a spore: a worker under a supervisor."),
     "status": ("hive.cli.status:status", "Show the nodes and the queues."),
-    "node": ("hive.cli.node:node", "Look at the nodes, drain them, let them resume."),
+    "node": ("hive.cli.node:node", "Look at the nodes, drain them, let them resume, forget them."),
     "queue": ("hive.cli.queue:queue", "Look at the queues, purge them."),
     "dead": ("hive.cli.dead:dead", "Look at the dead letters, send them again, purge them."),
     "account": ("hive.cli.account:account", "Count all messages: is any lost?"),

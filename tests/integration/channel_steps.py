@@ -142,7 +142,7 @@ class Steps:
         """late: what is named has been reserved again since."""
         node = node_of(incarnation)
         held = self.hash("reserved", node)
-        stamps = [0 if late else held.get(name, "|0").split("|")[1] for name in publish_ids]
+        stamps = [1 if late else held.get(name, "|0").split("|")[1] for name in publish_ids]
         named = zip(publish_ids, stamps, strict=True)
         waits = [reservation(reservation(name, int(stamp)), ms) for name, stamp in named]
         return self.run(steps.POSTPONE, node, incarnation, task, *waits)

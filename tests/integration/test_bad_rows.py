@@ -317,7 +317,7 @@ def test_a_key_of_another_type_loses_no_message_and_is_over_with_the_key(
         lambda: channel.run(steps.RELEASE, "b@h"),
         lambda: channel.run(steps.ASSIGN, "t4", "a@h", "a@h", "b@h"),
         lambda: channel.attach(A1, 2, "p0", first=False),
-        lambda: channel.restore(B1, deaths=0),
+        lambda: channel.restore(B1, "left"),
         here.sweeper.sweep,
         here.watch.look,
         lambda: here.ledger.survey("0", 100),
@@ -520,6 +520,7 @@ def test_a_result_backend_that_is_down_fails_one_duty_alone(
         watchdog = Watchdog(client, app)
 
         def tick() -> bool:
+            client.redis.zadd("venom:beats", {A1: channel.now()})  # another node is heard
             watchdog.tick()
             return not client.redis.hexists("venom:epochs", B1)
 

@@ -46,7 +46,6 @@ end
 if limit > 0 and redis.call('HLEN', entries) >= limit and waiting_in(home) >= limit then
   return redis.error_reply('QUEUEFULL ' .. ARGV[10] .. ' ' .. home)
 end
-if format == false then redis.call('SET', P .. 'format', FORMAT) end
 if ARGV[7] ~= '' then need('HLEN', P .. 'requirements') end
 
 -- Puts the id where it belongs; returns the node to which it is bound, or ''.
@@ -82,6 +81,7 @@ local function place()
 end
 
 local node = place()
+if format == false then redis.call('SET', P .. 'format', FORMAT) end
 if parent ~= '' and redis.call('HEXISTS', entries, parent) == 1 then
   ask('SADD', sent, id)
   -- One with the parent's task id is its retry, or what replaces it: once that is sent, the parent

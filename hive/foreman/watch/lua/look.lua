@@ -12,7 +12,7 @@
 local US, SILENCE, WAIT, LONG = '\31', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local UNREAD = '?' -- an answer to its reserve is still to be read, see incarnation.py
 local t, newest, silent, nodes, seen, living = now(), 0, {}, {}, {}, {}
-local beats = ask('ZRANGE', P .. 'beats', 0, -1, 'WITHSCORES') or {}
+local beats = need('ZRANGE', P .. 'beats', 0, -1, 'WITHSCORES')
 for i = 1, #beats, 2 do
   local incarnation, beat = beats[i], tonumber(beats[i + 1])
   if beat > newest then newest = beat end
