@@ -164,7 +164,7 @@ def test_a_commit_without_its_lease_changes_nothing(client: BrokerClient) -> Non
     job.push(10)
     job.step("a", want=10, mode="begin")
     assert return_leases(client, []) == 0
-    assert job.run(steps.RECLAIM, "a", 3, 1) == 1
+    assert job.run(steps.RECLAIM, "a", 3) == 1
     job.step("b", want=10)
     assert job.owned["b"][6] == 2
     job.step("a", done=10, go=False)
@@ -183,14 +183,34 @@ def test_items_of_a_dead_run_go_one_by_one_and_the_one_that_kills_is_found(
     job.step("a", done=1, want=10)
     assert job.range_of("a") == (1, 1)
     for attempt in (2, 3):
-        assert job.run(steps.RECLAIM, "a", 3, 1) == 1
+        assert job.run(steps.RECLAIM, "a", 3) == 1
         job.step("a" if attempt == 2 else "b", want=10)
     # The owner of the third run is b.
     assert job.owned["b"][6] == 3
-    assert job.run(steps.RECLAIM, "b", 3, 1) == 1
+    assert job.run(steps.RECLAIM, "b", 3) == 1
     assert job.outcomes() == [(0, 1, "a"), (1, 1, "failed")]
     assert job.state("failed") == 1
     job.check()
+
+
+@pytest.mark.parametrize("first", ["the watchdog", "the redelivered puller"])
+def test_a_run_whose_node_is_only_silent_uses_up_no_attempt(
+    client: BrokerClient, first: str
+) -> None:
+    """Unless nothing was heard of ten times as many nodes as may die under an item."""
+    job = JobOnScripts(client)
+    job.push(1, last=True)
+    for n in range(31):
+        job.step(f"o{n}", want=1, mode="begin")
+        assert job.owned[f"o{n}"][6] == 1
+        client.redis.hset(client.key("absences"), f"o{n}", '{"a@h/1": 1}')
+        if first == "the watchdog":
+            assert job.run(steps.RECLAIM, f"o{n}", 3) == 1
+        else:
+            del job.owned[f"o{n}"]
+            job.step(f"o{n}", mode="begin", go=False)
+    job.step("last", want=1, mode="begin")
+    assert job.owned["last"][6] == 2
 
 
 def test_a_redelivered_puller_gets_its_own_leases_back_first(client: BrokerClient) -> None:
@@ -435,7 +455,7 @@ class History:
                 self.job.step(owner, done=lease[5], go=False)
 
     def reclaim(self, owner: str) -> None:
-        self.job.run(steps.RECLAIM, owner, 3, 1)
+        self.job.run(steps.RECLAIM, owner, 3)
 
     def split(self, owner: str) -> None:
         held = self.job.owned.get(owner)

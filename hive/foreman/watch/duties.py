@@ -12,7 +12,7 @@ from hive.foreman.watch.account import AccountWatch
 from hive.foreman.watch.dead_letters import Bound, Teller
 from hive.foreman.watch.duty import Duty, refuse_twice
 from hive.foreman.watch.restore import Restorer, unplace
-from hive.foreman.watch.rooms import Hooks, OnRestored, hooks_of, recoveries_of
+from hive.foreman.watch.rooms import OnRestored, hooks_of, recoveries_of
 from hive.foreman.watch.sweep import Sweeper
 from hive.foreman.watch.zombies import ZombieHunt
 
@@ -26,7 +26,7 @@ class Parts(NamedTuple):
     """
 
     client: BrokerClient
-    hooks: Hooks
+    hooks: tuple[OnRestored, ...]
     rows: tuple[Rows, ...]
 
 

@@ -14,12 +14,11 @@ from hive.broker.link.outage import passes
 from hive.broker.nodes.process import known_processes
 from hive.foreman.watch.duty import Watch
 from hive.foreman.watch.look import PLACED_WAIT_MS
-from hive.foreman.watch.rooms import Hooks, OnRestored
+from hive.foreman.watch.rooms import OnRestored
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-_NONE = Hooks()
 SETTLE_EVERY = 5.0
 """Seconds between two looks at who has been away for long."""
 UNPLACED_AT_ONCE = 1000
@@ -35,7 +34,7 @@ class Restorer:
     hooks: called one after the other for each that held something.
     """
 
-    def __init__(self, hooks: Hooks = _NONE) -> None:
+    def __init__(self, hooks: tuple[OnRestored, ...] = ()) -> None:
         self._hooks = hooks
         self._settled_at = 0.0
 
@@ -53,14 +52,13 @@ class Restorer:
         missed = silent if silent and _others_are_heard(watch, silence) else ()
         absent = [name for name in missed if name not in ended]
         faults: list[Exception] = []
-        died = _restored(client, ended, "died", faults)
-        gone = _restored(client, absent, silence, faults)
-        _tell(client, self._hooks.died, died, faults)
-        _tell(client, self._hooks.absent, gone, faults)
+        restored = _restored(client, ended, "died", faults)
+        restored += _restored(client, absent, silence, faults)
+        _tell(client, self._hooks, restored, faults)
         self._settle(client)
         if faults:
             raise faults[0]
-        return len(died) + len(gone)
+        return len(restored)
 
     def restore_ended(self, client: BrokerClient, node_id: str) -> int:
         """Restore a node's processes that have ended on this machine, without waiting for silence.
@@ -73,7 +71,7 @@ class Restorer:
             if name.rpartition("/")[0] == node_id and process.has_ended
         ]
         faults: list[Exception] = []
-        _tell(client, self._hooks.died, _restored(client, ended, "died", faults), faults)
+        _tell(client, self._hooks, _restored(client, ended, "died", faults), faults)
         if faults:
             raise faults[0]
         return len(ended)

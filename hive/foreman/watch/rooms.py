@@ -19,15 +19,12 @@ died, or fell silent, once they are back in their queues.
 class Recovery:
     """One room's part in recovery.
 
-    on_restored: what the room does when an incarnation has died; None: nothing.
-    on_absent: instead, when nothing is heard of one, which may be back any moment; None: as for a
-        death.
+    on_restored: what the room does when an incarnation has died, or is silent; None: nothing.
     rows: hashes of the room's own that have a row for each message; the sweep clears the rows of
         messages that are done.
     """
 
     on_restored: OnRestored | None = None
-    on_absent: OnRestored | None = None
     rows: tuple[Rows, ...] = ()
 
 
@@ -37,24 +34,7 @@ def recoveries_of(app: Any) -> tuple[Recovery, ...]:
     return brought
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """What is called when an incarnation that held something has died, or is absent."""
-
-    died: tuple[OnRestored, ...] = ()
-    absent: tuple[OnRestored, ...] = ()
-
-
-def hooks_of(app: Any, also: OnRestored | None = None) -> Hooks:
-    """What the rooms want to be told of.
-
-    also: one more hook, for both.
-    """
-    rooms = recoveries_of(app)
-    died = [room.on_restored for room in rooms] + [also]
-    absent = [room.on_absent or room.on_restored for room in rooms] + [also]
-    return Hooks(_given(died), _given(absent))
-
-
-def _given(hooks: list[OnRestored | None]) -> tuple[OnRestored, ...]:
+def hooks_of(app: Any, also: OnRestored | None = None) -> tuple[OnRestored, ...]:
+    """What the rooms want to be told of, and one more hook."""
+    hooks = [room.on_restored for room in recoveries_of(app)] + [also]
     return tuple(hook for hook in hooks if hook is not None)

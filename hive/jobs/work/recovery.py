@@ -14,26 +14,20 @@ log = get_logger(__name__)
 
 
 def return_leases(client: BrokerClient, publish_ids: Iterable[str]) -> int:
-    """Give back what dead pullers had leased.
+    """Give back what pullers had leased that are dead, or of whom nothing is heard.
 
     It is done at once, so that others take it before the redelivered pullers do.
 
-    publish_ids: of messages whose process died; those of other tasks are passed over.
+    publish_ids: of messages that went home; those of other tasks are passed over.
     Returns: the number of leases given back. Raises: redis errors.
     """
-    return _returned(client, publish_ids, died=True)
-
-
-def return_absent_leases(client: BrokerClient, publish_ids: Iterable[str]) -> int:
-    """As `return_leases`, of pullers that nothing is heard of: no run counts as dead for it."""
-    return _returned(client, publish_ids, died=False)
-
-
-def _returned(client: BrokerClient, publish_ids: Iterable[str], *, died: bool) -> int:
     returned = 0
     for publish_id, job_id in _jobs_of(client, publish_ids):
-        terms = (publish_id, client.settings.hive_max_retries + 1, int(died))
-        leases = int(steps.run(client, steps.RECLAIM, job_id, *terms))
+        leases = int(
+            steps.run(
+                client, steps.RECLAIM, job_id, publish_id, client.settings.hive_max_retries + 1
+            )
+        )
         log.info("leases_returned", job_id=job_id, owner=publish_id, leases=leases)
         returned += leases
     return returned
@@ -51,7 +45,5 @@ def _jobs_of(client: BrokerClient, publish_ids: Iterable[str]) -> list[tuple[str
     ]
 
 
-RECOVERY = Recovery(
-    on_restored=return_leases, on_absent=return_absent_leases, rows=(Rows("pullers"),)
-)
+RECOVERY = Recovery(on_restored=return_leases, rows=(Rows("pullers"),))
 """For `hive.install`."""

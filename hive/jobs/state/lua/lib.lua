@@ -98,12 +98,15 @@ local function reclaim(lease, died, allowed)
     lease.attempt + died - 1)
 end
 
+-- The leases of an owner's run that is over: it `died` (1), or not (0). A run that went home since
+-- nothing was heard of its node is no death, unless there are ten times as many of them.
 local function reclaim_all_of(owner, died, allowed)
   if redis.call('EXISTS', LEASES) == 0 then return 0 end
-  local n = 0
+  local n, absent = 0, died == 1 and redis.call('HEXISTS', P .. 'absences', owner) == 1
   for _, id in ipairs(redis.call('HKEYS', LEASES)) do
     local lease = read_lease(id)
     if lease.owner == owner then
+      if absent and n == 0 then died = bump('absences', 1) > 10 * allowed and 1 or 0 end
       reclaim(lease, died, allowed)
       n = n + 1
     end
