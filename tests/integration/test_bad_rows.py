@@ -20,6 +20,7 @@ from celery.backends.base import BaseBackend
 
 import hive
 from hive.broker.channel import steps
+from hive.broker.channel.incarnation import Incarnation
 from hive.broker.ledger.account import Ledger
 from hive.broker.ledger.aside import put_aside
 from hive.broker.ledger.dead_letters import DeadLetters
@@ -585,3 +586,29 @@ def test_a_worker_to_which_the_broker_refuses_work_is_not_taken_for_one_that_han
         spore.stop()
         client.close()
         server.kill()
+
+
+def test_an_acknowledgement_that_the_broker_refuses_holds_no_other_back(here: Hive) -> None:
+    here.steps.attach(A1)
+    names = ["good0", "bad", "good1"]
+    for name in names:
+        here.steps.publish(name)
+    taken = here.steps.reserve(A1, 3)[3:]
+    # A user whose rights lack one key: nothing else makes the broker refuse a single message.
+    rights = ("~venom:[^s]*", "~venom:sent:good*", "+@all")
+    here.redis.acl_setuser("few", enabled=True, nopass=True, keys=[], reset=True)
+    here.redis.execute_command("ACL", "SETUSER", "few", *rights)
+    few = BrokerClient(here.client.url.replace("//", "//few:x@"), here.client.settings)
+    try:
+        worker = Incarnation(few, "a@h", 3)
+        worker.id = A1
+        worker.hold(A1, [(name, "", int(taken[7 * nth + 4])) for nth, name in enumerate(names)])
+        for name in names:
+            worker.acknowledge(name)
+        worker.flush_quietly()
+        assert here.redis.hlen("venom:reserved:a@h") == 0
+        assert not here.redis.hexists("venom:entries", "good1")
+        assert "good1" not in worker.held_line()
+    finally:
+        few.close()
+        here.redis.acl_deluser("few")
