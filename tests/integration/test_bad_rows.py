@@ -595,7 +595,7 @@ def test_an_acknowledgement_that_the_broker_refuses_holds_no_other_back(here: Hi
         here.steps.publish(name)
     taken = here.steps.reserve(A1, 3)[3:]
     # A user whose rights lack one key: nothing else makes the broker refuse a single message.
-    rights = ("~venom:[^s]*", "~venom:sent:good*", "+@all")
+    rights = ("~venom:[^s]*", "~venom:s[^e]*", "~venom:sent:good*", "+@all")
     here.redis.acl_setuser("few", enabled=True, nopass=True, keys=[], reset=True)
     here.redis.execute_command("ACL", "SETUSER", "few", *rights)
     few = BrokerClient(here.client.url.replace("//", "//few:x@"), here.client.settings)
