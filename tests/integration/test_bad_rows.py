@@ -589,11 +589,9 @@ def test_a_worker_to_which_the_broker_refuses_work_is_not_taken_for_one_that_han
 
 
 def test_an_acknowledgement_that_the_broker_refuses_holds_no_other_back(here: Hive) -> None:
-    here.steps.attach(A1)
     names = ["good0", "bad", "good1"]
     for name in names:
         here.steps.publish(name)
-    taken = here.steps.reserve(A1, 3)[3:]
     # A user whose rights lack one key: nothing else makes the broker refuse a single message.
     rights = ("~venom:[^s]*", "~venom:s[^e]*", "~venom:sent:good*", "+@all")
     here.redis.acl_setuser("few", enabled=True, nopass=True, keys=[], reset=True)
@@ -601,8 +599,10 @@ def test_an_acknowledgement_that_the_broker_refuses_holds_no_other_back(here: Hi
     few = BrokerClient(here.client.url.replace("//", "//few:x@"), here.client.settings)
     try:
         worker = Incarnation(few, "a@h", 3)
-        worker.id = A1
-        worker.hold(A1, [(name, "", int(taken[7 * nth + 4])) for nth, name in enumerate(names)])
+        epoch = worker.attach()
+        taken = here.steps.reserve(worker.id, 3, epoch=epoch)[3:]
+        assert taken[::7] == names
+        assert worker.hold(epoch, [(taken[at], "", int(taken[at + 4])) for at in (0, 7, 14)])
         for name in names:
             worker.acknowledge(name)
         worker.flush_quietly()
