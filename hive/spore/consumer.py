@@ -37,7 +37,13 @@ class Consumer(CeleryConsumer):
     def reset_rate_limits(self) -> None:
         super().reset_rate_limits()
         if self.turns is not None:
-            self.turns.limits_changed()
+            self.turns.look_again()
+
+    def add_task_queue(self, *args: Any, **options: Any) -> Any:
+        answer = super().add_task_queue(*args, **options)
+        if self.turns is not None:
+            self.turns.look_again()
+        return answer
 
     def start(self) -> None:
         try:

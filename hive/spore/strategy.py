@@ -121,14 +121,13 @@ class Turns:
         for _, entry in self._next.values():
             self._consumer.timer.cancel(entry)
         self._next.clear()
-        for name, bucket in self._consumer.task_buckets.items():
-            if bucket is not None or name in self._waiting:
-                self._ask_in(name, 0.0)
+        self.look_again()
 
-    def limits_changed(self) -> None:
-        """Ask anew for what waits by a rate limit that perhaps has changed."""
-        for name in self._waiting:
-            self._ask_in(name, 0.0)
+    def look_again(self) -> None:
+        """Ask at once for all that may wait: a rate limit, or which queues are served, changed."""
+        for name, bucket in self._consumer.task_buckets.items():
+            if bucket is not None or name in self._asked or name in self._waiting:
+                self._ask_in(name, 0.0)
 
     def _ask_in(self, name: str, seconds: float) -> None:
         """Ask in so many seconds; sooner, where that was intended already."""

@@ -221,9 +221,27 @@ def test_a_draining_node_calls_nothing(cluster: Rationed, notes: Notes) -> None:
         result.get(timeout=20)
 
 
+def test_a_node_that_serves_a_queue_again_calls_what_waits_there(
+    cluster: Rationed, notes: Notes
+) -> None:
+    task, spore = next(hourly), cluster.begin("serves", "-Q", "serves")
+    results = notes.send(task, *range(3), queue="serves")
+    notes.wait_for_waiting(2)
+    cluster.app.control.cancel_consumer("serves", destination=["serves@h"], reply=True)
+    cluster.app.control.rate_limit(task, 0, destination=["serves@h"], reply=True)
+    cluster.app.control.add_consumer("serves", destination=["serves@h"], reply=True)
+    for result in results:
+        result.get(timeout=20)
+    notes.revoke_all()
+    cluster.kill(spore)
+
+
 def test_early_acknowledgement_and_a_countdown_go_together_with_a_rate_limit(notes: Notes) -> None:
     results = notes.send("early", *range(3), countdown=0.5)
     wait_until(lambda: len(notes.names) == 1)
+    delayed = notes.steps.client.key("delayed")
+    much_later = notes.steps.now() + 30_000
+    wait_until(lambda: notes.steps.redis.zcount(delayed, much_later, "+inf") == 2)
     notes.wait_for_waiting(2)
     assert [result.status for result in results].count("SUCCESS") == 1
     assert notes.deaths() == {0}
