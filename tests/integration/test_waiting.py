@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import chain
+from celery import chain, group
 from celery.exceptions import TimeoutError as ResultTimeoutError
 
 import hive
@@ -92,6 +93,27 @@ def test_who_waits_for_a_broker_that_stays_away_is_told_and_may_wait_again(
     assert (task.get(timeout=30), last.get(timeout=30)) == (1, 1)
     result = job.result(30)
     assert (result.complete, result.error, len(result.outcomes)) == (True, None, 3)
+
+
+def test_a_group_is_waited_for_through_an_outage(cluster: MapCluster, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    # Celery waits for a group in the thread that has sent it.
+    several = group(skills.gated.s((1, str(go))), skills.square.s(2)).apply_async()
+    wait_until(lambda: several.results[0].state == "STARTED", what="it runs")
+
+    def outage() -> None:
+        time.sleep(0.3)
+        cluster.server.kill()
+        time.sleep(PATIENCE / 2)
+        go.touch()
+        cluster.server.start()
+
+    away = threading.Thread(target=outage)
+    away.start()
+    try:
+        assert several.get(timeout=30) == [1, 4]
+    finally:
+        away.join(60)
 
 
 def test_what_ended_while_the_broker_was_away_is_read_beyond_what_is_held(

@@ -24,11 +24,12 @@ from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-_OVERDUE_MS = 2_000
-"""How long after its deadline a waiting reader ends the job: where there are workers, its own
-`finish` is quicker.
+_OVERDUE = 2.0
+"""Seconds after its deadline at which a waiting reader ends the job: where there are workers, its
+own `finish` is quicker.
 """
-_NO_REDUCE_MS = 15_000
+_NO_REDUCE = 15.0
+_LONGEST_LOOK = 2.0
 _QUIET = 5.0
 _AGAIN = 30.0
 
@@ -42,6 +43,8 @@ class JobWatch:
         self._job_id = job_id
         self._plan = plan
         self._all_done_since: float | None = None
+        self._looked_at = time.monotonic()
+        self._overdue = 0.0
         self._nudged = -_AGAIN
 
     def look(self) -> None:
@@ -60,14 +63,19 @@ class JobWatch:
                 None,
                 "The process that made the job was gone before any of it was sent to the workers.",
             )
-        if state == b"overdue" and int(reply[1]) > _OVERDUE_MS:
-            self._end_overdue(int(reply[1]))
+        now = time.monotonic()
+        if state == b"overdue":
+            # Nobody could end it while the broker was away, and nobody looked.
+            self._overdue += min(now - self._looked_at, _LONGEST_LOOK)
+            if self._overdue > _OVERDUE:
+                self._end_overdue()
+        self._looked_at = now
         if state == b"done":
             self._expect_the_end()
         else:
             self._all_done_since = None
 
-    def _end_overdue(self, ms: int) -> None:
+    def _end_overdue(self) -> None:
         """The deadline passed and nothing ended the job: no node is there, or none can interrupt
         what it runs.
         """
@@ -76,7 +84,7 @@ class JobWatch:
         if reduce is None or reduce in BUILT_IN:
             value, error = self._built_in(reduce)
             conclude(self._client, self._job_id, value, error)
-        elif ms > _NO_REDUCE_MS or not int(self._client.redis.hget(self._state, "ok") or 0):
+        elif self._overdue > _NO_REDUCE or not int(self._client.redis.hget(self._state, "ok") or 0):
             reduce_task = self._plan.reduce_task
             error = f"The deadline passed, and no node was there to run the reduce {reduce_task}."
             conclude(self._client, self._job_id, None, error)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import redis
@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from hive.broker.link.client import client_of
 from hive.broker.link.outage import passes, until_back
 from hive.broker.link.scripts import Script
+from hive.broker.link.silence import SILENCE
 from hive.errors import BrokerUnreachableError, HiveError
 from hive.jobs.input.blocks import BLOCK_BYTES, Block, BlockBuilder, growing_sizes
 from hive.jobs.input.launch import launch
@@ -67,7 +68,8 @@ class Feeder:
 
     def __init__(self, app: Celery, job_id: str, plan: Plan, items: Iterator[Any]) -> None:
         self._app = app
-        self._client = client_of(app)
+        # A silent connection must be given up long before the caller's sign of life has lapsed.
+        self._client = client_of(app).with_timeout(SILENCE)
         self._job_id = job_id
         self._plan = plan
         self._items = items
@@ -83,13 +85,16 @@ class Feeder:
         self._lock = threading.Lock()
         self._caller_ms = caller_ms(self._client.settings)
         self._say_at = 0.0
+        self._flusher = self._thread("flusher", self._flush_in_time)
 
     def start(self) -> None:
         """Feed in two daemon threads: an endless input must not keep its program from ending."""
-        for name, target in (("feeder", self._feed), ("flusher", self._flush_in_time)):
-            threading.Thread(
-                target=target, name=f"hive-{name}-{self._job_id[:8]}", daemon=True
-            ).start()
+        for thread in (self._flusher, self._thread("feeder", self._feed)):
+            thread.start()
+
+    def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
+        name = f"hive-{name}-{self._job_id[:8]}"
+        return threading.Thread(target=target, name=name, daemon=True)
 
     # -- the feeding thread
 
@@ -105,6 +110,8 @@ class Feeder:
             close = getattr(self._items, "close", None)
             if close is not None:
                 close()
+            self._flusher.join()
+            self._client.close()
 
     def _take_items(self) -> str:
         """Take items until the end; returns what was wrong with the input, or ""."""

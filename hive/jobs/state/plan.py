@@ -65,11 +65,12 @@ class Plan(BaseModel):
 def time_to_live(app: Celery, item_limit: float, timeout: float | None) -> int:
     """Seconds for which a job is kept after its last step.
 
-    It is Celery's result_expires, but never less than a step may take.
+    It is Celery's result_expires, but never less than a step, and an outage with it, may take.
     """
     configured = app.conf.result_expires
     seconds = configured.total_seconds() if hasattr(configured, "total_seconds") else configured
-    return int(max(seconds or 86_400, 2 * item_limit + 60, 0 if timeout is None else timeout + 600))
+    deadline = 0 if timeout is None else timeout
+    return int(max(seconds or 86_400, 2 * item_limit + 600, deadline + 600))
 
 
 def stored_plan(client: BrokerClient, job_id: str) -> Plan | None:
