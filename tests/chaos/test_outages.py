@@ -27,7 +27,7 @@ from hive.broker.message_broker import MessageBroker
 from hive.jobs.answer.job import Job
 from tests.harness import BrokerServer, free_port, wait_until
 from tests.integration import map_skills as skills
-from tests.integration.cluster import REPOSITORY
+from tests.integration.cluster import REPOSITORY, Cluster
 from tests.integration.map_cluster import SKILLS, MapCluster, by_index, wait_for_run
 from tests.proxy import Proxy
 
@@ -192,6 +192,23 @@ def test_what_is_waited_for_through_an_outage_ends_right(
 
 async def _awaited(job: Job) -> Any:
     return await job
+
+
+def test_a_caller_whose_connections_fall_silent_feeds_on(outages: Outages, tmp_path: Path) -> None:
+    silent, half = threading.Event(), ITEMS // 2
+
+    def fed() -> Iterator[int]:
+        yield from range(half)
+        silent.wait(PATIENCE)
+        yield from range(half, ITEMS)
+
+    job = hive.map(skills.slow_echo, fed(), "sum", app=outages.app)
+    wait_for_run(job, 20)
+    outages.proxy.silence()
+    silent.set()
+    # Another caller, whose connections are new, reads it meanwhile.
+    other = hive.job(job.id, app=Cluster(tmp_path, server=outages.server).app)
+    assert facts_of(other.result(PATIENCE)) == (True, None, sum(range(ITEMS)), ITEMS, {1})
 
 
 @pytest.mark.parametrize("seconds", SECONDS)

@@ -13,6 +13,9 @@ import pytest
 from celery import Celery
 
 import hive
+from hive.broker.link.client import client_of
+from hive.jobs.answer.watch import JobWatch
+from hive.jobs.state.plan import stored_plan
 from hive.settings import Settings
 from tests.harness import BrokerServer, wait_until
 from tests.integration import map_skills as skills
@@ -164,6 +167,24 @@ def test_without_a_node_a_job_waits_and_starts_when_one_comes(tmp_path: Path) ->
         assert job.progress().pending == 100
         cluster.spawn("late", options=SKILLS)
         assert job.result(60).value == sum(number * number for number in range(100))
+
+
+def test_a_deadline_that_passed_while_nobody_could_look_is_not_blamed_on_the_nodes(
+    broker: BrokerServer,
+) -> None:
+    settings = Settings.load(redis_host="127.0.0.1", redis_port=broker.port)
+    app = hive.install(Celery("overdue"), settings)
+    job = hive.map(skills.echo, ["a", "b"], skills.longest, timeout=100, app=app)
+    client = client_of(app)
+    state = client.key("job", job.id, "state")
+    # As after an outage of a minute: one item is done, and the deadline is long past.
+    client.redis.hset(state, mapping={"deadline": client.now_ms() - 60_000, "ok": 1})
+    plan = stored_plan(client, job.id)
+    assert plan is not None
+    watch = JobWatch(app, job.id, plan)
+    for _ in range(3):
+        watch.look()
+    assert client.redis.hmget(state, "ended", "error") == [None, None]
 
 
 def test_without_a_node_a_job_ends_at_its_deadline(tmp_path: Path) -> None:
