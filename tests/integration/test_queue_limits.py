@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery, _state
 from kombu import Queue
 
@@ -134,6 +135,20 @@ def test_a_full_queue_takes_back_what_comes_home(steps: Steps) -> None:
         lambda: steps.reserve(B1, 0) and not steps.redis.zcard("venom:delayed"), what="it was due"
     )
     assert sorted(steps.waiting(BACKGROUND)) == ["died", "later", "p", "q", "ran"]
+
+
+def test_what_waits_for_a_rate_limit_fills_its_queue(steps: Steps) -> None:
+    names = ["p", "q", "r"]
+    for name in names:
+        steps.publish(name, limit=LIMIT)
+    steps.attach(A1)
+    assert steps.take(A1, LIMIT) == names
+    steps.postpone(A1, *names, task="calls")
+    with pytest.raises(redis.exceptions.ResponseError, match="QUEUEFULL"):
+        steps.publish("s", limit=LIMIT)
+    assert steps.publish("elsewhere", home=HIGH, limit=LIMIT) == [1, ""]
+    assert steps.call_up("a@h", "calls") == (1, 2)
+    assert steps.publish("s", limit=LIMIT) == [1, ""], "the one that was called is at its node"
 
 
 def test_batched_publications_are_refused_each_by_itself(app: Celery, steps: Steps) -> None:

@@ -93,10 +93,10 @@ class Notes:
     def delayed(self) -> int:
         return int(self.steps.redis.zcard(self.steps.client.key("delayed")))
 
-    def wait_for_waiting(self, count: int) -> None:
-        """Until so many wait, none of them at a node."""
+    def wait_for_waiting(self, count: int, node: str = "a@h") -> None:
+        """Until so many wait, and the node holds nothing."""
         wait_until(lambda: self.delayed == count, what=f"{count} wait in the broker")
-        wait_until(lambda: not self.steps.hash("reserved", "a@h"), what="none is held")
+        wait_until(lambda: not self.steps.hash("reserved", node), what="none is held")
 
     def revoke_all(self) -> None:
         ids = [*self.steps.hash("ids")]
@@ -195,11 +195,11 @@ def test_what_waits_outlives_its_node_and_runs_when_that_is_back(
 ) -> None:
     notes.send(next(hourly), *range(4), queue="outlives")
     first = cluster.begin("outlives", "-Q", "outlives")
-    notes.wait_for_waiting(3)
+    notes.wait_for_waiting(3, "outlives@h")
     cluster.kill(first)
     again = cluster.begin("outlives", "-Q", "outlives")
     wait_until(lambda: notes.names == ["0", "1"], what="it has a token again")
-    notes.wait_for_waiting(2)
+    notes.wait_for_waiting(2, "outlives@h")
     assert notes.deaths() == {0}
     notes.revoke_all()
     cluster.kill(again)
@@ -226,7 +226,7 @@ def test_a_node_that_serves_a_queue_again_calls_what_waits_there(
 ) -> None:
     task, spore = next(hourly), cluster.begin("serves", "-Q", "serves")
     results = notes.send(task, *range(3), queue="serves")
-    notes.wait_for_waiting(2)
+    notes.wait_for_waiting(2, "serves@h")
     cluster.app.control.cancel_consumer("serves", destination=["serves@h"], reply=True)
     cluster.app.control.rate_limit(task, 0, destination=["serves@h"], reply=True)
     cluster.app.control.add_consumer("serves", destination=["serves@h"], reply=True)
@@ -251,7 +251,7 @@ def test_in_a_pool_of_threads_too_waiting_takes_no_slot(cluster: Rationed, notes
     spore = cluster.begin("threads", "-P", "threads", "-Q", "threads")
     notes.send(next(hourly), *range(4), queue="threads")
     wait_until(lambda: notes.names == ["0"])
-    notes.wait_for_waiting(3)
+    notes.wait_for_waiting(3, "threads@h")
     notes.send("free", "free", queue="threads")[0].get(timeout=20)
     wait_until(lambda: not notes.steps.hash("reserved", "threads@h"), what="none is held")
     notes.revoke_all()

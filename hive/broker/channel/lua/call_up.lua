@@ -20,7 +20,12 @@ for i = 5, #ARGV do
     local id = oldest and oldest[1]
     if not id then break end
     looked_at = looked_at + 1
-    if redis.call('ZREM', P .. 'delayed', id) == 1 then called[#called + 1] = id end
+    if redis.call('ZREM', P .. 'delayed', id) == 1 then
+      called[#called + 1] = id
+      local value = redis.call('HGET', P .. 'entries', id)
+      local home = value and select(2, unpack_entry(value))
+      if home then ask('ZREM', all_limited(home), id) end
+    end
   end
   left = left + (ask('ZCARD', index) or 0)
 end

@@ -424,5 +424,8 @@ local function acknowledge(node, incarnation, from)
   return done
 end
 
--- An index of what is delayed because of a task's rate limit: by home, or by the node of a pin.
+-- Indices of what is delayed by rate limits: of a home (or the node of a pin) and a task, by age;
+-- of a home, by when it is back at the latest. They may have rows too many.
 local function limited(home, task) return P .. 'limited:' .. home .. ':' .. task end
+local function all_limited(home) return P .. 'waits:' .. home end
+local function limited_in(home) return ask('ZCOUNT', all_limited(home), now(), '+inf') or 0 end

@@ -7,8 +7,8 @@
 -- Reply how many the incarnation held
 -- Keeps: what is not, or no longer, this incarnation's is left alone, and so is what it has
 --        reserved again since: the call may come late, or twice. An id leaves the reservations and
---        enters the delayed set in one step. `venom:limited:…` is an index of the delayed set, and
---        no place: without it a message comes back all the same, only later.
+--        enters the delayed set in one step. Its indices, `venom:limited:…` and
+--        `venom:waits:…`, are no places: without them a message comes back only later.
 -- Usually call_up.lua comes for it. So that its node may die, and a limit may go, it comes back by
 -- itself, too: after so many ms, and so many more for each before it, at most 50 in a second.
 local BACK, EACH = 60000, 20
@@ -26,7 +26,7 @@ for i = 5, #ARGV do
       local _, home, _, pin, _, created = unpack_entry(value)
       if ARGV[4] ~= '' then
         local index = limited(pin == '' and home or 'node:' .. pin, ARGV[4])
-        local before, most = ask('ZCARD', index), BACK
+        local all, before, most = all_limited(home), ask('ZCARD', index), BACK
         if before then
           -- Of those that were accepted within one ms, the one postponed first stays the first.
           local rank = string.format('%.3f', created + math.min(before, 999) / 1000)
@@ -35,6 +35,11 @@ for i = 5, #ARGV do
           most = most + EACH * before
         end
         wait = wait > 0 and math.min(wait, most) or most
+        -- It counts as waiting in its queue until then.
+        if ask('ZADD', all, t + wait, id) then
+          redis.call('ZREMRANGEBYSCORE', all, '-inf', t)
+          redis.call('EXPIRE', all, 86400)
+        end
       end
       redis.call('ZADD', P .. 'delayed', t + wait, id)
     end

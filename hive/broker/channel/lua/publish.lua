@@ -43,7 +43,8 @@ if need('HEXISTS', entries, id) == 1 or was_finished(id, t)
   return {0}
 end
 -- As long as there are fewer messages in all than may wait in one queue, its lists need no count.
-if limit > 0 and redis.call('HLEN', entries) >= limit and waiting_in(home) >= limit then
+if limit > 0 and redis.call('HLEN', entries) >= limit
+  and waiting_in(home) + limited_in(home) >= limit then
   return redis.error_reply('QUEUEFULL ' .. ARGV[10] .. ' ' .. home)
 end
 if ARGV[7] ~= '' then need('HLEN', P .. 'requirements') end
