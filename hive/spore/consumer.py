@@ -16,6 +16,7 @@ from hive.broker.channel.incarnation import current
 from hive.broker.link.silence import ATTENTION
 from hive.errors import NodeNameTakenError
 from hive.logs import get_logger
+from hive.spore.bootsteps import slots_of
 from hive.spore.strategy import Turns
 
 log = get_logger(__name__)
@@ -38,6 +39,17 @@ class Consumer(CeleryConsumer):
         super().reset_rate_limits()
         if self.turns is not None:
             self.turns.look_again()
+
+    def _update_prefetch_count(self, index: int = 0) -> Any:
+        """Celery calls this when the pool has grown or shrunk.
+
+        With the next heartbeat would be too late: what the node took meanwhile would wait here for
+        a process, in place of a node that has one.
+        """
+        incarnation = current()
+        if incarnation is not None:
+            incarnation.slots = slots_of(self.controller)  # type: ignore[attr-defined]
+        return super()._update_prefetch_count(index)  # type: ignore[misc]
 
     def add_task_queue(self, *args: Any, **options: Any) -> Any:
         answer = super().add_task_queue(*args, **options)

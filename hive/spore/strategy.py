@@ -46,6 +46,8 @@ def start_or_wait(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
     turns: Turns = consumer.turns
 
     def on_message(message: Any, payload: Any, *callbacks: Any) -> None:
+        if _is_one_too_many(message.delivery_tag):
+            return
         told = message.headers if payload is None else payload
         wait = turns.wait_of(task.name, message.delivery_tag, told)
         if wait is None:
@@ -55,6 +57,20 @@ def start_or_wait(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             turns.postpone(message.delivery_tag, wait)
 
     return on_message
+
+
+def _is_one_too_many(tag: str) -> bool:
+    """Whether the pool has shrunk while the message was under way; it has gone home then.
+
+    Here it would wait for a process, in place of a node that has one.
+    """
+    incarnation = current()
+    if incarnation is None or incarnation.held_count <= incarnation.slots:
+        return False
+    if not incarnation.owns(tag):
+        return False
+    incarnation.give_back([tag], deaths=0, reason="its node has no process for it")
+    return True
 
 
 class Turns:

@@ -26,6 +26,7 @@ from tests.integration.cluster import REPOSITORY, Cluster
 from tests.nodes import BACKGROUND, make_settings
 
 TASKS = """
+import os
 import time
 from celery import shared_task
 
@@ -40,6 +41,12 @@ shared_task(name="early", rate_limit="1/h", acks_late=False)(note)
 shared_task(name="paced", rate_limit="4/s")(note)
 shared_task(name="fast", rate_limit="1000/s")(note)
 shared_task(name="free")(note)
+
+@shared_task(name="holds")
+def holds(path, what, go):
+    note(path, what)
+    while not os.path.exists(go):
+        time.sleep(0.02)
 """
 hourly = (f"hourly_{n}" for n in itertools.count())
 
@@ -47,9 +54,11 @@ hourly = (f"hourly_{n}" for n in itertools.count())
 class Rationed(Cluster):
     """Spores of two slots that know these tasks."""
 
-    def begin(self, name: str, *options: str) -> WorkerProcess:
+    def begin(self, name: str, *options: str, **env: str) -> WorkerProcess:
         paths = os.pathsep.join((str(self.directory), str(REPOSITORY)))
-        return self.spawn(name, env={"PYTHONPATH": paths}, options=("-I", "rationed", *options))
+        return self.spawn(
+            name, env={"PYTHONPATH": paths, **env}, options=("-I", "rationed", *options)
+        )
 
     def kill(self, spore: WorkerProcess) -> None:
         spore.kill()
@@ -310,6 +319,27 @@ def test_what_plain_celery_sends_for_later_takes_no_slot(
     assert notes.names[0] == "now"
     for task_id in ids:
         assert cluster.app.AsyncResult(task_id).get(timeout=20) == "later"
+
+
+def test_a_pool_that_has_shrunk_takes_no_more_than_it_can_start(
+    cluster: Rationed, notes: Notes, tmp_path: Path
+) -> None:
+    """Its next heartbeat is far away."""
+    options = ("-c", "3", "-Q", "shrinks")
+    spore = cluster.begin("shrinks", *options, HIVE_HEARTBEAT_INTERVAL="20")
+    for result in notes.send("free", *"abc", queue="shrinks"):
+        result.get(timeout=30)
+    told = cluster.app.control.pool_shrink(2, destination=["shrinks@h"], reply=True, timeout=10)
+    assert told == [{"shrinks@h": {"ok": "pool will shrink"}}]
+    go = tmp_path / "go"
+    for name in range(3):
+        cluster.app.send_task("holds", (str(notes.path), name, str(go)), queue="shrinks")
+    wait_until(lambda: len(notes.names) == 4)
+    wait_until(lambda: len(notes.steps.waiting("shrinks")) == 2, 10, "the others wait for anybody")
+    assert len(notes.steps.hash("reserved", "shrinks@h")) == 1
+    go.touch()
+    wait_until(lambda: not notes.steps.hash("entries"))
+    cluster.kill(spore)
 
 
 def test_a_broker_that_is_away_when_a_message_is_postponed_loses_nothing(tmp_path: Path) -> None:
