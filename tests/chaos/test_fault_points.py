@@ -42,6 +42,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "reject_and_requeue": ("give_back", "give_back", "give_back"),
     "give_back_what_was_not_started": ("give_back",),
     "give_back_for_the_last_time": ("give_back",),
+    "postpone": ("postpone", "postpone"),
+    "call_up": ("call_up",),
     "reconnect": (*BINDINGS, "attach", "reserve"),
     "start_with_early_acknowledgement": ("mark_early", "mark_early", "mark_early"),
     "leave": ("acknowledge", "restore"),

@@ -213,6 +213,27 @@ def give_back_what_was_not_started() -> Generator[None, None, None]:
 
 
 @operation
+def postpone() -> Generator[None, None, None]:
+    node = holding()
+    yield
+    first, *others = [message.delivery_tag for message in node.messages]
+    node.incarnation.postpone(
+        {first: incarnations.Wait("", 9_000)}
+        | {tag: incarnations.Wait("rare", 0) for tag in others}
+    )
+
+
+@operation
+def call_up() -> Generator[None, None, None]:
+    node = holding()
+    node.incarnation.postpone(
+        {message.delivery_tag: incarnations.Wait("rare", 0) for message in node.messages}
+    )
+    yield
+    node.incarnation.call_up("rare", 2, [BACKGROUND])
+
+
+@operation
 def give_back_for_the_last_time() -> Generator[None, None, None]:
     node = holding()
     yield
