@@ -10,7 +10,8 @@
 --        enters the delayed set in one step. Its indices, `venom:limited:…` and
 --        `venom:waits:…`, are no places: without them a message comes back only later.
 -- Usually call_up.lua comes for it. So that its node may die, and a limit may go, it comes back by
--- itself, too: after so many ms, and so many more for each before it, at most 50 in a second.
+-- itself, too: after so many ms, and so many more for each before it, at most 50 in a second of a
+-- queue.
 local BACK, EACH = 60000, 20
 local reserved, t, moved = P .. 'reserved:' .. ARGV[2], now(), 0
 for i = 5, #ARGV do
@@ -26,14 +27,15 @@ for i = 5, #ARGV do
       local _, home, _, pin, _, created = unpack_entry(value)
       if ARGV[4] ~= '' then
         local index = limited(pin == '' and home or 'node:' .. pin, ARGV[4])
-        local all, before, most = all_limited(home), ask('ZCARD', index), BACK
+        local before = ask('ZCARD', index)
         if before then
           -- Of those that were accepted within one ms, the one postponed first stays the first.
           local rank = string.format('%.3f', created + math.min(before, 999) / 1000)
           redis.call('ZADD', index, rank, id)
           redis.call('EXPIRE', index, 86400)
-          most = most + EACH * before
         end
+        local all = all_limited(home)
+        local most = BACK + EACH * (ask('ZCARD', all) or 0)
         wait = wait > 0 and math.min(wait, most) or most
         -- It counts as waiting in its queue until then.
         if ask('ZADD', all, t + wait, id) then
