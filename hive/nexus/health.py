@@ -72,11 +72,12 @@ def _examine(nexus: Nexus) -> Health:
     tick = nexus.watchdog.last_tick
     ticking = tick is not None and time.time() - tick < TICK_OVERDUE
     known: dict[str, Any] = {}
-    refused = []
+    refused, served = list[str](), True
     for what, look in _LOOKS.items():
         try:
             known |= look(nexus)
         except StoredFormatError as error:
+            served = False
             refused.append(error.message)
         except redis.exceptions.RedisError as error:
             # What it refuses about one key is no outage.
@@ -89,7 +90,7 @@ def _examine(nexus: Nexus) -> Health:
                 )
             refused.append(f"{what}: {said(naming_its_key(nexus.probe, error))}")
     return Health(
-        status="ok" if ticking else "degraded",
+        status="ok" if ticking and served else "degraded",
         version=VERSION,
         broker_reachable=True,
         watchdog_last_tick=tick,

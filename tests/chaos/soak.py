@@ -38,7 +38,7 @@ SHORT_LIVED = 300
 
 STAYS = (
     "venom:counters", "venom:account", "venom:requirements", "venom:nodes:<>", "venom:lease:<>",
-    "venom:wake:<>", "venom:format", "_kombu.binding<>",
+    "venom:wake:<>", "venom:format", "venom:heard_since", "_kombu.binding<>",
 )  # fmt: skip
 """Keys without a time to live that belong to the hive itself, however idle it is; each is bounded.
 """

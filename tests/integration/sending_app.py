@@ -79,7 +79,7 @@ AGAIN: dict[str, Callable[[str, Any], Any]] = {
     "random task id of its own": lambda name, given: child.apply_async(
         (name,), task_id=given["random"]
     ),
-    "publish id": lambda name, _: child.apply_async((name,), headers=Header.under_id(name)),
+    "publish id": lambda name, _: child.apply_async((name,), headers=Header.under_id("publish-id")),
     "group with task ids": lambda name, _: group(
         child.si(name).set(task_id=f"{name} {n}") for n in range(2)
     )(),

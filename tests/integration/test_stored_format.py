@@ -143,7 +143,7 @@ def test_the_health_page_says_so(broker: BrokerServer, tmp_path: Path) -> None:
         broker.client().set(KEY, 2)
         status, health = nexus.health()
         assert (status, health["broker_reachable"]) == (503, True)
-        assert "the format 2" in health["failing_duties"][0]
+        assert "the format 2" in health["refused"]
     except urllib.error.URLError:
         pytest.fail(nexus.process.output())
     finally:

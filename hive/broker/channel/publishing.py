@@ -211,7 +211,9 @@ def chord_group(group_id: str, first: str | None = None) -> str:
     if request is None:
         return group_id
     groups: dict[str, str] = request.__dict__.setdefault(_GROUPS, {})
-    if first is not None and not _is_made_here(first, request):
+    if first is None or _unrepeated.get() == EVERY:
+        return groups.get(group_id, group_id)
+    if not _is_made_here(first, request):
         groups[group_id] = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{first}|group"))
     return groups.get(group_id, group_id)
 

@@ -196,4 +196,6 @@ class PatientResult:
 
 def patient(result_class: type) -> type:
     """An application's AsyncResult, made patient."""
+    if issubclass(result_class, PatientResult):
+        return result_class
     return type(result_class.__name__, (PatientResult, result_class), {})

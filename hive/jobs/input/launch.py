@@ -70,10 +70,10 @@ def send_pullers(
     }
     options |= {name: wish for name, wish in wishes.items() if wish is not None}
     ids = [name(index) for index in range(pullers)]
-    # A chord does this, too. The list is lazy, since the Redis backend does not look into one.
-    app.backend.apply_chord((options["group_id"], regen(map(app.AsyncResult, ids))), body)
-    app.backend.set_chord_size(options["group_id"], pullers)
     with unrepeated(), app.producer_or_acquire() as producer, ExitStack() as rest:
+        # A chord does this, too. The list is lazy, since the Redis backend does not look into one.
+        app.backend.apply_chord((options["group_id"], regen(map(app.AsyncResult, ids))), body)
+        app.backend.set_chord_size(options["group_id"], pullers)
         for index, task_id in enumerate(ids):
             own = {**options, "task_id": task_id, "group_index": index}
             if first:
