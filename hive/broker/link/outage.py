@@ -79,12 +79,17 @@ class Outage:
         self._clock = clock
         self._since: float | None = None
 
-    def came(self, error: Exception) -> None:
-        """It did not answer. Raises: the error, once it has been away for too long."""
-        now = self._clock()
+    def came(self, error: Exception) -> bool:
+        """It did not answer.
+
+        Returns: whether the outage has just begun. Raises: the error, once it has been away for too
+            long.
+        """
+        now, begins = self._clock(), self._since is None
         self._since = now if self._since is None else self._since
         if now - self._since > self._longest:
             raise error
+        return begins
 
     def over(self) -> None:
         """It answered."""

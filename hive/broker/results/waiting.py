@@ -112,7 +112,6 @@ class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
         Raises: BrokerUnreachableError where the broker has been away for too long, and a caller
             waits; a running task waits on.
         """
-        log.info("result_waits_for_broker", error=str(error))
         self._lost = True
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
@@ -121,8 +120,8 @@ class ResultConsumer(CeleryResultConsumer):  # type: ignore[misc]
         with broker_errors():
             if not (comes_back(error) or isinstance(error, ResultNotReadError)):
                 raise error
-            if not endures():
-                self._outage.came(error)
+            if not endures() and self._outage.came(error):
+                log.warning("result_waits_for_broker", error=str(error), at_most=READERS_WAIT)
 
     def _connects(self) -> bool:
         """Subscribe again, and look at what is stored. Returns: whether the broker answers."""

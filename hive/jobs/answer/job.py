@@ -310,7 +310,8 @@ def _came(outage: Outage, error: Exception, until: float | None = None) -> None:
     with broker_errors():
         if not comes_back(error) or (until is not None and time.monotonic() >= until):
             raise error
-        outage.came(error)
+        if outage.came(error):
+            log.warning("job_waits_for_broker", error=str(error), at_most=READERS_WAIT)
 
 
 def _asked(ask: Callable[[], T], until: float | None = None) -> T:
