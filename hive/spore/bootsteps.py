@@ -6,12 +6,14 @@ process, `SporeConsumerStep` is started anew with each connection to the broker.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Iterable
 from typing import Any
 
+import psutil
 import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool as ProcessPool
@@ -82,6 +84,7 @@ class SporeStep(bootsteps.StartStopStep):
             client_of(app).settings.hive_drain_timeout,
             _take_no_more,
             lambda: self._give_back(worker),
+            _end_at_once,
         ).start()
         signals.worker_shutdown.connect(self._leave, weak=False, dispatch_uid="hive.spore")
         signs = signs_fd()
@@ -152,6 +155,18 @@ def _refuse_names(node_id: str, queues: Iterable[str]) -> None:
         raise InvalidInputError(f"A node's name has no | in it; it cannot be {node_id!r}.")
     for queue in queues:
         checked_name("A queue's name", queue)
+
+
+def _end_at_once() -> None:
+    """End the process and its pool, whatever they do.
+
+    Celery's event loop may be waiting for a broker that is cut off, without an end. What is held
+    here goes home once the broker has missed the heartbeats.
+    """
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    os._exit(1)
 
 
 def _take_no_more() -> None:

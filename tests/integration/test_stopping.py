@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from hive.broker.link.client import client_of
@@ -17,6 +18,7 @@ from tests.integration import jobs
 from tests.integration.channel_steps import Steps
 from tests.integration.cluster import Cluster
 from tests.nodes import BACKGROUND
+from tests.proxy import Proxy
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,26 @@ def test_a_second_signal_ends_it_at_once(cluster: Cluster, steps: Steps, tmp_pat
     worker.process.terminate()
     worker.process.wait(50)
     assert given_back(steps) == [0]
+
+
+@pytest.mark.slow
+def test_it_ends_although_its_event_loop_waits_for_a_broker_that_is_cut_off(
+    cluster: Cluster, steps: Steps, tmp_path: Path
+) -> None:
+    """Celery's event loop tries without end to tell of its heartbeat, and never looks at a stop."""
+    link = Proxy(cluster.server.port)
+    try:
+        worker = cluster.spawn(
+            "cut",
+            concurrency=1,
+            env={"HIVE_DRAIN_TIMEOUT": "1", "REDIS_PORT": str(link.port)},
+        )
+        cluster.wait_online("cut")
+        pool = psutil.Process(worker.pid).children()
+        link.down()
+        wait_until(lambda: worker.output().count("heartbeat_missed") > 4, what="it is cut off")
+        worker.process.terminate()
+        worker.process.wait(30)
+        wait_until(lambda: not any(process.is_running() for process in pool))
+    finally:
+        link.close()
