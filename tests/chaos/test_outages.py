@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +207,10 @@ def test_a_caller_whose_connections_fall_silent_feeds_on(outages: Outages, tmp_p
     outages.proxy.silence()
     silent.set()
     # Another caller, whose connections are new, reads it meanwhile.
-    other = hive.job(job.id, app=Cluster(tmp_path, server=outages.server).app)
-    assert facts_of(other.result(PATIENCE)) == (True, None, sum(range(ITEMS)), ITEMS, {1})
+    with closing(Cluster(tmp_path, server=outages.server)) as another:
+        other = hive.job(job.id, app=another.app)
+        assert facts_of(other.result(PATIENCE)) == (True, None, sum(range(ITEMS)), ITEMS, {1})
+    outages.proxy.switch(outages.server.port)  # the silent ones are closed
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
