@@ -31,7 +31,7 @@ from hive.broker.link.client import client_of
 client = client_of(app)
 for n in range(5):
     node, incarnation = f"n{n}@h", f"n{n}@h/0000000{n}"
-    client.run(steps.ATTACH, (), ("", node, incarnation, 1, "1"))
+    client.run(steps.ATTACH, (), ("", node, incarnation, 1, "1", "", 1_500))
     facts = NodeFacts(node_id=node, node_name=f"n{n}", host="h", pid=1, incarnation=incarnation,
                       slots=100, cpus=1, memory_mb=1, queues=["venom:tasks:background"],
                       started_at=time.time())

@@ -50,7 +50,7 @@ from hive.broker.nodes.table import NodeFacts, NodeLoad, NodeTable
 from hive.settings import Settings
 client = ready_client(Settings.load())
 node, incarnation = "n1@h", "n1@h/00000001"
-client.run(steps.ATTACH, (), ("", node, incarnation, 1, "1"))
+client.run(steps.ATTACH, (), ("", node, incarnation, 1, "1", "", 1_500))
 facts = NodeFacts(node_id=node, node_name="n1", host="h", pid=1, incarnation=incarnation, slots=2,
                   cpus=1, memory_mb=1, queues=["venom:tasks:background"], started_at=time.time())
 NodeTable(client).beat(incarnation, NodeLoad(0.1, 0.1, 1, 0.1, 0, 0, False), facts, held="")
