@@ -11,6 +11,7 @@ import pytest
 
 from hive.broker.channel import steps
 from hive.broker.channel.fence import TAKEN_AWAY
+from hive.broker.channel.incarnation import Incarnation
 from hive.broker.ledger.dead_letters import PURGE_DEAD, REVIVE
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import queue_lists
@@ -548,6 +549,21 @@ def test_attaching_gives_back_what_the_process_does_not_hold_and_voids_older_con
     assert channel.entry("lost").deaths == 0
     assert channel.reserve(A1, 3, epoch=1) == ["stale"]
     assert channel.take(A1, 3, epoch=2) == ["lost"]
+
+
+def test_an_attach_that_comes_after_a_later_one_takes_nothing_from_it(channel: Steps) -> None:
+    """Two threads attach, and a slow link turns their order around."""
+    channel.attach(A1)
+    channel.attach(A1, 3, first=False)
+    channel.publish("p")
+    assert channel.take(A1, 1, epoch=3) == ["p"]
+    assert channel.attach(A1, 2, first=False) == ["late"]
+    assert channel.reserve(A1, 1, epoch=3) == ["ok", 0, 0]
+    assert (channel.waiting(BACKGROUND), channel.hash("reserved", "a@h").keys()) == ([], {"p"})
+    worker = Incarnation(channel.client, "b@h", 1)
+    worker.attach()
+    channel.attach(worker.id, 3, first=False)
+    assert worker.attach() == 3, "it attaches under one that is not behind"
 
 
 def test_whose_death_was_seen_gets_nothing_back(channel: Steps) -> None:

@@ -207,6 +207,9 @@ class Incarnation:
                 f"{_known_as(reply[1].decode(errors='replace'))}. Give this one another name "
                 "(HIVE_NODE_NAME, or -n), or end the other first."
             )
+        if reply[0] == b"late":
+            # Another thread's was there first, and this one does not know what came with it.
+            return self.attach()
         given_back, lost = reply[1], [tag.decode() for tag in reply[2]]
         with self._lock:
             self.attached = True

@@ -8,13 +8,16 @@
 --        heartbeat that mean that the broker was away
 --      8.. held publish ids, with those that are finished or on their way back
 -- Reply {'ok', {ids given back}, {ids that are no longer its own}, 1: it was taken for dead}, or
---       {'taken', host} when a living incarnation of this node is on another machine
--- Keeps: after it, the incarnation has reserved nothing but ids that its process holds.
+--       {'taken', host} when a living incarnation of this node is on another machine, or {'late'}
+-- Keeps: after it, the incarnation has reserved nothing but ids that its process holds. One that
+--        comes after a later one changes nothing: it does not know what that one's has reserved.
 local node, incarnation, t = ARGV[2], ARGV[3], now()
 local processes, reserved = P .. 'processes', P .. 'reserved:' .. node
 need('HLEN', P .. 'entries')
 need('ZCARD', P .. 'beats')
-local back = need('HEXISTS', P .. 'epochs', incarnation) == 0 and ARGV[5] ~= '1'
+local known = need('HGET', P .. 'epochs', incarnation)
+local back = not known and ARGV[5] ~= '1'
+if known and (tonumber(known) or 0) > tonumber(ARGV[4]) then return {'late'} end
 
 local function machine_of(process)
   local is_json, read = pcall(cjson.decode, process or '')
