@@ -405,11 +405,9 @@ class Channel(RuleBasedStateMachine):
     )
     def acknowledge(self, number: int, which: int, outcome: str) -> None:
         for incarnation in self.one(number, [*self.alive, *self.fenced]):
-            names = self.few(which, self.reserved())
-            own = {*names} & {*self.at(f"reserved {incarnation}")}
-            assert self.channel.acknowledge(incarnation, *names, outcome=outcome) == len(own)
-            for name in own:
-                self.finish(name)
+            names = self.few(which, {*self.reserved(), *self.missed(incarnation)})
+            ended = self.end(incarnation, names)
+            assert self.channel.acknowledge(incarnation, *names, outcome=outcome) == ended
 
     @rule(number=some, which=some, deaths=st.integers(0, 1), most=most_deaths)
     def give_back(self, number: int, which: int, deaths: int, most: int) -> None:
@@ -524,10 +522,11 @@ class Channel(RuleBasedStateMachine):
 
     @rule(number=some, which=some)
     def act_after_death(self, number: int, which: int) -> None:
-        """It does not know yet: nothing that it does has an effect."""
+        """It does not know yet: only what it has ended, and nobody else has begun, is done."""
         for incarnation in self.one(number, self.fenced):
-            names = self.few(which, [*self.reserved(), *self.missed(incarnation)])
+            names = self.few(which, {*self.reserved(), *self.missed(incarnation)})
             assert self.channel.reserve(incarnation, SLOTS, *names) == ["fenced"]
+            self.end(incarnation, names)
             assert self.channel.give_back(incarnation, *names) == []
 
     def missed(self, incarnation: str) -> list[str]:
@@ -543,6 +542,27 @@ class Channel(RuleBasedStateMachine):
             self.queues[message.list].remove(name)
         message.place = place
 
+    def is_own_again(self, incarnation: str, name: str) -> bool:
+        """It is taken out of where it waits then; what another has begun stays that one's."""
+        message = self.messages[name]
+        begun = message.absences.pop(incarnation, True)
+        if begun or not self.waits(message):
+            return False
+        self.take_out(name, f"reserved {incarnation}")
+        return True
+
+    def end(self, incarnation: str, names: list[str]) -> int:
+        """Its acknowledgements arrive. Returns how many end a message."""
+        own = [
+            name
+            for name in names
+            if self.messages[name].place == f"reserved {incarnation}"
+            or self.is_own_again(incarnation, name)
+        ]
+        for name in own:
+            self.finish(name)
+        return len(own)
+
     @precondition(lambda self: len(self.alive) < 5)
     @rule(number=some, which=some, others=some)
     def come_back(self, number: int, which: int, others: int) -> None:
@@ -551,14 +571,7 @@ class Channel(RuleBasedStateMachine):
             node = node_of(incarnation)
             held = self.few(which, self.missed(incarnation))
             held += [name for name in self.few(others, self.reserved()) if name not in held]
-            lost = []
-            for name in held:
-                message = self.messages[name]
-                begun = message.absences.pop(incarnation, True)
-                if begun or not self.waits(message):
-                    lost.append(name)
-                else:
-                    self.take_out(name, f"reserved {incarnation}")
+            lost = [name for name in held if not self.is_own_again(incarnation, name)]
             for name in self.missed(incarnation):
                 del self.messages[name].absences[incarnation]
             self.fenced.remove(incarnation)

@@ -618,6 +618,30 @@ def test_a_run_whose_node_is_silent_may_end_before_its_node_is_back(channel: Ste
     assert channel.attach(A1, 2, "p", "q", first=False) == ["ok", [], [begun], 1]
 
 
+@pytest.mark.parametrize("by", ["itself", "a reserve"])
+def test_a_run_that_ended_before_the_silence_is_acknowledged_after_it(
+    channel: Steps, by: str
+) -> None:
+    """Its acknowledgement was under way when the node was cut off."""
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    for publish_id in ("p", "q"):
+        channel.publish(publish_id)
+    channel.take(A1, 2)
+    channel.fall_silent(A1)
+    [begun] = channel.take(B1, 1)
+    if by == "itself":
+        assert channel.acknowledge(A1, "p", "q") == 1
+    else:
+        assert channel.reserve(A1, 2, "p", "q") == ["fenced"]
+    assert channel.waiting(BACKGROUND) == []
+    assert channel.hash("entries").keys() == {begun}
+    assert channel.attach(A1, 2, begun, first=False) == ["ok", [], [begun], 1]
+    assert channel.acknowledge(B1, begun) == 1
+    assert channel.counters()["done"] == 2
+    look(channel.client).check()
+
+
 def test_what_another_began_is_not_given_back_even_when_it_waits_again(channel: Steps) -> None:
     """The first run has been told that it was taken away, and left no result."""
     for incarnation in (A1, B1):

@@ -407,13 +407,14 @@ local function taken_away(node, incarnation, id)
     and ask('SISMEMBER', P .. 'dropped:' .. incarnation, id) ~= 1
 end
 
--- Acknowledge ids that `incarnation` holds. `from` is the index in ARGV of the first (id, task id,
--- outcome) triple.
+-- Acknowledge ids that `incarnation` holds, or that went home from it and that nobody has begun.
+-- `from` is the index in ARGV of the first (id, task id, outcome) triple.
 local function acknowledge(node, incarnation, from)
   local reserved, done = P .. 'reserved:' .. node, 0
   for i = from, #ARGV, 3 do
     local reservation = ask('HGET', reserved, ARGV[i])
-    if reservation and holder(reservation) == incarnation then
+    if reservation and holder(reservation) == incarnation
+      or take_back(node, incarnation, ARGV[i]) then
       redis.call('HDEL', reserved, ARGV[i])
       finish(ARGV[i], ARGV[i + 1])
       count(ARGV[i + 2], 1)
