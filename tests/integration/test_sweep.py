@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 
+from hive.broker.channel.fence import TAKEN_AWAY
 from hive.broker.ledger.account import Ledger
 from hive.broker.link.client import BrokerClient
 from hive.broker.nodes.table import NodeTable
@@ -148,6 +149,20 @@ def test_what_a_node_held_that_is_gone_goes_home(swept: Swept) -> None:
     assert sorted(steps.waiting(BACKGROUND)) == ["placed", "reserved"]
     look(swept.client).check()
     assert Ledger(swept.client).look().account.stranded == 0
+
+
+def test_a_run_whose_node_has_yet_to_attach_keeps_its_message(swept: Swept) -> None:
+    """It asked first, once its machine was heard again."""
+    steps = swept.steps
+    for incarnation in (A1, B1):
+        steps.attach(incarnation)
+    steps.publish("p")
+    assert steps.take(A1, 1) == ["p"]
+    steps.fall_silent(A1)
+    assert steps.run(TAKEN_AWAY, "a@h", A1, "p") == 0
+    swept.sweep()
+    assert steps.waiting(BACKGROUND) == []
+    assert steps.attach(A1, 2, "p", first=False) == ["ok", [], [], 1]
 
 
 def test_an_incarnation_that_nobody_would_ever_find_silent_is_found(swept: Swept) -> None:

@@ -8,7 +8,10 @@
 -- Reply {next cursor of the keys, next cursor of the rows, what was cleared away or sent home}
 -- Keeps: accepted work. What a gone node holds goes home; a row is removed only when its message
 --      has no entry.
-local swept = 0
+-- A run may have its message back before its incarnation has an epoch again (taken_away in the
+-- channel's lib.lua). Such a reservation is left alone for so long (ms).
+local ATTACHES = 10000
+local swept, t = 0, now()
 for _, key in ipairs({'epochs', 'entries'}) do need('HLEN', P .. key) end
 
 -- Read once: to ask for each incarnation by itself would cost more than all the rest.
@@ -45,11 +48,12 @@ function sweep.reserved(key)
   local reservations = ask('HGETALL', key) or {}
   for i = 1, #reservations, 2 do
     local owner = holder(reservations[i + 1])
+    local at = tonumber(string.match(reservations[i + 1], '|(%d+)') or 0)
     if not owner then
       put_aside(key, reservations[i] .. ' ' .. reservations[i + 1], 'it is no reservation; its '
         .. 'message goes home')
     end
-    if not owner or not lives(owner) then
+    if not owner or not lives(owner) and t - at > ATTACHES then
       redis.call('HDEL', key, reservations[i])
       send_home(reservations[i])
     end
