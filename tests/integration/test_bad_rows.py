@@ -27,7 +27,8 @@ from hive.broker.ledger.dead_letters import DeadLetters
 from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.link.priorities import queue_lists
 from hive.foreman.watch.account import AccountWatch
-from hive.foreman.watch.duty import duty_states
+from hive.foreman.watch.duty import Watch, duty_states
+from hive.foreman.watch.restore import Restorer
 from hive.foreman.watch.sweep import Sweeper
 from hive.foreman.watch.thread import WatchdogThread
 from hive.foreman.watch.watchdog import Watchdog
@@ -247,6 +248,8 @@ REPLACED = {
     "revoked": "zset",
     "finished:*": "set",
     "requirements:idle": "zset",
+    "absences": "hash",
+    "processes": "hash",
 }
 HINDERS = {
     "entries": "hash",
@@ -273,6 +276,10 @@ HINDERS = {
     "aside": "list",
     "lease:foreman": "hash",
     "duties": "hash",
+    "heard_since": "string",
+    "dead:order": "zset",
+    "limited:venom:tasks:background:slow": "zset",
+    "waits:venom:tasks:background": "zset",
 }
 TYPES = REPLACED | HINDERS
 KINDS = ["string", "list", "hash", "set", "zset", "stream"]
@@ -314,6 +321,12 @@ def test_a_key_of_another_type_loses_no_message_and_is_over_with_the_key(
         lambda: channel.publish("child", task_id="t0", parent="p0"),
         lambda: channel.reserve(A1, 2, "p0"),
         lambda: channel.give_back(B1, "p1", most=0),
+        lambda: channel.run(steps.POSTPONE, "a@h", A1, "slow", f"p0{US}0{US}9", f"p2{US}0{US}0"),
+        lambda: channel.run(steps.CALL_UP, "a@h", 3, "slow", 9, BACKGROUND),
+        lambda: channel.reserve(B1, 2),
+        lambda: silence(channel, B1),
+        lambda: channel.attach(B1, 2, first=False),
+        lambda: channel.run(steps.LONG_ABSENT, 0, 9, "away"),
         lambda: channel.run(steps.REVOKE, 60, "t5"),
         lambda: channel.run(steps.RELEASE, "b@h"),
         lambda: channel.run(steps.ASSIGN, "t4", "a@h", "a@h", "b@h"),
@@ -328,7 +341,7 @@ def test_a_key_of_another_type_loses_no_message_and_is_over_with_the_key(
         assert all(went)
         assert here.redis.type(key).decode() != kind
     elif name not in ("entries", "epochs", "beats"):
-        assert sum(went) >= len(went) - 2, "all else goes on"
+        assert sum(went) >= len(went) - 3, "all else goes on"
     if name != "entries":
         assert len(here.aside()) <= 5, "each fault once"
 
@@ -340,6 +353,12 @@ def test_a_key_of_another_type_loses_no_message_and_is_over_with_the_key(
     all_is_delivered_in_the_end(here)
 
 
+def silence(channel: Steps, incarnation: str) -> None:
+    with contextlib.suppress(redis.exceptions.ResponseError):
+        channel.redis.zadd("venom:beats", {incarnation: 1, A1: channel.now()})
+    channel.restore(incarnation, 1_000)
+
+
 def all_is_delivered_in_the_end(here: Hive) -> None:
     """Every message but `p1`, which has become a dead letter where that was possible."""
     channel = here.steps
@@ -347,7 +366,7 @@ def all_is_delivered_in_the_end(here: Hive) -> None:
         channel.attach(incarnation, epoch)
     here.ledger.settle()
     for publish_id, due in here.redis.zrange("venom:delayed", 0, -1, withscores=True):
-        assert due < channel.now() + 10_000
+        assert due < channel.now() + 90_000, "a minute, for a rate limit"
         here.redis.zadd("venom:delayed", {publish_id: 1})
     while True:
         taken = [*take(channel, A1), *take(channel, B1)]
@@ -367,6 +386,47 @@ def take(channel: Steps, incarnation: str) -> list[str]:
     got = channel.take(incarnation, 5, epoch=9)
     channel.acknowledge(incarnation, *got)
     return got
+
+
+def test_what_died_of_silences_stays_in_its_queue_while_no_dead_letters_can_be_kept(
+    here: Hive,
+) -> None:
+    for incarnation in (A1, B1):
+        here.steps.attach(incarnation)
+    here.steps.publish("p")
+    assert here.steps.take(A1, 1) == ["p"]
+    here.steps.fall_silent(A1)
+    make(here.redis, "venom:dead", "string")
+    wait_until(lambda: here.steps.run(steps.LONG_ABSENT, 0, 0, "away") == 1)
+    here.redis.delete("venom:dead")
+    assert here.steps.take(B1, 1) == ["p"]
+
+
+@pytest.mark.parametrize("value", ["list", "many"])
+def test_the_silent_are_restored_though_nobody_can_read_since_when_the_others_are_heard(
+    here: Hive, value: str
+) -> None:
+    for incarnation in (A1, B1):
+        here.steps.attach(incarnation)
+    here.steps.publish("p")
+    assert here.steps.take(B1, 1) == ["p"]
+    here.redis.set("venom:heard_since", value)
+    if value == "list":
+        make(here.redis, "venom:heard_since", value)
+    here.redis.zadd("venom:beats", {A1: here.steps.now(), B1: 1})
+    assert Restorer().restore(Watch(here.client, None, answering=60)) == 1
+    assert here.steps.waiting(BACKGROUND) == ["p"]
+
+
+def test_what_is_pinned_to_a_node_goes_home_though_its_incarnations_cannot_be_read(
+    here: Hive,
+) -> None:
+    here.steps.attach(A1)
+    here.steps.publish("p", task_id="t")
+    assert here.steps.run(steps.ASSIGN, "t", "a@h", "a@h") == ["moved", "a@h"]
+    make(here.redis, "venom:incarnations:a@h", "string")
+    here.steps.restore(A1)
+    assert here.steps.waiting(BACKGROUND) == ["p"]
 
 
 @pytest.mark.parametrize("value", ["many", "1.5", "", "9223372036854775807"])
@@ -414,6 +474,8 @@ def test_bad_rows_and_stray_keys_do_not_keep_the_watchdog_from_bringing_work_hom
             "zombies",
             "duties",
             "queues",
+            "absences",
+            "processes",
         ):
             stray.delete(f"venom:{key}")
             stray.set(f"venom:{key}", "bar")

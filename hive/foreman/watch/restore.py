@@ -90,14 +90,12 @@ class Restorer:
 
 
 def _others_are_heard(watch: Watch, silence: int) -> bool:
-    """Whether anybody can be missed: the broker has answered, and some node was heard, for as long
-    as a death takes. lua/restore.lua looks at each by itself once more.
+    """Whether anybody can be missed: the broker has answered for as long as a death takes, and some
+    node is heard. For how long others were heard lua/restore.lua sees, for each by itself.
     """
-    client, look = watch.client, watch.look
-    if watch.answering < client.settings.dead_after or look.now - look.newest_beat > silence:
-        return False
-    since = client.redis.get(client.key("heard_since"))
-    return look.newest_beat - int(since or 0) >= silence
+    look = watch.look
+    answers = watch.answering >= watch.client.settings.dead_after
+    return answers and look.now - look.newest_beat <= silence
 
 
 def _restored(

@@ -8,10 +8,12 @@
 --        called, or what came back by itself, is no longer in the delayed set, and only leaves the
 --        index.
 local node, most = ARGV[2], tonumber(ARGV[5])
+need('HLEN', P .. 'entries')
+need('ZCARD', P .. 'delayed')
 local placed = P .. 'placed:' .. node
 local lives = redis.call('EXISTS', P .. 'incarnations:' .. node) == 1
-local free = lives and tonumber(ARGV[3]) - redis.call('HLEN', P .. 'reserved:' .. node)
-  - redis.call('ZCARD', placed) or 0
+local running, bound = ask('HLEN', P .. 'reserved:' .. node), ask('ZCARD', placed)
+local free = lives and running and bound and tonumber(ARGV[3]) - running - bound or 0
 local called, left, looked_at, MOST_LOOKED_AT = {}, 0, 0, 1000
 for i = 5, #ARGV do
   local index = limited(i == 5 and 'node:' .. node or ARGV[i], ARGV[4])
@@ -22,7 +24,7 @@ for i = 5, #ARGV do
     looked_at = looked_at + 1
     if redis.call('ZREM', P .. 'delayed', id) == 1 then
       called[#called + 1] = id
-      local value = redis.call('HGET', P .. 'entries', id)
+      local value = read_entry(id)
       local home = value and select(2, unpack_entry(value))
       if home then ask('ZREM', all_limited(home), id) end
     end

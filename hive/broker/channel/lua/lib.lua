@@ -178,7 +178,7 @@ local REMEMBERED, BUCKET = 240000, 120000
 local function finish(id, task_id)
   redis.call('HDEL', P .. 'entries', id)
   redis.call('DEL', P .. 'sent:' .. id)
-  redis.call('HDEL', P .. 'absences', id)
+  keep('HDEL', P .. 'absences', id)
   if task_id and task_id ~= '' and ask('HGET', P .. 'ids', task_id) == id then
     redis.call('HDEL', P .. 'ids', task_id)
   end
@@ -252,7 +252,7 @@ local function go_home(id, deaths, max, reason, node, absent)
   n = tonumber(n) + deaths
   local dies = (deaths ~= 0 or absent) and (n > max or missed > 10 * math.max(1, max))
     and ask('HLEN', P .. 'dead') ~= nil
-  local stays = pin ~= '' and not dies and redis.call('EXISTS', P .. 'incarnations:' .. pin) == 1
+  local stays = pin ~= '' and not dies and (ask('SCARD', P .. 'incarnations:' .. pin) or 0) > 0
     and ask('ZCARD', P .. 'placed:' .. pin) ~= nil
   if deaths ~= 0 or absent or (pin ~= '' and not stays) then
     local past = history(value)
@@ -332,7 +332,10 @@ local function end_absences(ends, deaths, max, reason)
       n = tonumber(n) + deaths * (ended - before)
       redis.call('HSET', P .. 'entries', id, pack_entry(n, past or history(value), home, priority,
         pin, task_id, created, string.sub(value, at)))
-      if deaths > 0 and n > max and leave_queue(id, home, priority, pin) then bury(id, reason) end
+      if deaths > 0 and n > max and ask('HLEN', P .. 'dead')
+        and leave_queue(id, home, priority, pin) then
+        bury(id, reason)
+      end
     end
   end
   return ended

@@ -4,6 +4,7 @@
 -- Reply how many deaths were counted
 -- Keeps: each absence counts once at most. Of processes, those that live, and those that messages
 --        went home from, stay known.
+need('HLEN', P .. 'epochs')
 local before, absent = now() - tonumber(ARGV[2]), {}
 local counted = end_absences(function(incarnation, at)
   absent[incarnation] = at >= before or nil

@@ -14,14 +14,16 @@
 -- queue.
 local BACK, EACH = 60000, 20
 local reserved, t, moved = P .. 'reserved:' .. ARGV[2], now(), 0
+need('HLEN', P .. 'entries')
+need('ZCARD', P .. 'delayed')
 for i = 5, #ARGV do
   local id, stamp, wait = string.match(ARGV[i], '^([^\31]*)\31(%d+)\31(%d+)$')
-  local reservation = redis.call('HGET', reserved, id)
+  local reservation = ask('HGET', reserved, id)
   if reservation and holder(reservation) == ARGV[3]
     and (stamp == '0' or string.match(reservation, '|(%d+)', #ARGV[3] + 1) == stamp) then
     redis.call('HDEL', reserved, id)
     moved = moved + 1
-    local value = redis.call('HGET', P .. 'entries', id)
+    local value = read_entry(id)
     if value then
       wait = tonumber(wait)
       local _, home, _, pin, _, created = unpack_entry(value)

@@ -5,6 +5,7 @@
 -- ARGV 1 prefix  2 seconds to remember  3.. task ids
 -- Reply how many
 local t = now()
+need('HLEN', P .. 'entries')
 keep('ZREMRANGEBYSCORE', P .. 'revoked', '-inf', t)
 for i = 3, #ARGV do
   redis.call('ZADD', P .. 'revoked', t + tonumber(ARGV[2]) * 1000, ARGV[i])

@@ -4,6 +4,7 @@
 -- Reply how many were removed; what is no dead letter is left alone
 -- Keeps: a purged entry counts as done.
 local purged = 0
+need('HLEN', P .. 'entries')
 for i = 2, #ARGV do
   local id = ARGV[i]
   if redis.call('HDEL', P .. 'dead', id) == 1 then
