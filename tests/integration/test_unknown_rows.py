@@ -146,6 +146,23 @@ def test_a_row_of_a_later_release_is_read_without_what_it_adds(app: Celery) -> N
     assert (node.facts, node.load) == (make_facts("odd@h", incarnation="odd@h/01"), make_load())
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("held", "requirements", "counters"),
+        *(f"nodes:{part}" for part in ("static", "dynamic", "versions", "version", "epoch")),
+    ],
+)
+def test_a_node_beats_though_another_key_is_in_the_way(app: Celery, name: str) -> None:
+    join(app, "good@h")
+    client = client_of(app)
+    for make in (client.redis.set, client.redis.lpush):
+        client.redis.delete(f"venom:{name}")
+        make(f"venom:{name}", "many")
+        join(app, "good@h")
+        assert set(NodeTable(client).read()) == {"good@h"}
+
+
 def test_a_node_whose_facts_are_gone_is_asked_for_them_again(app: Celery) -> None:
     join(app, "good@h")
     client = client_of(app)

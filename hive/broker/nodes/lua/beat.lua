@@ -19,7 +19,8 @@
 --
 -- Invariant: an incarnation without an epoch (declared dead, or left) changes nothing. A node has
 -- at most two lines, each of another incarnation, and its version is higher than every version
--- given out before.
+-- given out before. A key of another type in the place of the table's is deleted, and a version
+-- that is no number begins anew: all of it is only what the nodes tell at their next beats.
 local space = ARGV[1] .. 'venom:'
 local incarnation, node, load, facts = ARGV[2], ARGV[3], ARGV[4], ARGV[7]
 local static, dynamic, versions = space .. 'nodes:static', space .. 'nodes:dynamic',
@@ -62,8 +63,18 @@ local function forget_the_long_silent()
 end
 
 hear(space, incarnation, now, tonumber(ARGV[8]))
-redis.call('HSET', space .. 'held', incarnation, ARGV[5])
-local version = redis.call('INCR', space .. 'nodes:version')
+local held, counter = space .. 'held', space .. 'nodes:version'
+for key, kind in pairs({[static] = 'hash', [dynamic] = 'hash', [versions] = 'zset',
+  [held] = 'hash'}) do
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
+end
+redis.call('HSET', held, incarnation, ARGV[5])
+local version = redis.pcall('INCR', counter)
+if type(version) ~= 'number' then
+  version = 1
+  redis.call('SET', counter, version)
+end
 
 local tag = string.match(incarnation, '[^/]*$')
 local mine, rival = {tag = tag, start = '0', written = '0'}, nil
@@ -106,12 +117,11 @@ if version == 1 then
 end
 if version % 64 == 1 then
   forget_the_long_silent()
-  for _, key in ipairs({static, dynamic, versions, space .. 'nodes:version', space .. 'nodes:epoch',
-    space .. 'held'}) do
+  for _, key in ipairs({static, dynamic, versions, counter, space .. 'nodes:epoch', held}) do
     redis.call('PEXPIRE', key, 2 * KNOWN_FOR)
   end
 end
-local known = redis.call('HLEN', space .. 'requirements')
-  + (redis.call('HGET', space .. 'counters', 'requirements_forgotten') or 0)
+local known = (tonumber(redis.pcall('HLEN', space .. 'requirements')) or 0)
+  + (tonumber(redis.pcall('HGET', space .. 'counters', 'requirements_forgotten')) or 0)
 local told = mine.written ~= '0' and redis.call('HEXISTS', static, node) == 1
 return {'ok', (leads and not told) and 1 or 0, now, known}
