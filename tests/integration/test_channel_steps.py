@@ -16,6 +16,7 @@ from hive.broker.ledger.dead_letters import PURGE_DEAD, REVIVE
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import queue_lists
 from hive.foreman.watch.lease import LEASE
+from hive.jobs.answer.finishing import deaths_of
 from tests.chaos.conservation import look
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import (
@@ -680,6 +681,20 @@ def test_silence_makes_a_dead_letter_only_after_ten_times_as_many(channel: Steps
     channel.run(REVIVE, "p")
     assert channel.hash("absences") == {}
     look(channel.client).check()
+
+
+def test_a_reduce_whose_node_only_fell_silent_has_killed_no_worker(channel: Steps) -> None:
+    """`hive.finish` gives a reduce up that has killed too many; its header counts silences, too."""
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    channel.publish("p")
+    channel.take(A1, 1)
+    channel.fall_silent(A1)
+    assert int(channel.reserve(B1, 1)[5]) == 1
+    assert deaths_of(channel.client, "p") == 0
+    channel.restore(B1)
+    assert deaths_of(channel.client, "p") == 1
+    assert deaths_of(channel.client, "unknown") == 0
 
 
 @pytest.mark.parametrize("found", ["ended", "away for long"])

@@ -164,7 +164,7 @@ class Header:
 
     @property
     def deaths(self) -> int:
-        """Deliveries that died before this one."""
+        """Deliveries before this one that died, or of whose node nothing was heard since."""
         return int(self._fields.get("deaths", 0))
 
     @property

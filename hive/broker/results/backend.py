@@ -51,7 +51,7 @@ CHORD_CLAIM = f"local function part_return()\n{CHORD_PART_RETURN_LUA}\nend\n{_cl
 class Backend(RedisBackend):
     """Named in `result_backend` as `hive.broker.results.backend:Backend+redis://…`.
 
-    A result's meta gains `hive`: node, attempt (deliveries that died under it + 1), created,
+    A result's meta gains `hive`: node, attempt (deliveries that were lost before it + 1), created,
     started (unix seconds), priority and queue; `req`, its requirements, where it had some; `stated`
     where the state came from an executor outside Celery (TaskRecords.store).
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import Celery, Task, shared_task
 
-from hive.broker.channel.header import Header
+from hive.broker.channel.entries import Entry
 from hive.broker.link.client import BrokerClient, client_of
 from hive.errors import UnknownJobError
 from hive.jobs.answer.value import built_in_value, ordered_values
@@ -70,10 +70,18 @@ def finish(self: Task[..., None], job_id: str) -> None:
                 countdown=1.0 if stalled else 0.0,
             )
         case b"reduce":
-            header = Header.of_task(self)
-            deaths = 0 if header is None else header.deaths
+            deaths = patiently(lambda: deaths_of(client, message_id(self)), job_id)
             value, error = _reduced(self.app, client, job_id, plan, tries=deaths)
             patiently(lambda: conclude(client, job_id, value, error), job_id)
+
+
+def deaths_of(client: BrokerClient, publish_id: str) -> int:
+    """Deliveries of a message that died. What its header tells counts silences, too.
+
+    Raises: redis errors.
+    """
+    packed = client.redis.hget(client.key("entries"), publish_id)
+    return 0 if packed is None else Entry.head(publish_id, packed).deaths
 
 
 def _reduced(
