@@ -166,8 +166,8 @@ class MessageBroker:
     ) -> dict[str, Any]:
         """Send one of Hive's commands to all nodes, and wait until every online node has answered.
 
-        arguments: what the command takes, JSON. wait_timeout: seconds to wait at most; by default 3
-            heartbeat intervals, after which a node counts as dead.
+        arguments: what the command takes, JSON. wait_timeout: seconds to wait at most; by default
+            HIVE_DEAD_AFTER, after which a node is not heard of.
 
         Returns: the replies by node id: {"ok": …} or {"error": "…"}; a node that did not answer is
             missing.

@@ -22,7 +22,9 @@ log = get_logger(__name__)
 
 TAKEN_AWAY = Script("hive.broker.channel", "taken_away", include=(LIBRARY,))
 STALE_BEATS = 2
-"""Heartbeats after which a delivery's stamp vouches for its node no more; after 3 it is dead."""
+"""Heartbeats after which a delivery's stamp vouches for its node no more: HIVE_DEAD_AFTER, when
+others get its work, is as long at least.
+"""
 
 
 def is_taken_away(app: Any, request: Any) -> bool:
