@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from celery import Celery, _state
 
 import hive
 from hive.broker.link.client import BrokerClient, client_of
-from hive.broker.nodes.process import Process
+from hive.broker.nodes.process import Process, _began
 from hive.broker.nodes.table import NodeTable
 from hive.errors import DeadLetterError
 from hive.foreman.watch.duty import Duty, Watch, duty_states
@@ -124,6 +125,24 @@ def test_a_lone_node_that_is_not_heard_is_not_missed(cluster: Cluster) -> None:
         what="another is heard",
     )
     assert cluster.steps.now() - moment >= 3_000 * INTERVAL, "and then for as long as a death takes"
+
+
+def test_a_process_that_proc_hides_from_others_is_not_known_to_be_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As under the option hidepid, where the watchdog is another user's."""
+    own = Process.own(make_settings())
+    with monkeypatch.context() as hidden:
+        hidden.setattr("hive.broker.nodes.process._began", lambda _: None)
+        hidden.setattr("hive.broker.nodes.process._text", lambda _: "")
+        assert not own.has_ended
+    child = subprocess.Popen(["sleep", "60"])
+    process = own.model_copy(update={"pid": child.pid, "began": _began(child.pid)})
+    assert not process.has_ended
+    child.kill()
+    wait_until(lambda: process.has_ended, 10, "as a zombie, too")
+    child.wait()
+    assert process.has_ended
 
 
 def test_a_process_that_has_ended_on_this_machine_is_known_to_be_dead(cluster: Cluster) -> None:

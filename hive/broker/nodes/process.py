@@ -72,7 +72,8 @@ class Process(BaseModel):
             return False
         if (self.boot, self.space) != (_boot_id(), _pid_space()):
             return False
-        return _began(self.pid) != self.began
+        began = _began(self.pid)
+        return began != self.began and (began is not None or _is_gone(self.pid))
 
 
 def known_processes(client: BrokerClient) -> dict[str, Process]:
@@ -105,6 +106,19 @@ def _began(pid: int) -> int | None:
     if len(fields) < 20 or fields[0] in ("Z", "X"):
         return None
     return int(fields[19])
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether there is no such process, or only what its parent has still to take note of. Where
+    /proc hides the processes of others (its option hidepid), one that cannot be seen may live.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return bool(_text(Path(f"/proc/{pid}/stat")))
 
 
 def _home_id(home: Path) -> str:
