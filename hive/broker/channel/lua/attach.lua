@@ -51,9 +51,7 @@ for i = 8, #ARGV do
     if not own and not take_back(node, incarnation, id) then lost[#lost + 1] = id end
   end
 end
-if back then  -- the rest it had taken without learning of it
-  end_absences(function(absent) return absent == incarnation end, 0)
-end
+if back then end_absences(incarnation, 0) end -- the rest it had taken without learning of it
 local reservations = ask('HGETALL', reserved) or {}
 for i = 1, #reservations, 2 do
   local id = reservations[i]

@@ -199,8 +199,7 @@ end
 
 -- Under whom a message went home since nothing was heard of them: incarnation -> ms, negative once
 -- another node has begun the message. Such an absence may turn out to be no death, or to be one.
-local function absences_of(id)
-  local packed = keep('HGET', P .. 'absences', id)
+local function read_absences(packed)
   local is_json, read = pcall(cjson.decode, packed or '{}')
   local absences = {}
   for incarnation, at in pairs(is_json and type(read) == 'table' and read or {}) do
@@ -208,6 +207,8 @@ local function absences_of(id)
   end
   return absences
 end
+
+local function absences_of(id) return read_absences(keep('HGET', P .. 'absences', id)) end
 
 local function keep_absences(id, absences)
   if next(absences) then
@@ -311,34 +312,50 @@ local function begin_elsewhere(id)
   return n
 end
 
--- Absences that are over, those for which `ends(incarnation, ms)` says so: each was so many
--- `deaths`, 0 or 1. Returns how many there were.
-local function end_absences(ends, deaths, max, reason)
-  local ended, rows = 0, keep('HGETALL', P .. 'absences')
+-- The absences of a message under the incarnations `over` are over: each was so many `deaths`, 0 or
+-- 1.
+local function settle_absences(id, absences, over, deaths, max, reason)
+  local value = read_entry(id)
+  local past = value and history(value)
+  for _, incarnation in ipairs(over) do
+    if value and deaths == 0 then
+      past = unremember(past, math.abs(absences[incarnation]), node_of(incarnation))
+    end
+    absences[incarnation] = nil
+  end
+  keep_absences(id, absences)
+  if not value then return end
+  local n, home, priority, pin, task_id, created, at = unpack_entry(value)
+  n = tonumber(n) + deaths * #over
+  redis.call('HSET', P .. 'entries', id, pack_entry(n, past, home, priority, pin, task_id, created,
+    string.sub(value, at)))
+  if deaths > 0 and n > max and ask('HLEN', P .. 'dead')
+    and leave_queue(id, home, priority, pin) then
+    bury(id, reason)
+  end
+end
+
+-- Settle the absences of one incarnation, or of all those that are gone since before a time (ms).
+-- Returns how many there were, and in the latter case the set of incarnations still absent.
+local function end_absences(whose, deaths, max, reason)
+  local ended, still, rows = 0, {}, keep('HGETALL', P .. 'absences')
+  local name = type(whose) == 'string' and cjson.encode(whose)
   for i = 1, #rows, 2 do
-    local id, absences, past, before = rows[i], absences_of(rows[i]), nil, ended
-    local value = read_entry(id)
-    for incarnation, at in pairs(absences) do
-      if ends(incarnation, math.abs(at)) then
-        absences[incarnation], ended = nil, ended + 1
-        if value and deaths == 0 then
-          past = unremember(past or history(value), math.abs(at), node_of(incarnation))
+    -- A thousand nodes that come back at once do this each: only rows with the name are read.
+    if not name or string.find(rows[i + 1], name, 1, true) then
+      local absences, over = read_absences(rows[i + 1]), {}
+      for incarnation, at in pairs(absences) do
+        if incarnation == whose or not name and math.abs(at) < whose then
+          over[#over + 1] = incarnation
+        else
+          still[incarnation] = true
         end
       end
-    end
-    if ended > before then keep_absences(id, absences) end
-    if value and ended > before then
-      local n, home, priority, pin, task_id, created, at = unpack_entry(value)
-      n = tonumber(n) + deaths * (ended - before)
-      redis.call('HSET', P .. 'entries', id, pack_entry(n, past or history(value), home, priority,
-        pin, task_id, created, string.sub(value, at)))
-      if deaths > 0 and n > max and ask('HLEN', P .. 'dead')
-        and leave_queue(id, home, priority, pin) then
-        bury(id, reason)
-      end
+      if #over > 0 then settle_absences(rows[i], absences, over, deaths, max, reason) end
+      ended = ended + #over
     end
   end
-  return ended
+  return ended, still
 end
 
 -- Delayed entries that are due go home, at most `limit`. Returns when the next one is due, or nil.

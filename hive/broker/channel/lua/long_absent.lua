@@ -5,11 +5,7 @@
 -- Keeps: each absence counts once at most. Of processes, those that live, and those that messages
 --        went home from, stay known.
 need('HLEN', P .. 'epochs')
-local before, absent = now() - tonumber(ARGV[2]), {}
-local counted = end_absences(function(incarnation, at)
-  absent[incarnation] = at >= before or nil
-  return at < before
-end, 1, tonumber(ARGV[3]), ARGV[4])
+local counted, absent = end_absences(now() - tonumber(ARGV[2]), 1, tonumber(ARGV[3]), ARGV[4])
 for _, incarnation in ipairs(keep('HKEYS', P .. 'processes')) do
   if not absent[incarnation] and redis.call('HEXISTS', P .. 'epochs', incarnation) == 0 then
     redis.call('HDEL', P .. 'processes', incarnation)

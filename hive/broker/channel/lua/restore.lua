@@ -56,9 +56,7 @@ end
 if not silence then
   keep('HDEL', P .. 'processes', incarnation)
   -- What went home while nothing was heard of it.
-  if deaths > 0 then
-    end_absences(function(absent) return absent == incarnation end, 1, max, ARGV[6])
-  end
+  if deaths > 0 then end_absences(incarnation, 1, max, ARGV[6]) end
 end
 local placed = 0
 if (ask('SCARD', P .. 'incarnations:' .. node) or 0) == 0 then
