@@ -6,14 +6,17 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from kombu import Connection, Exchange, Message, Queue
 
 from hive.broker.channel import incarnation as incarnations
+from hive.broker.channel import steps
 from hive.broker.channel.incarnation import Incarnation
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.priorities import INDEXES
+from hive.broker.link.scripts import Script
 from tests.harness import BrokerServer, wait_until
 from tests.integration.channel_steps import Steps, plain_message
 from tests.nodes import BACKGROUND, HIGH, make_settings
@@ -329,6 +332,26 @@ def test_who_was_only_silent_goes_on_with_what_it_had(spore: Spore) -> None:
     spore.messages[1].ack()
     spore.drain(connection, lambda: not spore.incarnation.has_unconfirmed)
     assert spore.steps.counters() == {"accepted": 2, "completed": 2, "done": 2}
+
+
+def test_what_is_given_back_while_its_node_comes_back_is_held_by_nobody(spore: Spore) -> None:
+    """The call was there before the attach, when the message was not its node's."""
+    connection = spore.consume()
+    spore.steps.publish("p")
+    assert spore.receive(connection, 1) == ["p"]
+    spore.steps.fall_silent(spore.incarnation.id)
+    run, incarnation = spore.client.run, spore.incarnation
+
+    def slow(script: Script, *args: Any) -> Any:
+        if script is steps.ATTACH:
+            incarnation.give_back(["p"], deaths=0, reason="its node drains")
+        return run(script, *args)
+
+    with patch.object(spore.client, "run", slow):
+        incarnation.come_back()
+    incarnation.flush()
+    assert spore.steps.hash("reserved", NODE) == {}
+    assert (spore.steps.waiting(BACKGROUND), spore.steps.entry("p").deaths) == (["p"], 0)
 
 
 def test_what_a_process_that_died_meanwhile_ran_is_given_back_when_its_node_is_back(

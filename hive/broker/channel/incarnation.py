@@ -32,8 +32,7 @@ Outcome = Literal["completed", "failed", "retried", "revoked"]
 class Held(NamedTuple):
     """A message handed over to this process and not finished.
 
-    reserved: when, in ms of the broker's clock; 0 for a reservation that was made anew after its
-        node was taken for dead.
+    reserved: when, in ms of the broker's clock.
     limit: the task's hard time limit in seconds, 0 for none, where only the worker knows it.
     """
 
@@ -216,11 +215,7 @@ class Incarnation:
             self.confirmed_beat = asked_at
             self.answered()
             self._forget(lost)
-            if reply[3]:
-                self._held = {tag: held._replace(reserved=0) for tag, held in self._held.items()}
-                self._returns = {
-                    tag: back._replace(reserved=0) for tag, back in self._returns.items()
-                }
+            self._reserved_anew(int(reply[3]), held, lost)
         if given_back:
             log.warning(
                 "reservations_given_back",
@@ -229,6 +224,21 @@ class Incarnation:
                 reason="unknown to this process",
             )
         return epoch
+
+    def _reserved_anew(self, at: int, told: list[str], lost: list[str]) -> None:
+        """Note that all it holds was reserved at that moment (ms) by attaching; 0: it was not.
+
+        told: what attaching said that it holds. What it has given back in the meantime was not yet
+        its own then, and goes back now.
+        """
+        if not at:
+            return
+        self._held = {tag: held._replace(reserved=at) for tag, held in self._held.items()}
+        self._returns = {tag: back._replace(reserved=at) for tag, back in self._returns.items()}
+        known = {*self._held, *self._done, *self._returns, *lost}
+        for tag in told:
+            if tag not in known:
+                self._returns[tag] = Return(at, 0, "it was given back while its node came back")
 
     def _forget(self, lost: list[str]) -> None:
         """Others have begun these while this incarnation was taken for dead.

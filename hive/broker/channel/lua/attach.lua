@@ -7,8 +7,9 @@
 --      6 which process it is, JSON: machine, host, dead_after (ms), and more  7 ms without any
 --        heartbeat that mean that the broker was away
 --      8.. held publish ids, with those that are finished or on their way back
--- Reply {'ok', {ids given back}, {ids that are no longer its own}, 1: it was taken for dead}, or
---       {'taken', host} when a living incarnation of this node is on another machine, or {'late'}
+-- Reply {'ok', {ids given back}, {ids that are no longer its own}, 0, or when all that it holds was
+--       reserved (ms), anew since it was taken for dead}; {'taken', host} when a living incarnation
+--       of this node is on another machine; {'late'}
 -- Keeps: after it, the incarnation has reserved nothing but ids that its process holds. One that
 --        comes after a later one changes nothing: it does not know what that one's has reserved.
 local node, incarnation, t = ARGV[2], ARGV[3], now()
@@ -54,11 +55,15 @@ end
 if back then end_absences(incarnation, 0) end -- the rest it had taken without learning of it
 local reservations = ask('HGETALL', reserved) or {}
 for i = 1, #reservations, 2 do
-  local id = reservations[i]
-  if not held[id] and holder(reservations[i + 1]) == incarnation then
-    redis.call('HDEL', reserved, id)
-    go_home(id, 0, 0, '')
-    given_back[#given_back + 1] = id
+  local id, value = reservations[i], reservations[i + 1]
+  if holder(value) == incarnation then
+    if not held[id] then
+      redis.call('HDEL', reserved, id)
+      go_home(id, 0, 0, '')
+      given_back[#given_back + 1] = id
+    elseif back then
+      redis.call('HSET', reserved, id, incarnation .. '|' .. t)
+    end
   end
 end
-return {'ok', given_back, lost, back and 1 or 0}
+return {'ok', given_back, lost, back and t or 0}

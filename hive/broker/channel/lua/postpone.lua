@@ -20,7 +20,7 @@ for i = 5, #ARGV do
   local id, stamp, wait = string.match(ARGV[i], '^([^\31]*)\31(%d+)\31(%d+)$')
   local reservation = ask('HGET', reserved, id)
   if reservation and holder(reservation) == ARGV[3]
-    and (stamp == '0' or string.match(reservation, '|(%d+)', #ARGV[3] + 1) == stamp) then
+    and string.match(reservation, '|(%d+)', #ARGV[3] + 1) == stamp then
     redis.call('HDEL', reserved, id)
     moved = moved + 1
     local value = read_entry(id)
