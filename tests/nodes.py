@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from hive.broker.nodes.table import Gpu, Node, NodeFacts, NodeLoad
@@ -12,12 +14,13 @@ HIGH, BACKGROUND = "venom:tasks:high", "venom:tasks:background"
 
 
 def make_settings(**values: Any) -> Settings:
-    """Settings that no environment and no file has touched."""
+    """Settings that no environment and no file has touched, but for the run's own HIVE_HOME."""
     return Settings.model_construct(
         **{
             name: field.get_default(call_default_factory=True)
             for name, field in Settings.model_fields.items()
         }
+        | {"hive_home": Path(os.environ.get("HIVE_HOME", "~/.hive")).expanduser()}
         | values
     )
 
