@@ -21,8 +21,7 @@ local back = not known and ARGV[5] ~= '1'
 if known and (tonumber(known) or 0) > tonumber(ARGV[4]) then return {'late'} end
 
 local function machine_of(process)
-  local is_json, read = pcall(cjson.decode, process or '')
-  read = is_json and type(read) == 'table' and read or {}
+  local read = table_of(process or '') or {}
   return read.machine, read.host, tonumber(read.dead_after) or 0
 end
 

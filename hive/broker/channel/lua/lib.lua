@@ -67,6 +67,12 @@ end
 -- Whoever writes first notes it; where nobody has, it is the first one.
 local FORMAT = '1'
 
+-- What JSON says, where that is an object or a list; nil for all else.
+local function table_of(json)
+  local is_json, read = pcall(cjson.decode, json)
+  return is_json and type(read) == 'table' and read or nil
+end
+
 local function pack_entry(deaths, past, home, priority, pin, task_id, created, envelope)
   return table.concat({deaths .. past, home, priority, pin, task_id, created, envelope}, '\31')
 end
@@ -104,8 +110,8 @@ local function pin_entry(id, value, pin)
 end
 
 local function remember(past, at, node, reason)
-  local readable, deaths = pcall(cjson.decode, past ~= '' and past or '[]')
-  if not readable or type(deaths) ~= 'table' then
+  local deaths = table_of(past ~= '' and past or '[]')
+  if not deaths then
     put_aside(P .. 'entries', past, 'it is no history of deaths; it begins anew')
     deaths = {}
   end
@@ -116,8 +122,8 @@ end
 
 -- The history without the line of that moment and node: it was no death.
 local function unremember(past, at, node)
-  local readable, deaths = pcall(cjson.decode, past ~= '' and past or '[]')
-  if not readable or type(deaths) ~= 'table' then return past end
+  local deaths = table_of(past ~= '' and past or '[]')
+  if not deaths then return past end
   for i = #deaths, 1, -1 do
     local death = deaths[i]
     if type(death) == 'table' and death[1] == at and death[2] == node then
@@ -200,9 +206,8 @@ end
 -- Under whom a message went home since nothing was heard of them: incarnation -> ms, negative once
 -- another node has begun the message. Such an absence may turn out to be no death, or to be one.
 local function read_absences(packed)
-  local is_json, read = pcall(cjson.decode, packed or '{}')
   local absences = {}
-  for incarnation, at in pairs(is_json and type(read) == 'table' and read or {}) do
+  for incarnation, at in pairs(table_of(packed or '{}') or {}) do
     if type(at) == 'number' then absences[incarnation] = at end
   end
   return absences
@@ -376,10 +381,10 @@ local function move_due(t, limit)
   return redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
 end
 
--- The nodes with an incarnation that has an epoch: whatever lies at a node lies at one of them.
-local function living_nodes()
+-- The nodes of incarnations, each once.
+local function nodes_of(incarnations)
   local nodes, seen = {}, {}
-  for _, incarnation in ipairs(need('HKEYS', P .. 'epochs')) do
+  for _, incarnation in ipairs(incarnations) do
     local node = string.match(incarnation, '^(.*)/')
     if node and not seen[node] then
       seen[node] = true
@@ -388,6 +393,9 @@ local function living_nodes()
   end
   return nodes
 end
+
+-- The nodes with an incarnation that has an epoch: whatever lies at a node lies at one of them.
+local function living_nodes() return nodes_of(need('HKEYS', P .. 'epochs')) end
 
 -- Of many nodes those that may have a key of a kind, 'placed' say. A hundred are asked for at once:
 -- where there are a thousand nodes, a call for each would cost more than all else.

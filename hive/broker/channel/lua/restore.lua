@@ -15,9 +15,7 @@ for _, key in ipairs({'entries', 'epochs'}) do need('HLEN', P .. key) end
 local beat = need('ZSCORE', P .. 'beats', incarnation)
 if silence then
   local own = keep('HGET', P .. 'processes', incarnation)
-  local is_json, process = pcall(cjson.decode, own or '')
-  local patience = is_json and type(process) == 'table' and tonumber(process.dead_after) or 0
-  silence = math.max(silence, patience)
+  silence = math.max(silence, tonumber((table_of(own or '') or {}).dead_after) or 0)
   local since = tonumber(ask('GET', P .. 'heard_since') or 0) or 0
   local newest = tonumber(redis.call('ZRANGE', P .. 'beats', -1, -1, 'WITHSCORES')[2] or 0)
   if beat and newest - math.max(tonumber(beat), since) <= silence then return {-1} end

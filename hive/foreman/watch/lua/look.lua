@@ -11,7 +11,7 @@
 --        hinder nothing else.
 local US, SILENCE, WAIT, LONG = '\31', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local UNREAD = '?' -- an answer to its reserve is still to be read, see incarnation.py
-local t, newest, silent, nodes, seen, living = now(), 0, {}, {}, {}, {}
+local t, newest, silent, living, names = now(), 0, {}, {}, {}
 local beats = need('ZRANGE', P .. 'beats', 0, -1, 'WITHSCORES')
 for i = 1, #beats, 2 do
   local incarnation, beat = beats[i], tonumber(beats[i + 1])
@@ -21,12 +21,9 @@ for i = 1, #beats, 2 do
   else
     living[incarnation] = beats[i + 1]
   end
-  local node = string.match(incarnation, '^(.*)/')
-  if node and not seen[node] then
-    seen[node] = true
-    nodes[#nodes + 1] = node
-  end
+  names[#names + 1] = incarnation
 end
+local nodes = nodes_of(names)
 
 -- The line of an incarnation's last beat, with what it holds; nil where nothing is known of that.
 -- All are read at once, when the first is asked for.
