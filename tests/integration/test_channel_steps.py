@@ -656,6 +656,23 @@ def test_what_another_began_is_not_given_back_even_when_it_waits_again(channel: 
     assert channel.waiting(BACKGROUND) == ["p"]
 
 
+def test_what_began_acknowledged_early_is_so_marked_after_its_node_came_back(
+    channel: Steps,
+) -> None:
+    """Its process asked first, and said that it begins, before the node was back."""
+    for incarnation in (A1, B1):
+        channel.attach(incarnation)
+    channel.publish("p")
+    channel.take(A1, 1)
+    channel.fall_silent(A1)
+    assert channel.run(TAKEN_AWAY, "a@h", A1, "p") == 0
+    assert channel.run(steps.MARK_EARLY, "a@h", A1, "p") == 1
+    assert channel.attach(A1, 2, "p", first=False)[:3] == ["ok", [], []]
+    channel.restore(A1)
+    assert channel.waiting(BACKGROUND) == [], "its death drops it"
+    assert channel.counters()["dropped"] == 1
+
+
 def test_what_the_silent_never_learned_of_is_no_death(channel: Steps) -> None:
     channel.attach(A1)
     channel.publish("p")

@@ -61,7 +61,8 @@ for i = 1, #reservations, 2 do
       go_home(id, 0, 0, '')
       given_back[#given_back + 1] = id
     elseif back then
-      redis.call('HSET', reserved, id, incarnation .. '|' .. t)
+      local early = string.sub(value, -6) == '|early' and '|early' or ''
+      redis.call('HSET', reserved, id, incarnation .. '|' .. t .. early)
     end
   end
 end
