@@ -8,14 +8,16 @@ rebinding) gains nothing by it.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import threading
 import time
 from contextlib import suppress
 from types import TracebackType
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from hive.errors import FetchError
+from hive.tasks.headers import escaped
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolved = tuple[
@@ -27,10 +29,13 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # All that IANA has given out for the public internet.
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _ADDRESS_CHARACTERS = 8192
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def checked_url(url: str) -> str:
     """The address as it may be requested: http or https, with a host and without a user name.
+
+    Blanks and what else may not stand in an address are percent-encoded behind the host.
 
     Raises: FetchError saying what is wrong with it.
     """
@@ -39,6 +44,9 @@ def checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
+        requested = urlunsplit(
+            (*parts[:2], escaped(parts.path), escaped(parts.query), escaped(parts.fragment))
+        )
     except ValueError as error:
         raise FetchError(f"{shown!r} is not an address: {error}.") from None
     if parts.scheme not in ("http", "https"):
@@ -53,11 +61,12 @@ def checked_url(url: str) -> str:
         not host
         or port == 0
         or len(url) > _ADDRESS_CHARACTERS
-        or not url.isprintable()
-        or " " in url
+        or _CONTROL.search(url)
+        or not host.isprintable()
+        or " " in parts.netloc
     ):
         raise FetchError(f"{shown!r} is not an address. Example: https://example.org/page.html")
-    return url
+    return requested
 
 
 def is_public(address: str) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from email.message import Message
 from functools import partial
 from socket import socket
-from typing import Any
-from urllib.parse import urljoin
+from typing import Any, Literal
 
 import requests
 import urllib3
@@ -18,6 +16,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from hive.errors import FetchError
 from hive.tasks.addresses import Deadline, Door, checked_url
 from hive.tasks.charset import decode
+from hive.tasks.headers import codings, content_type, redirect_target
 
 _HEADERS = {
     "User-Agent": "venom-hive",
@@ -27,6 +26,7 @@ _HEADERS = {
     "Connection": "close",
 }
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
+_PROSE = frozenset({"text/markdown", "text/plain", "text/x-markdown", "text/x-rst"})
 _TEXTUAL = frozenset(
     {
         "application/json",
@@ -38,6 +38,12 @@ _TEXTUAL = frozenset(
 )
 _CHUNK = 65536
 _SNIFFED = 1024
+# A page with a few stray NULs is text, in which browsers pass over them; one with more is none.
+_NUL_SHARE = 0.01
+
+Wanted = Literal["text", "prose", "html"]
+"""What a page may be: any text; HTML or a text that people read; HTML."""
+_CALLED = {"text": "text", "prose": "HTML or plain text", "html": "HTML"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +75,29 @@ class Page(BaseModel):
     redirects: int
     text: str
 
+    @property
+    def is_html(self) -> bool:
+        """Whether it is HTML, by its content type, else by its looks."""
+        if self.content_type:
+            return self.content_type in _HTML
+        return "<" in self.text[:_SNIFFED]
+
 
 def fetch_page(
-    url: str, *, allow_private: bool = False, html: bool = False, limits: Limits | None = None
+    url: str, *, allow_private: bool = False, wanted: Wanted = "text", limits: Limits | None = None
 ) -> Page:
     """Fetch a page of text. No proxy, cookie store or password file of the machine is used.
 
     allow_private: whether loopback, private and other addresses that are not public may be reached.
-    html: whether anything but HTML is refused.
+    wanted: what the page may be; anything else is refused.
 
     Returns: the page, its text decoded.
     Raises: FetchError that names the address and says why: unknown host, refused address, status
-        400 and above, a limit, not text (or not HTML), empty.
+        400 and above, a limit, not what is wanted, empty, an answer that cannot be read.
     """
     limits = limits or Limits()
     address = checked_url(url)
-    with Deadline(limits.total) as deadline, requests.Session() as session:
+    with Deadline(limits.total) as deadline, _Session() as session:
         session.trust_env = False
         door = Door(deadline, allow_private=allow_private, connect_timeout=limits.connect)
         for scheme in ("http://", "https://"):
@@ -92,13 +105,20 @@ def fetch_page(
         for hop in range(limits.redirects + 1):
             try:
                 with _request(session, door, address, limits) as response:
-                    target = session.get_redirect_target(response)
-                    if target is None:
-                        return _read_page(response, hop, html, limits, deadline)
+                    if not response.is_redirect:
+                        return _read_page(response, hop, wanted, limits, deadline)
+                    location = response.headers["Location"]
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 raise FetchError(f"{address}: {_fault(error, limits, deadline)}.") from None
-            address = checked_url(urljoin(address, target))
+            address = _next(address, location)
         raise FetchError(f"{url}: more than {limits.redirects} redirects, the last to {address}.")
+
+
+class _Session(requests.Session):
+    """Follows no redirect, and reads none: it takes every Location for UTF-8."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None, whatever the answer."""
 
 
 class _CheckedHTTPConnection(HTTPConnection):
@@ -163,29 +183,39 @@ def _request(
     return response
 
 
+def _next(address: str, location: str) -> str:
+    """Where a redirect leads. Raises: FetchError when that is no address to fetch."""
+    try:
+        target = redirect_target(address, location)
+    except ValueError as error:
+        raise FetchError(
+            f"{address}: the server redirects to {location[:200]!r}, which is not an address: "
+            f"{error}."
+        ) from None
+    return checked_url(target)
+
+
 def _read_page(
-    response: requests.Response, redirects: int, html: bool, limits: Limits, deadline: Deadline
+    response: requests.Response, redirects: int, wanted: Wanted, limits: Limits, deadline: Deadline
 ) -> Page:
     address, status = response.url, response.status_code
     if not 200 <= status < 300:
         raise FetchError(
             f"{address}: the server answered {status} {response.reason or ''}".rstrip() + "."
         )
-    header = Message()
-    header["Content-Type"] = response.headers.get("Content-Type", "")
-    kind = header.get_content_type() if header["Content-Type"] else ""
-    if kind and not _acceptable(kind, html):
-        raise FetchError(f"{address}: the page is {kind}, not {'HTML' if html else 'text'}.")
+    kind, stated = content_type(response.headers.get("Content-Type", ""))
+    if kind and not _acceptable(kind, wanted):
+        raise FetchError(f"{address}: the page is {kind}, not {_CALLED[wanted]}.")
     body = _read_body(response, address, limits)
     if deadline.passed:
         # A connection that was cut looks like the end of a page that states no length.
         raise TimeoutError
     if not body.strip():
         raise FetchError(f"{address}: the page is empty.")
-    if not kind and html and b"<" not in body[:_SNIFFED]:
+    if not kind and wanted == "html" and b"<" not in body[:_SNIFFED]:
         raise FetchError(f"{address}: the page states no content type and does not look like HTML.")
-    text, charset = decode(body, header.get_content_charset())
-    if "\0" in text:
+    text, charset = decode(body, stated)
+    if text.count("\0") > _NUL_SHARE * len(text):
         raise FetchError(f"{address}: the page is binary, not text.")
     return Page(
         url=address,
@@ -194,13 +224,13 @@ def _read_page(
         charset=charset,
         size=len(body),
         redirects=redirects,
-        text=text,
+        text=text.replace("\0", ""),
     )
 
 
-def _acceptable(kind: str, html: bool) -> bool:
-    if html:
-        return kind in _HTML
+def _acceptable(kind: str, wanted: Wanted) -> bool:
+    if wanted != "text":
+        return kind in _HTML or (wanted == "prose" and kind in _PROSE)
     return (
         kind in _HTML
         or kind in _TEXTUAL
@@ -215,11 +245,13 @@ def _read_body(response: requests.Response, address: str, limits: Limits) -> byt
     stated = response.headers.get("Content-Length", "")
     if stated.isdecimal() and int(stated) > limits.size:
         raise too_large
-    encoding = response.headers.get("Content-Encoding", "identity").lower()
-    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
+    applied, unknown = codings(response.headers.get("Content-Encoding", ""))
+    if unknown:
         raise FetchError(
-            f"{address}: the page is compressed with {encoding}, which was not asked for."
+            f"{address}: the page is compressed with {unknown}, which was not asked for."
         )
+    # urllib3 takes every name in a list for one of a compression.
+    response.raw.headers["Content-Encoding"] = ",".join(applied)
     body = bytearray()
     # read1 hands over what has arrived, where read and iter_content would wait for a full chunk.
     while chunk := response.raw.read1(_CHUNK, decode_content=True):

@@ -7,12 +7,15 @@ needs none of them.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, model_validator
 
 from hive.settings import Settings
 from hive.skills import skill
+
+if TYPE_CHECKING:
+    from hive.tasks.fetching import Page, Wanted
 
 _WEB_ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
 _OTHER_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://\S*\s*", re.IGNORECASE)
@@ -63,9 +66,7 @@ def fetch(url: str) -> dict[str, Any]:
     Returns: url (after redirects), status, content_type, charset, size (bytes), redirects, text.
     Raises: FetchError when it cannot be fetched, is larger than 10 MiB, is no text, or is empty.
     """
-    from hive.tasks.fetching import fetch_page
-
-    return fetch_page(url, allow_private=Settings.load().hive_fetch_allow_private).model_dump()
+    return _fetched(url, "text").model_dump()
 
 
 @skill(
@@ -91,11 +92,8 @@ def web_scraping(url: str) -> dict[str, Any]:
     text to read.
     """
     from hive.tasks.article import extract_article
-    from hive.tasks.fetching import fetch_page
 
-    return extract_article(
-        fetch_page(url, allow_private=Settings.load().hive_fetch_allow_private, html=True)
-    ).model_dump()
+    return extract_article(_fetched(url, "html")).model_dump()
 
 
 @skill(
@@ -115,7 +113,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Summarize a page's article, or a text, by choosing sentences of it; none is made up.
 
-    url: an http or https address; any other string is taken for the text.
+    url: an http or https address, of HTML, plain text or Markdown; any other string is taken for
+        the text.
     sentences: how many to keep, 1 to 100.
     text: the text itself, instead of an address.
 
@@ -128,9 +127,24 @@ def summarize(
     if url is None:
         chosen = best_sentences(text or "", sentences)
         return Summary(summary=" ".join(chosen), sentences=chosen).model_dump()
-    article = web_scraping.run(url)
-    # The article has one paragraph a line.
-    chosen = best_sentences(article["text"].replace("\n", "\n\n"), sentences)
+    page = _fetched(url, "prose")
+    title, body = _article_of(page) if page.is_html else (None, page.text)
+    chosen = best_sentences(body, sentences)
     return Summary(
-        summary=" ".join(chosen), sentences=chosen, url=article["url"], title=article["title"]
+        summary=" ".join(chosen), sentences=chosen, url=page.url, title=title
     ).model_dump()
+
+
+def _fetched(url: str, wanted: Wanted) -> Page:
+    from hive.tasks.fetching import fetch_page
+
+    allowed = Settings.load().hive_fetch_allow_private
+    return fetch_page(url, allow_private=allowed, wanted=wanted)
+
+
+def _article_of(page: Page) -> tuple[str | None, str]:
+    """The title and the text of a page's article, an empty line between paragraphs."""
+    from hive.tasks.article import extract_article
+
+    article = extract_article(page)
+    return article.title, article.text.replace("\n", "\n\n")

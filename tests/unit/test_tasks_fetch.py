@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 from hive.errors import FetchError
 from hive.tasks import addresses
 from hive.tasks.addresses import checked_url, is_public
-from hive.tasks.fetching import Limits, Page, fetch_page
+from hive.tasks.fetching import Limits, Page, Wanted, fetch_page
 from tests.unit.page_server import PageServer, page_server
 
 QUICK = Limits(connect=1, read=0.3, total=0.8, size=256 * 1024, redirects=3)
@@ -25,13 +26,13 @@ def server() -> Iterator[PageServer]:
         yield running
 
 
-def get(url: str, limits: Limits | None = None, *, html: bool = False) -> Page:
-    return fetch_page(url, allow_private=True, html=html, limits=limits)
+def get(url: str, limits: Limits | None = None, *, wanted: Wanted = "text") -> Page:
+    return fetch_page(url, allow_private=True, wanted=wanted, limits=limits)
 
 
-def refusal(url: str, limits: Limits | None = None, *, html: bool = False) -> str:
+def refusal(url: str, limits: Limits | None = None, *, wanted: Wanted = "text") -> str:
     with pytest.raises(FetchError) as caught:
-        get(url, limits, html=html)
+        get(url, limits, wanted=wanted)
     return caught.value.message
 
 
@@ -223,7 +224,103 @@ def test_text_that_is_not_html_is_fetched_but_no_article(
 ) -> None:
     url = server.page("/text", b'{"a": 1}', content_type)
     assert get(url).text == '{"a": 1}'
-    assert f"the page is {content_type}, not HTML" in refusal(url, html=True)
+    assert f"the page is {content_type}, not HTML" in refusal(url, wanted="html")
+
+
+@pytest.mark.parametrize(
+    ("stated", "kind"),
+    [
+        ("text/html, text/html", "text/html"),
+        ("text/html,text/html;charset=utf-8", "text/html"),
+        ("text/plain, text/html; charset=utf-8", "text/html"),
+        ("text/html;;charset=UTF-8", "text/html"),
+        ("TEXT/HTML ; charset", "text/html"),
+        ('text/html; charset="utf-8', "text/html"),
+        ("text/html charset=utf-8", "text/html"),
+        ("text/html; charset=utf8mb4", "text/html"),
+        ("html", ""),
+        ("utf-8", ""),
+        ("*/*", ""),
+        (";", ""),
+        ("", ""),
+    ],
+)
+def test_a_content_type_is_read_as_browsers_do(server: PageServer, stated: str, kind: str) -> None:
+    page = get(server.page("/typed", "<p>Grüße".encode(), stated), wanted="html")
+    assert (page.content_type, page.text) == (kind, "<p>Grüße")
+
+
+def test_a_content_type_sent_twice_is_read_as_browsers_do(server: PageServer) -> None:
+    url = server.raw(
+        "/twice",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=koi8-r\r\n"
+        b"Content-Type: text/html\r\n\r\n<p>" + "Привет".encode("koi8-r"),
+    )
+    page = get(url, wanted="html")
+    assert (page.content_type, page.charset, page.text) == ("text/html", "koi8-r", "<p>Привет")
+
+
+@pytest.mark.parametrize(
+    "stated", ["utf-8", "UTF8", "none", "", "text/html", "identity", "identity,", "binary, utf-8"]
+)
+def test_a_content_encoding_that_is_none_is_passed_over(server: PageServer, stated: str) -> None:
+    assert get(server.page("/encoded", b"<p>text", Content_Encoding=stated)).text == "<p>text"
+
+
+@pytest.mark.parametrize("stated", ["GZIP", "identity, gzip", "utf-8,gzip", "gzip, none", "x-gzip"])
+def test_a_compression_among_other_names_is_undone(server: PageServer, stated: str) -> None:
+    body = gzip.compress(b"<p>text")
+    assert get(server.page("/encoded", body, Content_Encoding=stated)).text == "<p>text"
+
+
+@pytest.mark.parametrize("stated", ["br", "gzip, br", "ZSTD", "compress"])
+def test_a_compression_that_cannot_be_undone_is_named(server: PageServer, stated: str) -> None:
+    said = refusal(server.page("/encoded", b"xxx", Content_Encoding=stated))
+    assert f"compressed with {stated.lower().removeprefix('gzip, ')}" in said
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        (b"/a page", "/a%20page"),
+        (b"  /goal\t ", "/goal"),
+        ("/café".encode(), "/caf%C3%A9"),
+        ("/café".encode("latin-1"), "/caf%E9"),
+        ("/s?q=é x".encode("latin-1"), "/s?q=%E9%20x"),
+        (b"\\goal", "/goal"),
+        (b"/50%25/{id}|<x>", "/50%25/%7Bid%7D%7C%3Cx%3E"),
+        (b"goal#top", "/goal"),
+        (b"//127.0.0.1:PORT/goal", "/goal"),
+        (b"HTTP://127.0.0.1:PORT/g\xe9", "/g%E9"),
+    ],
+)
+def test_a_location_is_followed_as_browsers_do(
+    server: PageServer, location: bytes, path: str
+) -> None:
+    server.page(path, b"here")
+    location = location.replace(b"PORT", str(server.port).encode())
+    url = server.raw("/start", b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\n\r\n")
+    assert get(url).text == "here"
+    assert server.requests[-1][0] == path
+
+
+@pytest.mark.parametrize(
+    "location",
+    [b"http://[::1/", b"http://", b"http://127.0.0.1:99999/", b"http://\xe9/", b"http://a b/"],
+)
+def test_a_location_that_leads_nowhere_is_an_error(server: PageServer, location: bytes) -> None:
+    url = server.raw("/start", b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\n\r\n")
+    assert "is not an address" in refusal(url)
+
+
+def test_an_address_is_encoded_as_browsers_do(server: PageServer) -> None:
+    server.page("/caf%C3%A9%20au%20lait?a=%22b%22", b"here")
+    assert get(f' {server.url("/café au lait?a=")}"b"\n').text == "here"
+
+
+def test_stray_nuls_of_a_page_are_passed_over(server: PageServer) -> None:
+    page = get(server.page("/nul", b"<p>Some words\0 of a page" + b", and more of them" * 20))
+    assert page.text.startswith("<p>Some words of a page, and")
 
 
 def test_binary_that_calls_itself_html_is_refused(server: PageServer) -> None:
@@ -233,9 +330,9 @@ def test_binary_that_calls_itself_html_is_refused(server: PageServer) -> None:
 def test_a_page_without_a_content_type_must_look_like_html_where_html_is_needed(
     server: PageServer,
 ) -> None:
-    assert get(server.page("/untyped", b"<html><p>text", None), html=True).content_type == ""
+    assert get(server.page("/untyped", b"<html><p>text", None), wanted="html").content_type == ""
     assert "does not look like HTML" in refusal(
-        server.page("/untyped", b"just words", None), html=True
+        server.page("/untyped", b"just words", None), wanted="html"
     )
 
 

@@ -107,6 +107,82 @@ def test_xhtml_that_declares_its_encoding_is_read(server: PageServer) -> None:
     )
 
 
+NESTED = {
+    "tables": ("<table><tr><td>", "</td></tr></table>"),
+    "elements": ("<div>", "</div>"),
+    "tags that are never closed": ("<font>", ""),
+}
+
+
+@pytest.mark.parametrize("depth", [300, 600])
+@pytest.mark.parametrize("kind", NESTED)
+def test_a_page_nested_deep_is_read_whole(server: PageServer, kind: str, depth: int) -> None:
+    opened, closed = NESTED[kind]
+    levels = depth // opened.count("<")
+    facts = [f"<p>{fact}</p>" for fact in FACTS]
+    body = (
+        f"<html><body>{facts[0]}{opened * levels}{''.join(facts[1:5])}{closed * levels}{facts[5]}"
+    )
+    text = web_scraping(server.page("/nested", body.encode()))["text"]
+    assert [fact for fact in FACTS if fact not in text] == []
+
+
+def test_a_page_nested_too_deep_to_be_read_whole_is_an_error(server: PageServer) -> None:
+    body = f"<html><body><p>{FACTS[0]}</p>{'<div>' * 3_000}<p>{FACTS[1]}</p>"
+    with pytest.raises(FetchError, match="2,048 elements within each other"):
+        web_scraping(server.page("/abyss", body.encode()))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("&#8;", ""),
+        ("&#x1b;", ""),
+        ("&#0;", "\ufffd"),
+        ("&#xFFFE;", ""),
+        ("&#xD800;", "\ufffd"),
+        ("&#99999999999999999999999;", "\ufffd"),
+        ("\x08", ""),
+        ("\x00", ""),
+        ("\ufffe", ""),
+        ("&#146;", "’"),
+        ("&#233;", "é"),
+        ("&#x1F41D;", "\U0001f41d"),
+    ],
+)
+def test_what_a_page_cannot_hold_costs_no_more_than_itself(
+    server: PageServer, written: str, read: str
+) -> None:
+    facts = [*FACTS[:3], f"Bees{written} dance for each other in the dark of the hive.", *FACTS[3:]]
+    body = "".join(f"<p>{fact}</p>" for fact in facts)
+    page = f"<html><body><article>{body}</article></body></html>".encode()
+    text = web_scraping(server.page("/control", page, "text/html; charset=utf-8"))["text"]
+    assert f"Bees{read} dance" in text
+    assert [fact for fact in FACTS if fact not in text] == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "text/plain; charset=utf-8", "text/markdown", "text/x-markdown", None]
+)
+def test_a_page_of_plain_text_or_markdown_is_summarized(
+    server: PageServer, kind: str | None
+) -> None:
+    body = "# On bees\n\n" + "\n\n".join(FACTS)
+    url = server.page("/plain", body.encode(), kind)
+    answer = summarize(url, 2)
+    assert (answer["url"], answer["title"]) == (url, None)
+    assert [sentence for sentence in answer["sentences"] if sentence in FACTS] == answer[
+        "sentences"
+    ]
+    assert len(answer["sentences"]) == 2
+
+
+def test_data_is_not_summarized(server: PageServer) -> None:
+    url = server.page("/data", b'{"bees": ["A colony of honey bees."]}', "application/json")
+    with pytest.raises(FetchError, match="not HTML or plain text"):
+        summarize(url)
+
+
 def test_a_page_in_another_charset_is_summarized(server: PageServer) -> None:
     fact = (
         "Пчёлы живут в большой семье и вместе строят улей. Семья хранит мёд в улье всю зиму. "
