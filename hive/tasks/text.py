@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from functools import lru_cache
+from unicodedata import category
 
 import pysbd
 from pydantic import BaseModel, ConfigDict
@@ -25,7 +26,17 @@ _PARAGRAPH_CHARACTERS = 10_000
 # What counts as a sentence of prose: it is longer than a heading and shorter than a table, most of
 # it is words (no code), and it has an end. Others are chosen only when a text has too few of these.
 _SHORTEST, _LONGEST, _LEAST_SHARE_OF_WORDS = 5, 80, 0.7
-_END = re.compile(r"[.!?。！？…][\"'’”»)\]]*$")
+# Ends of sentences in Devanagari and its kin, Arabic, Urdu, Armenian, Ethiopic, Burmese, Khmer,
+# Tibetan and Mongolian. In Greek a semicolon asks.
+_OTHER_ENDS = "।॥؟۔։።፧။។៕།᠃"
+_GREEK = "\u0370-\u03ff\u1f00-\u1fff"
+_CLOSING = "\"'’”»)\\]"
+_END = re.compile(rf"(?:[.!?。！？…{_OTHER_ENDS}]|[{_GREEK}];)[{_CLOSING}]*$|[\u0e00-\u0eff]$")
+# Thai and Lao end a sentence with a blank.
+_FURTHER_END = re.compile(
+    rf"(?<=[{_OTHER_ENDS}])(?![{_OTHER_ENDS}{_CLOSING}])\s*|(?<=[{_OTHER_ENDS}][{_CLOSING}])\s*"
+    rf"|(?<=[{_GREEK}];)\s+|(?<=[\u0e00-\u0eff])\s+(?=[\u0e00-\u0eff])"
+)
 
 # Languages that both have stop words and a stemmer in sumy, with pysbd's code; any other text is
 # read with English rules.
@@ -33,10 +44,16 @@ _LANGUAGES = {"english": "en", "french": "fr", "german": "de", "italian": "it", 
 _PLAIN_END = re.compile(r"(?<=[.!?。！？…])\s+")
 _MARKER = re.compile(r"^(?:[-*•#>|]+|\d+[.)])\s+")
 _BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•#>|]|\d+[.)])\s)")
-# Chinese and Japanese have no spaces: each of their characters counts as a word.
+# Signs that belong to the letter before them, as the vowels of Hindi and Thai do; to `re` they are
+# no part of a word.
+_SIGNS = "".join(chr(code) for code in range(0x300, 0x1B00) if category(chr(code)) in ("Mn", "Mc"))
+# Some scripts have no spaces between words: each of their characters counts as one.
+_SPACELESS = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+(?:['’-][^\W\d_]+)*"
+    rf"[{_SPACELESS}](?<![\d\W])[{_SIGNS}]*"
+    rf"|[^\W\d_{_SPACELESS}](?:[^\W\d_{_SPACELESS}]|[{_SIGNS}])*(?:['’-][^\W\d_]+)*"
 )
+_WITHOUT_SPACES = re.compile(rf"[{_SPACELESS}]")
 _NOT_PROSE = re.compile(r"\S*(?:://|[_=<>{}|\\@]|::)\S*")
 
 
@@ -94,7 +111,8 @@ def best_sentences(text: str, count: int) -> list[str]:
 
 
 def _is_prose(sentence: str, words: int) -> bool:
-    if not _SHORTEST <= words <= _LONGEST or ">>>" in sentence or "```" in sentence:
+    longest = 3 * _LONGEST if _WITHOUT_SPACES.search(sentence) else _LONGEST
+    if not _SHORTEST <= words <= longest or ">>>" in sentence or "```" in sentence:
         return False
     return words >= _LEAST_SHARE_OF_WORDS * len(sentence.split()) and bool(_END.search(sentence))
 
@@ -116,4 +134,5 @@ def _sentences(text: str, language_code: str) -> Iterator[str]:
             found = [str(sentence).strip() for sentence in segmenter.segment(part)]
             # pysbd drops a sentence that it does not find again after its own substitutions.
             whole = "".join("".join(found).split()) == "".join(part.split())
-            yield from filter(None, found if whole else _PLAIN_END.split(part))
+            for sentence in found if whole else _PLAIN_END.split(part):
+                yield from filter(None, _FURTHER_END.split(sentence))

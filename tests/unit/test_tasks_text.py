@@ -77,6 +77,34 @@ def test_text_without_spaces_is_summarized() -> None:
     assert chosen == ["蜜蜂は大きな群れで一つの巣に住む。", "働き蜂は蜜を集めて巣で蜂蜜を作る。"]
 
 
+SCRIPTS = {
+    "Hindi": ["मधुमक्खियाँ नाचकर फूल बताती हैं।", "क्या यह नाच सटीक है?", "हाँ, यह सटीक होता है॥"],
+    "Hindi, quoted": ['उसने कहा, "मैं घर जाऊँगा।"', "फिर वह घर चला गया।"],
+    "Bengali": ["মৌমাছি নাচের মাধ্যমে ফুল দেখায়।", "এই নাচ খুব সঠিক।"],
+    "Urdu": ["شہد کی مکھیاں ناچ کر بتاتی ہیں۔", "کیا یہ ناچ درست ہے؟", "ہاں یہ درست ہے۔"],
+    "Arabic": ["هل هذه الرقصة دقيقة جدا؟", "يعيش في الخلية ألف نحلة.", "العسل حلو."],
+    "Thai": ["ผึ้งเต้นรำเพื่อบอกกันว่าดอกไม้อยู่ที่ไหน", "ในฤดูร้อนรังหนึ่งมีผึ้ง 40 ตัว", "น้ำผึ้งมีสีอ่อน"],
+    "Lao": ["ເຜິ້ງເຕັ້ນເພື່ອບອກວ່າດອກໄມ້ຢູ່ໃສ", "ນ້ຳເຜິ້ງມີສີອ່ອນ"],
+    "Khmer": ["ឃ្មុំរាំប្រាប់គ្នាពីផ្កា។", "ទឹកឃ្មុំមានពណ៌ស្រាល។"],
+    "Burmese": ["ပျားများသည် ကခုန်ကြသည်။", "ပျားရည်သည် ချိုသည်။"],
+    "Armenian": ["Մեղուները պարում են ծաղիկների մասին։", "Մեղրը քաղցր է։"],
+    "Amharic": ["ንቦች ስለ አበባዎች ይጨፍራሉ።", "ማር ጣፋጭ ነው።"],
+    "Greek": [
+        "Είναι ο χορός ακριβής;",
+        "Το καλοκαίρι ζουν πολλές μέλισσες.",
+        "Μένει το ένα δέκατο.",
+    ],
+    "Chinese": ["蜜蜂用舞蹈告诉同伴花在哪里。", "这种舞蹈非常精确！", "冬天只剩下十分之一。"],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_sentences_end_as_their_script_ends_them(script: str) -> None:
+    sentences = SCRIPTS[script]
+    assert best_sentences(" ".join(sentences), len(sentences)) == sentences
+    assert best_sentences(" ".join(sentences), 1)[0] in sentences
+
+
 @pytest.mark.parametrize("text", ["", "   \n", "... !!! ???", "12345 67890"])
 def test_a_text_without_words_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match="no text to summarize"):
