@@ -20,6 +20,7 @@ from hive.broker.link.format import require_format
 from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage, comes_back, until_back
 from hive.broker.link.unreadable import ask, skip
 from hive.errors import InvalidInputError, UnknownJobError
+from hive.jobs.answer.errands import Errand, Turns
 from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
 from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
 from hive.jobs.answer.value import built_in_value
@@ -100,6 +101,7 @@ class Job:
         self._client = client_of(app)
         self._plan = plan
         self._caller = caller
+        self._errands: list[Errand] = []
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self._plan.task}>"
@@ -157,8 +159,9 @@ class Job:
         outcomes = OutcomeList(self._fetch)
         position = StreamPosition()
         until = None if timeout is None else time.monotonic() + max(timeout, 0.0)
-        for batch in self._batches(position, until):
-            outcomes.add(batch)
+        with self._turns() as turns:
+            for batch in self._batches(position, until, turns):
+                outcomes.add(batch)
         return self._result(outcomes, ended=position.ended, until=until)
 
     def __iter__(self) -> Iterator[Outcome]:
@@ -168,26 +171,33 @@ class Job:
             if self._caller and self._plan.trims
             else None
         )
-        for batch in self._batches(position, None):
-            for entry in batch:
-                yield from decode(entry)
-            if trim is not None:
-                trim.passed(position)
-            if self._all_seen(position):
-                return
+        with self._turns() as turns:
+            for batch in self._batches(position, None, turns):
+                for entry in batch:
+                    for outcome in decode(entry):
+                        yield outcome
+                        if turns.due:
+                            turns.give(idle=False)
+                if trim is not None:
+                    trim.passed(position)
+                if self._all_seen(position):
+                    return
 
     def __await__(self) -> Generator[Any, None, JobResult]:
         return self._result_async().__await__()
 
     async def __aiter__(self) -> AsyncIterator[Outcome]:
         position = StreamPosition()
-        async with aclosing(self._batches_async(position)) as batches:
-            async for batch in batches:
-                for entry in batch:
-                    for outcome in decode(entry):
-                        yield outcome
-                if self._all_seen(position):
-                    return
+        with self._turns() as turns:
+            async with aclosing(self._batches_async(position, turns)) as batches:
+                async for batch in batches:
+                    for entry in batch:
+                        for outcome in decode(entry):
+                            yield outcome
+                            if turns.due:
+                                await turns.give_async(idle=False)
+                    if self._all_seen(position):
+                        return
 
     # -- reading the stream
 
@@ -195,13 +205,21 @@ class Job:
     def _state(self) -> str:
         return steps.job_key(self._client, self.id, "state")
 
-    def _batches(self, position: StreamPosition, until: float | None) -> Iterator[list[Entry]]:
+    def _turns(self) -> Turns:
+        """What this asker does while it waits."""
+        return Turns(self._errands)
+
+    def _batches(
+        self, position: StreamPosition, until: float | None, turns: Turns
+    ) -> Iterator[list[Entry]]:
         """The stream's entries as they come, until its end or that time (monotonic seconds)."""
         key = steps.job_key(self._client, self.id, "outcomes")
         watch = JobWatch(self._app, self.id, self._plan)
         outage = Outage(READERS_WAIT)
+        idle = True
         while not position.ended:
-            left = _BLOCK if until is None else min(_BLOCK, until - time.monotonic())
+            longest = min(_BLOCK, turns.give(idle=idle))
+            left = longest if until is None else min(longest, until - time.monotonic())
             block = max(1, int(left * 1000)) if left > 0 else None
             try:
                 raw = from_reply(
@@ -209,7 +227,7 @@ class Job:
                         {key: position.last}, count=position.batch, block=block
                     )
                 )
-                if not raw:
+                if not raw and watch.due:
                     watch.look()
             except Exception as error:  # noqa: BLE001 _came raises what is no outage
                 _came(outage, error, until)
@@ -217,32 +235,40 @@ class Job:
                 raw = []
             else:
                 outage.over()
+            idle = not raw
             if raw:
                 yield position.take(raw)
             elif until is not None and time.monotonic() >= until:
                 return
+        turns.over = True
 
-    async def _batches_async(self, position: StreamPosition) -> AsyncGenerator[list[Entry], None]:
+    async def _batches_async(
+        self, position: StreamPosition, turns: Turns
+    ) -> AsyncGenerator[list[Entry], None]:
         key = steps.job_key(self._client, self.id, "outcomes")
         watch = JobWatch(self._app, self.id, self._plan)
         outage = Outage(READERS_WAIT)
+        idle = True
         async with self._client.asyncio_redis() as client:
             while not position.ended:
+                left = min(_BLOCK, await turns.give_async(idle=idle))
+                block = max(1, int(left * 1000)) if left > 0 else None
                 try:
                     raw = from_reply(
-                        await client.xread(
-                            {key: position.last}, count=position.batch, block=int(_BLOCK * 1000)
-                        )
+                        await client.xread({key: position.last}, count=position.batch, block=block)
                     )
-                    if not raw:
+                    if not raw and watch.due:
                         await asyncio.to_thread(watch.look)
                 except Exception as error:  # noqa: BLE001 _came raises what is no outage
                     _came(outage, error)
                     await asyncio.sleep(PAUSE)
+                    raw = []
                 else:
                     outage.over()
-                    if raw:
-                        yield position.take(raw)
+                idle = not raw
+                if raw:
+                    yield position.take(raw)
+        turns.over = True
 
     def _all_seen(self, position: StreamPosition) -> bool:
         """Whether a reader has all outcomes of a job of known size, and need not wait for the
@@ -260,8 +286,9 @@ class Job:
     async def _result_async(self) -> JobResult:
         outcomes = OutcomeList(self._fetch)
         position = StreamPosition()
-        async for batch in self._batches_async(position):
-            outcomes.add(batch)
+        with self._turns() as turns:
+            async for batch in self._batches_async(position, turns):
+                outcomes.add(batch)
         return await asyncio.to_thread(self._result, outcomes, ended=position.ended)
 
     def _result(

@@ -31,11 +31,12 @@ own `finish` is quicker.
 _NO_REDUCE = 15.0
 _LONGEST_LOOK = 2.0
 _QUIET = 5.0
+_LOOK_EVERY = 0.9
 _AGAIN = 30.0
 
 
 class JobWatch:
-    """Looks after a job for one reader, which calls `look` once a second while nothing comes."""
+    """Looks after a job for one reader, which calls `look` while nothing comes and it is due."""
 
     def __init__(self, app: Celery, job_id: str, plan: Plan) -> None:
         self._app = app
@@ -44,11 +45,18 @@ class JobWatch:
         self._plan = plan
         self._all_done_since: float | None = None
         self._looked_at = time.monotonic()
+        self._look_at = self._looked_at
         self._overdue = 0.0
         self._nudged = -_AGAIN
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to look: at first, and about a second after each look."""
+        return time.monotonic() >= self._look_at
+
     def look(self) -> None:
         """Ask once. Raises: UnknownJobError when the job has expired, redis errors."""
+        self._look_at = time.monotonic() + _LOOK_EVERY
         reply = steps.run(self._client, steps.WATCH, self._job_id)
         state = reply[0]
         if state == b"expired":
