@@ -4,6 +4,7 @@ is one that has them already.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -42,10 +43,12 @@ log = get_logger(__name__)
 class Installation(NamedTuple):
     """What `install` found in an application, and what it made of it; so it can be undone.
 
-    own, made: the settings that the application itself held, before and after. classes: its
-    `amqp_cls` and `control_cls` before. send_task: the one that it had of its own, if it had one.
+    nth: its place among all installations of this process. own, made: the settings that the
+    application itself held, before and after. classes: its `amqp_cls` and `control_cls` before.
+    send_task: the one that it had of its own, if it had one.
     """
 
+    nth: int
     router: Router
     own: dict[str, Any]
     made: dict[str, Any]
@@ -71,7 +74,8 @@ def install(
 ) -> Celery:
     """Make `app` an application of the hive, and Celery's default.
 
-    settings: what to use instead of the environment's.
+    settings: what to use instead of the environment's. They are this process's; skills that run in
+        it for this application go by them, too.
     policy: how nodes are ranked for its tasks; the load score by default.
     duties: what the watchdog does besides its own, in a nexus started with `--app`, and in the
         application's spores while there is no nexus.
@@ -88,11 +92,14 @@ def install(
         Redis or Valkey; InvalidInputError for what is no policy, duty or route, a policy that
         comes too late, and a duty with the name of another.
     """
-    added = _additions(app, policy, duties, routes)
-    if not isinstance(getattr(app, "hive", None), BrokerClient):
-        _equip(app, settings or Settings.load(), added.policy)
-        app.set_default()
-    app.hive_policy, app.hive_duties, app.hive_routes = added  # type: ignore[attr-defined]
+    app.conf.get("broker_url")  # reads its configuration, which may import a module that installs
+    with _making:
+        added = _additions(app, policy, duties, routes)
+        if not isinstance(getattr(app, "hive", None), BrokerClient):
+            app.hive_settings = settings  # type: ignore[attr-defined]
+            _equip(app, settings or Settings.load(), added.policy)
+            app.set_default()
+        app.hive_policy, app.hive_duties, app.hive_routes = added  # type: ignore[attr-defined]
     return app
 
 
@@ -114,10 +121,14 @@ def _equip(app: Celery, settings: Settings, policy: Policy | None) -> None:
     client = BrokerClient(url, settings, prefix=prefix, tls=parameters)
     router = Router(app, client, policy or LoadScore.of(settings))
     app.conf.task_routes = [router]
-    app.hive = client  # type: ignore[attr-defined]
     app.hive_recoveries = (recovery.RECOVERY,)  # type: ignore[attr-defined]
     app.hive_installation = Installation(  # type: ignore[attr-defined]
-        router, own, dict(changes), (app.amqp_cls, app.control_cls), vars(app).get("send_task")
+        next(_numbers),
+        router,
+        own,
+        dict(changes),
+        (app.amqp_cls, app.control_cls),
+        vars(app).get("send_task"),
     )
     vars(app)["send_task"] = publishing.telling_ids_apart(app.send_task)
     _use(app, amqp.NAME, control.NAME)
@@ -128,6 +139,7 @@ def _equip(app: Celery, settings: Settings, policy: Policy | None) -> None:
         # Flower asks for the broker's kind by these names.
         kombu.Connection.resolve_aliases[transport] = "redis"
     publishing.connect()
+    app.hive = client  # type: ignore[attr-defined]  # last: who sees Hive in it sees all of it
 
 
 def uninstall(app: Celery) -> None:
@@ -156,7 +168,8 @@ def uninstall(app: Celery) -> None:
     app.__dict__.pop("AsyncResult", None)
     app.steps["worker"].discard(SporeStep)
     app.steps["consumer"].discard(SporeConsumerStep)
-    del app.hive, app.hive_installation, app.hive_recoveries  # type: ignore[attr-defined]
+    for name in ("hive", "hive_settings", "hive_installation", "hive_recoveries"):
+        vars(app).pop(name, None)
 
 
 def _use(app: Celery, amqp_cls: Any, control_cls: Any) -> None:
@@ -201,6 +214,8 @@ and never takes the place of the current one.
 """
 
 _making = threading.RLock()
+"""Held while an application is made or installed."""
+_numbers = itertools.count()
 
 
 def __getattr__(name: str) -> Celery:

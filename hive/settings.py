@@ -199,6 +199,16 @@ class Settings(BaseSettings):
         return int(1000 * max(1.5 * self.hive_heartbeat_interval, self.dead_after / 2))
 
 
+def settings_of(app: Any) -> Settings:
+    """The settings of an application: those that `hive.install` was given for it, also where
+    ENABLE_HIVE is false; the environment's where it was given none.
+
+    Raises: SettingsError.
+    """
+    own = getattr(app, "hive_settings", None)
+    return own if isinstance(own, Settings) else Settings.load()
+
+
 def _check_certificates(
     authorities: Path | None, certificate: Path | None, key: Path | None
 ) -> None:

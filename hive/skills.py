@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from hive.applications import application, has_hive
 from hive.errors import InvalidInputError, UnknownSkillError
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def skill(
             if input is None
             else _checking(skill_name, input, function, leading=1 if options.get("bind") else 0)
         )
-        task: Task[Any, Any] = shared_task(**options)(body)
+        shared_task(**options)(body)
+        task = _task_where_it_is_meant(options.get("name"), body)
         _skills[skill_name] = Skill(
             skill_name,
             description.strip(),
@@ -101,6 +103,22 @@ def skill(
         return task
 
     return register
+
+
+def _task_where_it_is_meant(name: str | None, body: Callable[..., Any]) -> Task[Any, Any]:
+    """The task as the application has it that is meant, asked at each use.
+
+    Celery's own proxy asks the current application, which may be a plain one.
+    """
+    from celery import current_app
+    from celery.local import Proxy
+
+    def find() -> Task[Any, Any]:
+        meant = application()
+        app = meant if has_hive(meant) else current_app
+        return app.tasks[name or app.gen_task_name(body.__name__, body.__module__)]
+
+    return cast("Task[Any, Any]", Proxy(find))
 
 
 def registered() -> dict[str, Skill]:

@@ -1,25 +1,13 @@
-"""Which application a program means, and which skills it offers."""
+"""What an application can do: whether it sends, and which skills it offers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from celery import Celery
-from celery.app import default_app
-from celery.local import Proxy
 
 from hive.errors import HiveError, UnknownSkillError
 from hive.skills import Skill, find_skill, import_skills, registered
-
-
-def application(app: Celery | None = None) -> Celery:
-    """The given application, else Celery's default one: the last in which Hive was installed."""
-    if app is not None:
-        return app
-    proxy: Any = default_app  # it would follow a later install
-    default: Celery = proxy._get_current_object()
-    # Until the ready application is made, a stand-in for it is the default.
-    return default._get_current_object() if isinstance(default, Proxy) else default
 
 
 def require_sending(app: Celery, what: str) -> None:

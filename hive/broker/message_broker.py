@@ -12,7 +12,8 @@ from celery import Celery
 from kombu.exceptions import EncodeError
 from kombu.utils.json import dumps, loads
 
-from hive.broker.application import application, require_sending, skill_of
+from hive.applications import application
+from hive.broker.application import require_sending, skill_of
 from hive.broker.channel.header import Header
 from hive.broker.channel.publishing import derived_id
 from hive.broker.control.broadcast import BroadcastCaller
@@ -39,8 +40,8 @@ T = TypeVar("T")
 class MessageBroker:
     """One application's way to its broker.
 
-    app: an application with Hive installed; Celery's default one if not given, which is the last
-        that was installed.
+    app: an application with Hive installed; if not given, the one that is meant
+        (hive.applications): this thread's current one, or the last in which Hive was installed.
 
     `connect` only looks whether the broker is there. Every method opens what it needs, and raises
     BrokerUnreachableError when the broker does not answer, BrokerAuthError when it refuses the

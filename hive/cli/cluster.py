@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from celery import Celery
@@ -37,12 +37,13 @@ class Cluster:
             return self.table.read()
 
     def skill(self, name: str) -> Skill:
-        """The skill of that name, or the application's task of that name.
+        """The skill or task of that name, as the application has it.
 
         Raises: UnknownSkillError.
         """
         task = self.app.tasks.get(name)
-        return find_skill(name if task is None else task)
+        known = find_skill(name if task is None else task)
+        return replace(known, task=self.app.tasks.get(known.task.name, known.task))
 
     def online(self) -> list[Node]:
         return [node for node in self.nodes().values() if node.online]

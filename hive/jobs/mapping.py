@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar
 
 import redis
 from celery import Celery, Task
-from celery.app import app_or_default
 
+from hive.applications import application_of
 from hive.broker.application import require_sending, skill_of
 from hive.broker.link.client import BrokerClient, broker_errors, client_of
 from hive.broker.link.outage import comes_back, until_back
@@ -59,14 +59,15 @@ def map(  # noqa: A001 the name is the public contract's
         seconds; what is not done then has the outcome "timeout". One item may run as long as its
         task's own limit, HIVE_TASK_TIMEOUT if it has none.
     chunk: items that a worker takes at once; "auto" sizes it so that outcomes flow.
-    app: the Celery application that Hive is installed in; the current one by default.
+    app: the Celery application that Hive is installed in; by default the task's own, and for a
+        name or a skill the one that is meant (hive.applications).
 
     Returns: the job, running. One item's failure is its outcome and never sinks the rest.
     Raises: InvalidInputError, UnknownSkillError, NoEligibleNodeError when no known node can ever do
         it, QueueFullError, BrokerMemoryError, BrokerUnreachableError, HiveError with
         `task_always_eager`.
     """
-    application = app_or_default(app)
+    application = application_of(skill, app)
     client = client_of(application)
     require_sending(application, "hive.map")
     found = skill_of(application, skill)
@@ -78,7 +79,7 @@ def map(  # noqa: A001 the name is the public contract's
         task=found.task.name,
         reduce=_reduce_name(reduce),
         reduce_task=None if reduce is None or isinstance(reduce, str) else reduce.name,
-        item_limit=_item_limit(found.task, client.settings),
+        item_limit=_item_limit(application.tasks.get(found.task.name, found.task), client.settings),
         slots=slots,
         chunk=0 if chunk == "auto" else chunk,
         queue=queue,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from hive.settings import Settings
+from hive.applications import running_application
+from hive.settings import settings_of
 from hive.skills import skill
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def summarize(
 def _fetched(url: str, wanted: Wanted) -> Page:
     from hive.tasks.fetching import fetch_page
 
-    allowed = Settings.load().hive_fetch_allow_private
+    allowed = settings_of(running_application()).hive_fetch_allow_private
     return fetch_page(url, allow_private=allowed, wanted=wanted)
 
 

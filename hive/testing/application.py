@@ -27,6 +27,7 @@ _ADDRESSES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRIT
 _RESULTS = "CELERY_RESULT_BACKEND"
 _HELD = (
     "hive",
+    "hive_settings",
     "hive_installation",
     "hive_recoveries",
     "hive_policy",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from celery import Celery
-from celery.app import app_or_default
 
+from hive.applications import application
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.format import require_format
 from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage, comes_back, until_back
@@ -355,16 +355,17 @@ def _asked(ask: Callable[[], T], until: float | None = None) -> T:
 def job(job_id: str, *, app: Celery | None = None) -> Job:
     """Open a job by its id, from any process, also after its caller died.
 
-    app: the Celery application that Hive is installed in; the current one by default.
+    app: the Celery application that Hive is installed in; by default the one that is meant
+        (hive.applications): this thread's current one, or the last in which Hive was installed.
 
     Raises: UnknownJobError when no such job is known (any more), or another release made it that
         this one cannot read; StoredFormatError, BrokerUnreachableError.
     """
-    application = app_or_default(app)
-    client = client_of(application)
+    meant = application(app)
+    client = client_of(meant)
     with broker_errors():
         require_format(client)
         plan = stored_plan(client, job_id)
     if plan is None:
         raise UnknownJobError(f"No job has the id {job_id!r}, or its results have expired.")
-    return Job(application, job_id, plan)
+    return Job(meant, job_id, plan)
