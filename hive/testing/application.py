@@ -53,7 +53,12 @@ def named(app: Celery | str) -> tuple[str, Celery]:
     if isinstance(app, str):
         return app, _imported(app)
     get_current = getattr(app, "_get_current_object", None)  # celery.current_app is a proxy
-    found: Celery = get_current() if get_current else app
+    found: Any = get_current() if get_current else app
+    if not isinstance(found, Celery):
+        raise HiveError(
+            f'{found!r:.200} is no Celery application; pass one, or its name as "module:app", such '
+            'as "shop.tasks:app".'
+        )
     homes = [
         (module, attribute)
         for name, module in list(sys.modules.items())

@@ -45,7 +45,7 @@ def cluster(
     spores: int = 1,
     concurrency: int = 2,
     watch: bool = True,
-    directory: Path | None = None,
+    directory: str | Path | None = None,
     **settings: Any,
 ) -> Iterator[Cluster]:
     """Run an application on a broker and spores of its own, and take all of it away afterwards.
@@ -74,7 +74,11 @@ def cluster(
     with ExitStack() as stack:
         name, application = named(app)
         _check(settings)
-        place = directory or Path(stack.enter_context(_temporary_directory()))
+        _check_number("spores", spores, least=0)
+        _check_number("concurrency", concurrency, least=1)
+        if not isinstance(directory, str | Path | None):
+            raise InvalidInputError(f"directory is a path; it cannot be {directory!r:.100}.")
+        place = Path(directory or stack.enter_context(_temporary_directory())).absolute()
         broker = EmbeddedBroker(place)
         stack.callback(broker.stop)
         broker.start()
@@ -270,6 +274,11 @@ def _check(settings: Mapping[str, object]) -> None:
         raise InvalidInputError(
             f"{', '.join(fixed)}: a cluster for a test has a broker of its own, and Hive on it."
         )
+
+
+def _check_number(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidInputError(f"{name} is a number from {least} on; it cannot be {value!r:.100}.")
 
 
 def _as_variables(settings: Mapping[str, object]) -> dict[str, str]:

@@ -285,7 +285,7 @@ def test_what_a_directory_of_ones_own_holds_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = shop(tmp_path, monkeypatch, "aid_directory")
-    with cluster(module.app, directory=tmp_path / "kept") as started:
+    with cluster(module.app, directory=str(tmp_path / "kept")) as started:  # a text is a path, too
         printed = started.log("spore-1")
     assert (tmp_path / "kept" / "spore-1.log").read_text().startswith(printed)
 
@@ -297,6 +297,8 @@ def test_an_application_that_cannot_be_found_or_used_is_named_in_a_sentence() ->
         ("no_such_module:app", r"'no_such_module:app' cannot be imported \(No module"),
         ("json:loads", r"'json:loads' is no Celery application"),
         ("json", r"'json' cannot be imported"),
+        (None, "None is no Celery application; pass one"),
+        (["shop:app"], "no Celery application"),
     ]:
         with pytest.raises(HiveError, match=fault), cluster(app):
             pytest.fail("it has not started")
@@ -311,6 +313,18 @@ def test_what_is_no_setting_or_not_to_be_set_is_refused() -> None:
     with (
         pytest.raises(InvalidInputError, match="redis_host: a cluster for a test has"),
         cluster("hive:app", redis_host="x"),
+    ):
+        pytest.fail("it has not started")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("spores", "2"), ("spores", -1), ("concurrency", 0), ("concurrency", 1.5), ("directory", 7)],
+)
+def test_an_option_that_is_none_is_refused(option: str, value: Any) -> None:
+    with (
+        pytest.raises(InvalidInputError, match=f"^{option} is a .* it cannot be"),
+        cluster("hive:app", **{option: value}),
     ):
         pytest.fail("it has not started")
 
