@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,49 @@ def caller(broker: BrokerServer) -> Iterator[Caller]:
     with closing(Caller(broker)) as caller:
         yield caller
     _state.set_default_app(default)
+
+
+def coded(caller: Caller, coding: dict[str, Any]) -> Any:
+    """A task that is declared so."""
+    return caller.app.task(name=f"tests.coded_{coding}", **coding)(say)
+
+
+CODINGS: dict[str, Callable[[Caller, dict[str, Any]], object]] = {
+    "apply_async": lambda c, coding: c.echo.apply_async((1,), **coding),
+    "later": lambda c, coding: c.echo.apply_async((1,), countdown=60, **coding),
+    "send_task": lambda c, coding: c.app.send_task("of.nobody", **coding),
+    "a signature": lambda c, coding: c.echo.s(1).set(**coding).apply_async(),
+    "a group": lambda c, coding: group(c.echo.s(1), c.echo.s(2)).apply_async(**coding),
+    "a chain": lambda c, coding: chain(c.echo.s(1), c.echo.s(2).set(**coding)).apply_async(),
+    "a chord's body": lambda c, coding: chord([c.echo.s(1), c.echo.s(2)])(c.echo.s().set(**coding)),
+    "a link": lambda c, coding: c.echo.apply_async((1,), link=c.echo.s().set(**coding)),
+    "an errback": lambda c, coding: c.echo.apply_async((1,), link_error=c.echo.s().set(**coding)),
+    "the task itself": lambda c, coding: coded(c, coding).delay(1),
+    "the task, sent by name": lambda c, coding: c.app.send_task(coded(c, coding).name),
+    "a later part's task": lambda c, coding: chain(c.echo.s(1), coded(c, coding).s()).apply_async(),
+}
+
+
+@pytest.mark.parametrize("way", CODINGS)
+def test_a_body_that_no_node_could_read_is_refused_when_it_is_sent(
+    caller: Caller, way: str
+) -> None:
+    for serializer in ("pickle", "yaml", "msgpack", "raw", "auth", "nobodys", 7):
+        caller.refuses(partial(CODINGS[way], caller, {"serializer": serializer}), "serializer is")
+    for compression in ("nobodys", 7, ["gzip"]):
+        coding = {"compression": compression}
+        said = caller.refuses(partial(CODINGS[way], caller, coding), "compression is")
+        assert "gzip, bzip2, lzma" in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("task_serializer", "pickle"), ("task_compression", "nobodys")]
+)
+def test_the_applications_own_coding_is_looked_at_too(
+    caller: Caller, setting: str, value: str
+) -> None:
+    caller.app.conf[setting] = value
+    caller.refuses(lambda: caller.app.send_task("of.nobody"), setting.removeprefix("task_"))
 
 
 WAYS: dict[str, Callable[[Caller, Any], object]] = {

@@ -21,6 +21,7 @@ from hive.broker.channel.patience import endures, pause
 from hive.broker.channel.publishing import follows_up, outcome_unknown, sendable, vouched_for
 from hive.broker.channel.time_limits import Limit, fitting
 from hive.broker.link.client import client_of
+from hive.broker.link.coding import checked_compression, checked_serializer
 from hive.broker.link.outage import passes, said
 from hive.errors import BrokerUnreachableError, HiveError, InvalidInputError
 from hive.logs import get_logger
@@ -42,6 +43,8 @@ class HiveAMQP(AMQP):
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send: Callable[..., Any] = super()._create_task_sender()  # type: ignore[misc]
+        # Looked up once, as Celery does.
+        serializer, compression = self.app.conf.task_serializer, self.app.conf.task_compression
 
         def send_task_message(
             producer: Any,
@@ -52,8 +55,10 @@ class HiveAMQP(AMQP):
         ) -> Any:
             if self._sends_for_nobody(name):
                 return None
+            checked_serializer(options.get("serializer") or serializer)
+            checked_compression(options.get("compression") or compression)
             headers = Header.marked(headers)
-            options |= sendable(message, headers, options)
+            options |= sendable(self.app, message, headers, options)
             options |= self._admission(options)
             if "timelimit" in message.headers:
                 headers["timelimit"] = self._limits(*message.headers["timelimit"])

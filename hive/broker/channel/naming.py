@@ -73,8 +73,8 @@ def regroup(embed: dict[str, Any], groups: Mapping[str, str]) -> dict[str, Any]:
     return copy
 
 
-def embedded(embed: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The options of every task in the canvas that a task message carries along."""
+def embedded(embed: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The name and the options of every task in the canvas that a task message carries along."""
     waiting: list[Any] = list(embed.values())
     while waiting:
         part = waiting.pop()
@@ -82,7 +82,7 @@ def embedded(embed: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             waiting += part
         elif isinstance(part, Mapping) and "options" in part:
             options = part["options"] or {}
-            yield options
+            yield part.get("task") or "", options
             waiting += [options.get(name) for name in ("link", "link_error", "chord")]
             if part.get("subtask_type"):
                 inner = part.get("kwargs") or {}

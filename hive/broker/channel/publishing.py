@@ -22,12 +22,13 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from celery import signals
+from celery import Celery, signals
 from celery._state import get_current_task, get_current_worker_task
 
 from hive.broker.channel import incarnation
 from hive.broker.channel.header import NAME, Header
 from hive.broker.channel.naming import embedded, ids_in, is_random, name_links, regroup
+from hive.broker.link.coding import checked_compression, checked_serializer
 from hive.broker.link.names import checked_name, checked_publish_id, is_name
 from hive.broker.link.priorities import DEFAULT, checked
 
@@ -51,11 +52,11 @@ def connect() -> None:
 
 
 def sendable(
-    message: Any, headers: Mapping[str, Any], options: Mapping[str, Any]
+    app: Celery, message: Any, headers: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Make sure that a task message can be packed, kept and read again, before anything is written.
 
-    message: as Celery made it. headers, options: with which it is to be sent.
+    app: which sends it. message: as Celery made it. headers, options: with which it is to be sent.
 
     Returns: the options that change: the priority, as a whole number.
     Raises: InvalidInputError.
@@ -74,7 +75,7 @@ def sendable(
     given = options.get("priority")
     priority = checked(given)
     if isinstance(message.body, tuple) and any(message.body[2].values()):
-        refuse_canvas(message.body[2])
+        refuse_canvas(app, message.body[2])
     return {} if priority is given else {"priority": priority}
 
 
@@ -89,14 +90,17 @@ def _refuse_ids(headers: Mapping[str, Any]) -> None:
             checked_name(what, given)
 
 
-def refuse_canvas(embed: Mapping[str, Any]) -> None:
+def refuse_canvas(app: Celery, embed: Mapping[str, Any]) -> None:
     """Raises: InvalidInputError where a task that travels in a message could not be sent later."""
     if follows_up():
         return  # what accepted work sends next was looked at when it was accepted itself
-    for options in embedded(embed):
+    for name, options in embedded(embed):
+        declared = app.tasks.get(name)
+        checked_serializer(options.get("serializer") or getattr(declared, "serializer", None))
+        checked_compression(options.get("compression") or getattr(declared, "compression", None))
         checked(options.get("priority"))
-        for name, what in (("task_id", "A task_id"), ("queue", "A queue's name")):
-            given = options.get(name)
+        for option, what in (("task_id", "A task_id"), ("queue", "A queue's name")):
+            given = options.get(option)
             if given is not None:
                 checked_name(what, getattr(given, "name", given))
 

@@ -158,7 +158,7 @@ class Backend(RedisBackend):
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> Any:
         group_id, results = header_result_args
-        refuse_canvas({"body": body})  # before anything is written for the chord
+        refuse_canvas(self.app, {"body": body})  # before anything is written for the chord
         # Nobody knows the members of a generator before they are sent.
         if isinstance(results, list):
             group_id = chord_group(group_id, _first(results))

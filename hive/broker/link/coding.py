@@ -1,0 +1,52 @@
+"""How bodies of messages are written: which serializers and compressions can be read again."""
+
+# celery-types leaves kombu's registry of serializers out.
+# mypy: disable-error-code="attr-defined"
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu import compression
+from kombu.serialization import registry
+
+from hive.errors import InvalidInputError
+
+JSON = "application/json"
+"""The one content type that every node and every tool of a hive reads."""
+
+_KNOWN_COMPRESSIONS = ("gzip", "bzip2", "lzma", "zstd", "brotli")
+
+
+def checked_serializer(name: object) -> None:
+    """Make sure that what a serializer writes can be read: it writes JSON. None is the default.
+
+    Raises: InvalidInputError for any other; nothing is sent then.
+    """
+    if name is None or name == "json":
+        return
+    if isinstance(name, str) and registry.name_to_type.get(name) == JSON:
+        return
+    raise InvalidInputError(
+        f'serializer is "json", since nodes accept nothing else; it cannot be {name!r:.100}. Send '
+        "what JSON can hold, or store the rest elsewhere and send where it is."
+    )
+
+
+def checked_compression(name: Any) -> None:
+    """Make sure that this process can compress so; None and "" are without.
+
+    Raises: InvalidInputError; nothing is sent then.
+    """
+    if not name or _can_compress(name):
+        return
+    known = ", ".join(filter(_can_compress, _KNOWN_COMPRESSIONS))
+    raise InvalidInputError(f"compression is one of {known}; it cannot be {name!r:.100}.")
+
+
+def _can_compress(name: Any) -> bool:
+    try:
+        compression.get_encoder(name)
+    except (KeyError, TypeError):
+        return False
+    return True
