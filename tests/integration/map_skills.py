@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,65 @@ def scale(value: float, factor: float = 2.0) -> float:
 @shared_task(soft_time_limit=1)
 def limited(seconds: float) -> float:
     time.sleep(seconds)
+    return seconds
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError("the item's own alarm")
+
+
+def _fail(_: object) -> None:
+    raise ValueError("with an alarm set")
+
+
+ALARMS: dict[str, Callable[[Any], object]] = {
+    "restores": lambda before: (signal.alarm(0), signal.signal(signal.SIGALRM, before)),
+    "leaves all": lambda _: None,
+    "restores the handler alone": lambda before: signal.signal(signal.SIGALRM, before),
+    "leaves it to the default": lambda _: signal.signal(signal.SIGALRM, signal.SIG_DFL),
+    "leaves it ignored": lambda _: signal.signal(signal.SIGALRM, signal.SIG_IGN),
+    "stops the timer": lambda _: signal.setitimer(signal.ITIMER_REAL, 0),
+    "rings again and again": lambda _: signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5),
+    "blocks it": lambda _: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM}),
+    "blocks all": lambda _: signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()),
+    "fails": _fail,
+}
+"""What items do with an alarm that they have set."""
+
+
+@shared_task(soft_time_limit=1)
+def alarming(what: float | str) -> str:
+    """Uses the alarm in one of those ways, or sleeps."""
+    if not isinstance(what, str):
+        time.sleep(what)
+        return "slept"
+    before = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(2)
+    time.sleep(0.01)
+    ALARMS[what](before)
+    return what
+
+
+@shared_task
+def alarm_then_file(what: str) -> str:
+    """Uses the alarm, or makes a file and sleeps."""
+    if what in ALARMS:
+        return str(alarming.run(what))
+    Path(what).touch()
+    time.sleep(60)
+    return "slept"
+
+
+@shared_task(soft_time_limit=1)
+def alarm_and_sleep(seconds: float) -> float:
+    """As a decorator that guards too loosely."""
+    before = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(30)
+    try:
+        time.sleep(seconds)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     return seconds
 
 

@@ -106,6 +106,47 @@ def test_an_item_over_its_limit_is_a_timeout_and_the_rest_goes_on(cluster: MapCl
     assert result.value == 3
 
 
+def test_an_items_own_alarm_takes_no_limit_from_the_next_and_strikes_no_other(
+    cluster: MapCluster,
+) -> None:
+    items = [0.01, 0.01, 60.0, 0.01]
+    jobs = {
+        what: hive.map(skills.alarming, [what, *items], chunk=5, app=cluster.app)
+        for what in skills.ALARMS
+    }
+    for what, job in jobs.items():
+        own, *others = job.result(40).outcomes
+        assert (own.status, own.attempts) == ("failed" if what == "fails" else "ok", 1), what
+        assert [(outcome.status, outcome.error, outcome.attempts) for outcome in others] == [
+            ("ok", None, 1),
+            ("ok", None, 1),
+            ("timeout", "ran longer than 1 s", 1),
+            ("ok", None, 1),
+        ], what
+
+
+def test_a_limit_holds_although_the_item_has_set_an_alarm_itself(cluster: MapCluster) -> None:
+    result = hive.map(skills.alarm_and_sleep, [0.3, 60.0, 0.1], app=cluster.app).result(40)
+    assert [(outcome.status, outcome.attempts) for outcome in result.outcomes] == [
+        ("ok", 1),
+        ("timeout", 1),
+        ("ok", 1),
+    ]
+    assert result.outcomes[1].seconds < 10
+
+
+def test_cancel_stops_an_item_behind_one_that_used_the_alarm(
+    cluster: MapCluster, tmp_path: Path
+) -> None:
+    for what in skills.ALARMS:
+        items = [what, str(tmp_path / what)]
+        job = hive.map(skills.alarm_then_file, items, chunk=2, app=cluster.app)
+        wait_until((tmp_path / what).exists, what="the second item runs")
+        job.cancel()
+        outcomes = job.result(10).outcomes
+        assert outcomes[1].status == "cancelled", (what, outcomes)
+
+
 def test_an_item_may_tidy_up_when_it_is_told_to_stop(cluster: MapCluster) -> None:
     result = hive.map(skills.tidies_up, [30.0, 0.01], app=cluster.app).result(60)
     assert [(outcome.status, outcome.value) for outcome in result.outcomes] == [

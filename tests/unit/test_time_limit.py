@@ -82,21 +82,75 @@ def test_the_interruption_is_celerys_soft_limit_to_a_skill() -> None:
 
 
 def test_a_signal_on_its_way_when_the_run_ends_does_no_harm() -> None:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    with TimeLimit(60):
+    with TimeLimit(60) as limit:
         pass
-    os.kill(os.getpid(), signal.SIGALRM)
+    limit.cancel()
     time.sleep(0.01)
 
 
-def test_the_applications_own_handler_is_back_afterwards() -> None:
+def test_a_limit_holds_while_the_item_uses_the_alarm_itself() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    with TimeLimit(0.3) as limit:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert run(limit, 5) == "timeout: ran longer than 0.3 s"
+        signal.alarm(60)
+        assert run(limit, 5) == "timeout: ran longer than 0.3 s"
+
+
+def test_the_applications_own_handlers_are_back_afterwards() -> None:
+    heard: list[int] = []
+    numbers = (signal.SIGALRM, signal.SIGURG)
+    before = [signal.signal(number, lambda number, _: heard.append(number)) for number in numbers]
+    try:
+        with TimeLimit(60) as limit:
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            limit.leftovers.put_back()
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert heard == list(numbers)
+
+
+def test_an_alarm_that_an_item_left_strikes_nothing_else() -> None:
+    heard: list[int] = []
+    with TimeLimit(60) as limit:
+        before = signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        limit.leftovers.put_back()
+        assert signal.getsignal(signal.SIGALRM) is before
+        assert run(limit, 0.1) == "ok"
+    assert heard == []
+
+
+def test_an_alarm_that_rang_unheard_is_dropped() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it would end this process
+    with TimeLimit(60) as limit:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        os.kill(os.getpid(), signal.SIGALRM)
+        limit.leftovers.put_back()
+        assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with TimeLimit(0.1) as limit:
+        assert run(limit, 5) == "timeout: ran longer than 0.1 s"
+
+
+def test_an_alarm_of_a_task_that_is_over_is_turned_off_and_a_profilers_goes_on() -> None:
     heard: list[int] = []
     signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
-    with TimeLimit(60):
-        pass
-    os.kill(os.getpid(), signal.SIGALRM)
-    time.sleep(0.01)
-    assert heard == [signal.SIGALRM]
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    with TimeLimit(60) as limit:
+        assert run(limit, 0.1) == "ok"
+        assert heard == []
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        with TimeLimit(60) as limit:
+            limit.leftovers.put_back()
+            assert run(limit, 0.1) == "ok"
+            assert len(heard) > 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def test_outside_the_main_thread_nothing_is_enforced() -> None:

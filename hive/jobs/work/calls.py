@@ -19,6 +19,7 @@ from hive.broker.channel.header import Header
 from hive.jobs.state.outcomes import Status, error_text
 from hive.jobs.work.lease_size import OVERDUE
 from hive.jobs.work.leases import Lease
+from hive.jobs.work.leftovers import FEW, LONG
 from hive.jobs.work.time_limit import ItemInterrupted, TimeLimit
 from hive.skills import find_skill
 
@@ -76,6 +77,7 @@ class SkillCalls:
         call = self._call
         values, micros = lease.results.values, lease.results.micros
         limit, clock = self._limit, time.perf_counter
+        put_back, few = limit.leftovers.put_back, len(lease.items) <= FEW
         overdue = lease.started + OVERDUE
         last = clock()
         for offset, item in enumerate(lease.items):
@@ -93,6 +95,8 @@ class SkillCalls:
                 value = None
                 lease.results.errors[offset] = _failure(error)
             now = clock()
+            if few or now - last > LONG:
+                put_back()
             values.append(value)
             micros.append(int((now - last) * 1e6))
             last = now

@@ -240,6 +240,7 @@ class Pulling:
             self.calls.work(lease, whole=bool(self.plan.chunk))
         finally:
             lease.close()
+            self.limit.leftovers.put_back()
         return self._commit(lease, job_us=int(reply[8]), job_done=int(reply[9]))
 
     def _open(self, reply: list[Any]) -> Lease:

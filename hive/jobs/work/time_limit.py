@@ -1,21 +1,35 @@
 """Interrupting an item that runs too long, in the main thread of a pool process.
 
-One timer serves all of a puller's items: it looks when the item that is running began, so that to
-start an item costs nothing. Elsewhere (in thread pools) Python cannot interrupt code, and the limit
-is not enforced.
+A thread looks when the item that is running began, so that to start an item costs nothing, and
+sends the main thread a signal of Hive's own when that was too long ago. SIGALRM and its timer are
+the items': timeout decorators use them. Elsewhere (in thread pools) Python cannot interrupt code,
+and the limit is not enforced.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Literal
 
 from celery.exceptions import SoftTimeLimitExceeded
 
+from hive.jobs.work.leftovers import Leftovers
+
 _NO_LIMIT = float("inf")
+_SIGNAL = signal.SIGURG
+"""Next to nobody uses it, and by default it does nothing: one that is still on its way when a run
+ends does no harm.
+"""
+_AGAIN = 0.05
+"""Seconds after which a signal is sent again that changed nothing: foreign code held it up."""
+_LONGEST_WAIT = 3600.0
+
+_Handler = Callable[[int, FrameType | None], Any]
 
 
 class ItemInterrupted(SoftTimeLimitExceeded):
@@ -33,10 +47,6 @@ class ItemInterrupted(SoftTimeLimitExceeded):
         return self.why
 
 
-def _too_late(_signal: int, _frame: FrameType | None) -> None:
-    """The item that was to be interrupted has ended."""
-
-
 class TimeLimit:
     """Limits each item to `limit` seconds, and all of them to the job's deadline.
 
@@ -44,24 +54,40 @@ class TimeLimit:
 
     `started` is set to time.perf_counter() right before an item and to None right after it, inside
     a try that records what is raised. `over` becomes true when no further item is to be started:
-    the job was cancelled, or its deadline has passed.
+    the job was cancelled, or its deadline has passed, or there is an `outer_error`.
+
+    Limits may be nested, where an item works on a job of its own: what interrupts the outer item
+    is raised in the inner one, and kept in `outer_error`, since it says nothing about the inner.
     """
+
+    _passed: tuple[signal.Signals, ...] = ()
+    """Other signals by which the process around is interrupted, and not an item of this job."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.started: float | None = None
         self.over = False
+        self.outer_error: BaseException | None = None
         self.active = threading.current_thread() is threading.main_thread() and hasattr(
-            signal, "setitimer"
+            signal, "pthread_kill"
         )
+        self.leftovers = Leftovers()
         self._deadline = _NO_LIMIT
         self._cancelled = False
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> TimeLimit:
-        if self.active:
-            self._before = signal.signal(signal.SIGALRM, self._fire)
-            self._arm()
+        if not self.active:
+            return self
+        outer = signal.getsignal(_SIGNAL)
+        self._handle(_SIGNAL, self._fire if not callable(outer) else self._after(outer))
+        for number in self._passed:
+            before = signal.getsignal(number)
+            if callable(before):
+                self._handle(number, self._passing(before))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (_SIGNAL,))
+        self.leftovers.note((_SIGNAL, signal.SIGALRM), own_alarm=bool(self._passed))
+        _clock.add(self)
         return self
 
     def __exit__(
@@ -70,41 +96,64 @@ class TimeLimit:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.active:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            # The default action must not come back: a signal still on its way would end the
-            # process.
-            signal.signal(signal.SIGALRM, self._before if callable(self._before) else _too_late)
+        if not self.active:
+            return
+        _clock.remove(self)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def set_deadline(self, seconds_left: float) -> None:
         """The job's deadline is that far away."""
         self._deadline = time.perf_counter() + max(seconds_left, 0.0)
-        self._arm()
+        if self.active:
+            _clock.hurry(self)
 
     def cancel(self) -> None:
         """Interrupt the item that is running; for other threads."""
         if self.active:
             self._cancelled = True
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+            _interrupt()
 
-    def _arm(self) -> None:
-        if not self.active:
-            return
-        now = time.perf_counter()
-        limit = self.limit if self.started is None else self.started + self.limit - now
-        next_look = limit if self.over else min(limit, self._deadline - now)
-        signal.setitimer(signal.ITIMER_REAL, max(0.001, next_look))
+    def due(self) -> float:
+        """When the main thread has to look, in seconds of time.perf_counter()."""
+        started = self.started
+        limit = (time.perf_counter() if started is None else started) + self.limit
+        return limit if self.over else min(limit, self._deadline)
+
+    def _handle(self, number: signal.Signals, handler: _Handler) -> None:
+        # None: another language's; there is no way to put that back.
+        self._before[number] = signal.signal(number, handler) or signal.SIG_DFL
+
+    def _after(self, outer: _Handler) -> _Handler:
+        passing = self._passing(outer)
+
+        def both(number: int, frame: FrameType | None) -> None:
+            passing(number, frame)
+            self._fire(number, frame)
+
+        return both
+
+    def _passing(self, outer: _Handler) -> _Handler:
+        def passing(number: int, frame: FrameType | None) -> Any:
+            if number == signal.SIGALRM:
+                self.leftovers.rang()
+            try:
+                return outer(number, frame)
+            except BaseException as error:
+                self.outer_error, self.over = error, True
+                raise
+
+        return passing
 
     def _fire(self, _signal: int, _frame: FrameType | None) -> None:
         now = time.perf_counter()
-        self.over = self._cancelled or now >= self._deadline
+        self.over = self._cancelled or now >= self._deadline or self.outer_error is not None
         started, self.started = self.started, None
         reason = None if started is None else self._reason(now - started)
         if reason is None:
             self.started = started
-        self._arm()
-        if reason is not None:
-            raise reason
+            return
+        raise reason
 
     def _reason(self, seconds: float) -> ItemInterrupted | None:
         if self._cancelled:
@@ -114,3 +163,51 @@ class TimeLimit:
         if seconds >= self.limit:
             return ItemInterrupted("timeout", f"ran longer than {self.limit:g} s")
         return None
+
+
+def _interrupt() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
+
+
+class _Clock:
+    """The thread that looks after all limits of a process; it is started by the first.
+
+    It takes no lock that a signal's handler could find taken.
+    """
+
+    def __init__(self) -> None:
+        self._limits: list[TimeLimit] = []
+        self._process = 0
+        self._changed = threading.Event()
+        self._wakes_at = _NO_LIMIT
+
+    def add(self, limit: TimeLimit) -> None:
+        if self._process != os.getpid():
+            # A fork has no threads.
+            self._process, self._limits, self._changed = os.getpid(), [], threading.Event()
+            threading.Thread(target=self._run, name="hive-clock", daemon=True).start()
+        self._limits.append(limit)
+        self.hurry(limit)
+
+    def remove(self, limit: TimeLimit) -> None:
+        self._limits.remove(limit)
+
+    def hurry(self, limit: TimeLimit) -> None:
+        """Look at a limit in time, although it is nearer than what the thread waits for."""
+        if limit.due() < self._wakes_at:
+            self._changed.set()
+
+    def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            # Who comes after this wakes the thread, who came before is seen by it.
+            self._wakes_at = _NO_LIMIT
+            now = time.perf_counter()
+            due = min((limit.due() for limit in self._limits.copy()), default=_NO_LIMIT)
+            if due <= now:
+                _interrupt()
+            self._wakes_at = max(due, now + _AGAIN) if due <= now else due
+            self._changed.wait(min(self._wakes_at - now, _LONGEST_WAIT))
+
+
+_clock = _Clock()
