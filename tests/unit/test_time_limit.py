@@ -129,7 +129,7 @@ def test_an_alarm_that_rang_unheard_is_dropped() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it would end this process
     with TimeLimit(60) as limit:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        os.kill(os.getpid(), signal.SIGALRM)
+        signal.raise_signal(signal.SIGALRM)  # at this thread; another has not blocked it
         limit.leftovers.put_back()
         assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with TimeLimit(0.1) as limit:

@@ -198,6 +198,8 @@ class _Clock:
             self._changed.set()
 
     def _run(self) -> None:
+        # An alarm that an item has blocked would come to this thread, and may end the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             self._changed.clear()
             # Who comes after this wakes the thread, who came before is seen by it.
