@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Level = Literal["HIGH", "MEDIUM", "LOW"]
 
@@ -29,12 +30,17 @@ class Finding(BaseModel):
 
 
 class Skipped(BaseModel):
-    """A file or directory that was not scanned, wholly or by one tool, and why."""
+    """A file or directory that was not scanned, wholly or by one tool, and why.
+
+    unread: it should have been scanned and could not be, so nothing is known of it; what is left
+        out on purpose (links, images, installed packages) has no such field.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     path: str
     reason: str
+    unread: bool = Field(False, exclude_if=operator.not_)
 
 
 class Summary(BaseModel):

@@ -41,10 +41,8 @@ def scannable_files(path: str) -> list[str]:
 
     Raises: ScanError when there is no such path.
     """
-    from hive.tasks.source_scan import searchable
-
     files, _ = files_of(find_path(path, None))
-    return [str(file) for file in searchable(files)]
+    return [str(file) for file in files]
 
 
 @skill(
@@ -67,8 +65,11 @@ def scan_path(path: str, root: str | None = None) -> dict[str, Any]:
     path: a file or directory on the node.
     root: where to look for it when it does not exist as given.
 
+    A file costs at most 10 s of CPU; what was not scanned by then is said.
+
     Returns: path (absolute), summary (files, findings, high, medium, low, skipped), findings (tool,
-        rule, severity, confidence, path, line, text; the gravest first), skipped (path, reason).
+        rule, severity, confidence, path, line, text; the gravest first), skipped (path, reason, and
+        `unread` True where it should have been scanned and could not be).
     Raises: ScanError when there is no such path.
     """
     from hive.tasks.source_scan import scan_tree

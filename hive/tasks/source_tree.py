@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
+import tokenize
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 from hive.errors import ScanError
 from hive.tasks.findings import Skipped
 
+PYTHON = frozenset({".py", ".pyw"})
 _LARGEST = 1024 * 1024
 _SNIFFED = 8192
+# Shares of control characters. Legacy encodings have as few as any text; compressed and encrypted
+# data have more than ten in a hundred.
+_MOST_IN_TEXT = 0.05
+_MOST_IN_DAMAGED_TEXT = 0.3
+_CONTROLS = bytes(sorted({*range(32), 127} - set(b"\t\n\v\f\r\x1b")))
 # What version control and tools keep for themselves; nobody wrote it, so it is left out without a
 # word. A hive that runs in the scanned tree has its data and its password in .hive.
 _TOOL_DIRECTORIES = frozenset(
@@ -62,10 +71,12 @@ def _below(path: str, root: str) -> Path | None:
 
 
 def files_of(path: Path) -> tuple[list[Path], list[Skipped]]:
-    """The files at or below `path` that can be scanned, in order, and what was left out and why.
+    """The files at or below `path` that can be scanned, in order, and what was not and why.
 
-    Left out: binary files, files over 1 MiB, links, virtual environments, node_modules; and,
-    without being listed, the directories of version control and of tools' caches.
+    Left out on purpose: binary files, links, lock files, virtual environments, node_modules; and,
+    without being listed, the directories of version control and of tools' caches. Unread: what
+    cannot be opened, text over 1 MiB, and text that is not UTF-8 (a Python file may be in the
+    encoding that it declares).
     """
     files: list[Path] = []
     skipped: list[Skipped] = []
@@ -74,15 +85,28 @@ def files_of(path: Path) -> tuple[list[Path], list[Skipped]]:
         if reason is None:
             files.append(candidate)
         else:
-            skipped.append(Skipped(path=_shown(candidate), reason=reason))
+            skipped.append(reason)
     return sorted(files, key=str), skipped
+
+
+def text_of(file: Path) -> str:
+    """The text of a file that `files_of` gave: UTF-8, or the encoding that a Python file declares.
+
+    Raises: OSError; ValueError or SyntaxError when it is no such text.
+    """
+    return _decoded(file, file.read_bytes())
+
+
+def _decoded(file: Path, content: bytes) -> str:
+    if file.suffix.lower() not in PYTHON:
+        return content.decode("utf-8")
+    encoding, _ = tokenize.detect_encoding(BytesIO(content).readline)
+    return content.decode(encoding)
 
 
 def _walk(top: Path, skipped: list[Skipped]) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        skipped.append(
-            Skipped(path=_shown(Path(error.filename)), reason=f"cannot be read: {error.strerror}")
-        )
+        skipped.append(_unread(Path(error.filename), f"cannot be read: {error.strerror}"))
 
     for directory, names, files in os.walk(top, onerror=unreadable):
         here = Path(directory)
@@ -90,35 +114,93 @@ def _walk(top: Path, skipped: list[Skipped]) -> Iterator[Path]:
         for name in sorted(names):
             if name in _TOOL_DIRECTORIES:
                 continue
-            if name == "node_modules" or (here / name / "pyvenv.cfg").is_file():
-                skipped.append(Skipped(path=_shown(here / name), reason="installed packages"))
+            # By os.path, which says no where nothing may be looked at; Path raises.
+            if name == "node_modules" or os.path.isfile(here / name / "pyvenv.cfg"):  # noqa: PTH113
+                skipped.append(_left_out(here / name, "installed packages"))
             elif (here / name).is_symlink():
-                skipped.append(Skipped(path=_shown(here / name), reason="a link"))
+                skipped.append(_left_out(here / name, "a link"))
             else:
                 kept.append(name)
         names[:] = kept
         yield from (here / name for name in sorted(files))
 
 
-def _unfit(file: Path, *, given: bool) -> str | None:
+def _unfit(file: Path, *, given: bool) -> Skipped | None:
     """Why a file cannot be scanned; None when it can.
 
     A link is followed where the user named it himself.
     """
     if _shown(file) != str(file):
-        return "its name is not UTF-8"
+        return _unread(file, "its name is not UTF-8")
     try:
         status = file.stat() if given else file.lstat()
         if stat.S_ISLNK(status.st_mode):
-            return "a link"
+            return _left_out(file, "a link" if file.exists() else "a broken link")
         if not stat.S_ISREG(status.st_mode):
-            return "not a regular file"
-        if status.st_size > _LARGEST:
-            return f"larger than 1 MiB ({status.st_size:,} bytes)"
+            return _left_out(file, "not a regular file")
         with file.open("rb") as content:
-            return "binary" if b"\0" in content.read(_SNIFFED) else None
+            return _unscannable(file, status.st_size, content.read(_LARGEST + 1))
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return _unread(file, f"cannot be read: {error.strerror}")
+
+
+def _unscannable(file: Path, size: int, content: bytes) -> Skipped | None:
+    """What is wrong with the content of a file that could be opened."""
+    from detect_secrets.filters.heuristic import is_lock_file, is_non_text_file
+
+    python = file.suffix.lower() in PYTHON
+    if not python and is_lock_file(str(file)):
+        return _left_out(file, "a lock file")
+    if not python and is_non_text_file(file.name.lower()):
+        return _left_out(file, f"{file.suffix} files are not scanned")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _is_wide(content):
+        return _unread(file, "UTF-16, not UTF-8")
+    if b"\0" in content[:_SNIFFED]:
+        if python or _is_damaged_text(content[:_SNIFFED]):
+            return _unread(file, "has NUL bytes, which no text has")
+        return _left_out(file, "binary")
+    if size > _LARGEST:
+        return _unread(file, f"larger than 1 MiB ({size:,} bytes)")
+    try:
+        _decoded(file, content)
+    except (SyntaxError, ValueError, LookupError):
+        # What is wrong with a Python file, its scan says.
+        if python:
+            return None
+        if _share_of_controls(content[:_SNIFFED]) > _MOST_IN_TEXT:
+            return _left_out(file, "binary")
+        return _unread(file, "not UTF-8")
+    return None
+
+
+def _is_wide(content: bytes) -> bool:
+    """Whether it is UTF-16 text without a mark: every other byte of Western text is NUL."""
+    pairs = len(content[:_SNIFFED]) // 2
+    sniffed = content[: 2 * pairs]
+    for wide, narrow in ((sniffed[1::2], sniffed[::2]), (sniffed[::2], sniffed[1::2])):
+        if pairs > 1 and wide.count(0) > 0.7 * pairs and _share_of_controls(narrow) < 0.02:
+            return True
+    return False
+
+
+def _is_damaged_text(sniffed: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(sniffed)
+    except UnicodeDecodeError:
+        return False
+    return _share_of_controls(sniffed) <= _MOST_IN_DAMAGED_TEXT
+
+
+def _share_of_controls(content: bytes) -> float:
+    return 1 - len(content.translate(None, _CONTROLS)) / max(1, len(content))
+
+
+def _left_out(path: Path, reason: str) -> Skipped:
+    return Skipped(path=_shown(path), reason=reason)
+
+
+def _unread(path: Path, reason: str) -> Skipped:
+    return Skipped(path=_shown(path), reason=reason, unread=True)
 
 
 def _shown(path: Path) -> str:

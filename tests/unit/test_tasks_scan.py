@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ import pytest
 from hive.errors import InvalidInputError, ScanError
 from hive.tasks.findings import Finding
 from hive.tasks.scan import scan_path, scannable_files
+from hive.tasks.scanner import process
+from hive.tasks.scanner.process import scan_file
+from hive.tasks.source_tree import files_of
 
 SHELL = (
     "import subprocess\n\n\ndef run(command):\n    return subprocess.call(command, shell=True)\n"
@@ -124,12 +129,11 @@ def test_what_is_not_scanned_is_said(tree: Path, tmp_path: Path) -> None:
         "poetry.lock": "a lock file",
         "latin.txt": "not UTF-8",
         "broken.py": "bandit: syntax error while parsing AST from file",
-        "old.py": "not UTF-8; not searched for secrets",
         "outside": "a link",
         "link.py": "a link",
         ".venv": "installed packages",
     }
-    assert report["summary"]["skipped"] == 10
+    assert report["summary"]["skipped"] == 9
     assert rules(report, tree / "old.py") == {("B403", 2)}
     assert rules(report, tree / "src" / "package" / "shell.py") >= {("B602", 5)}
     assert not any(
@@ -157,11 +161,15 @@ def test_a_tree_below_a_directory_called_swagger_is_searched_for_secrets(tmp_pat
     assert ("AWSKeyDetector", 2) in rules(scan_path(str(file)))
 
 
-def test_a_name_that_is_not_utf8_is_skipped(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_unread(tmp_path: Path) -> None:
     (tmp_path / "caf\udce9.py").write_text(SHELL)
     report = scan_path(str(tmp_path))
     assert report["skipped"] == [
-        {"path": str(tmp_path / "caf\\udce9.py"), "reason": "its name is not UTF-8"}
+        {
+            "path": str(tmp_path / "caf\\udce9.py"),
+            "reason": "its name is not UTF-8",
+            "unread": True,
+        }
     ]
     json.dumps(report).encode()
 
@@ -236,3 +244,222 @@ def test_a_daemonic_process_as_celerys_can_scan(tree: Path, method: str) -> None
         child.join(10)
     assert daemonic is True
     assert report == scan_path(str(tree))
+
+
+def unread(report: dict[str, Any]) -> dict[str, str]:
+    """The reasons of all that should have been scanned and was not, by the file's name."""
+    return {
+        Path(entry["path"]).name: entry["reason"]
+        for entry in report["skipped"]
+        if entry.get("unread")
+    }
+
+
+def test_what_should_have_been_scanned_and_was_not_is_told_from_what_is_left_out(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "python2.py").write_text("import pickle\nprint 'loading'\n")
+    (tmp_path / "newer.py").write_text("x = t'{1}' match y\n")
+    (tmp_path / "lies.py").write_bytes(b"# coding: utf-8\nx = '\xfc'\n")
+    (tmp_path / "unknown.py").write_bytes(b"# coding: klingon\nx = 1\n")
+    (tmp_path / "nul.py").write_bytes(b"x = 1\0\n")
+    (tmp_path / "deep.py").write_text("x = " + "(" * 500 + ")" * 500 + "\n")
+    (tmp_path / "digits.py").write_text("x = " + "9" * 5000 + "\n")
+    (tmp_path / "wide.ps1").write_text("$key = 'x'\r\n", encoding="utf-16")
+    (tmp_path / "wide-without-mark.sql").write_text("select 1;\n" * 9, encoding="utf-16-be")
+    (tmp_path / "latin.txt").write_bytes("Grüße\n".encode("latin-1"))
+    (tmp_path / "nul.txt").write_bytes(b"pass\0word = 'x'\n")
+    (tmp_path / "big.py").write_text("# long\n" * 200_000)
+    (tmp_path / "gone.cfg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\0" + bytes(2_000_000))
+    (tmp_path / "encrypted.dat").write_bytes(bytes(range(1, 256)) * 40)
+    (tmp_path / "package-lock.json").write_text("{}\n" * 500_000)
+    (tmp_path / "bom.py").write_bytes(b"\xef\xbb\xbfimport pickle\n")
+    report = scan_path(str(tmp_path))
+    assert unread(report).keys() == {
+        "python2.py",
+        "newer.py",
+        "lies.py",
+        "unknown.py",
+        "nul.py",
+        "deep.py",
+        "digits.py",
+        "wide.ps1",
+        "wide-without-mark.sql",
+        "latin.txt",
+        "nul.txt",
+        "big.py",
+    }
+    left_out = {Path(one["path"]).name for one in report["skipped"] if "unread" not in one}
+    assert left_out == {
+        "gone.cfg",
+        "pipe.py",
+        "picture.png",
+        "encrypted.dat",
+        "package-lock.json",
+    }
+    assert rules(report, tmp_path / "bom.py") == {("B403", 1)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may read less")
+def test_what_this_user_may_not_read_is_unread(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "inside.py").touch()
+    (tmp_path / "secret.py").touch()
+    (tmp_path / "fine.py").touch()
+    (tmp_path / "closed").chmod(0)
+    (tmp_path / "secret.py").chmod(0)
+    for parent in (tmp_path, *list(tmp_path.parents)[:-2]):
+        parent.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        files, skipped = files_of(tmp_path)
+    finally:
+        os.seteuid(0)
+        (tmp_path / "closed").chmod(0o755)
+    assert [file.name for file in files] == ["fine.py"]
+    assert {(Path(one.path).name, one.reason, one.unread) for one in skipped} == {
+        ("closed", "cannot be read: Permission denied", True),
+        ("secret.py", "cannot be read: Permission denied", True),
+    }
+
+
+def test_a_file_that_goes_away_before_it_is_scanned_is_unread(tmp_path: Path) -> None:
+    for name in ("gone.py", "gone.txt"):
+        findings, skipped = scan_file(tmp_path / name)
+        assert findings == []
+        assert {one.reason.removeprefix("bandit: ") for one in skipped} <= {
+            "No such file or directory",
+            "cannot be read: No such file or directory",
+        }
+        assert skipped
+        assert all(one.unread for one in skipped)
+
+
+def test_a_rule_that_fails_is_said_and_the_others_go_on(tmp_path: Path) -> None:
+    file = tmp_path / "load.py"
+    # bandit's own rule reads an argument that is not there.
+    file.write_text("import importlib\nimport pickle\nimportlib.import_module()\n")
+    report = scan_path(str(file))
+    assert "rule" in unread(report)["load.py"]
+    assert ("B403", 2) in rules(report)
+
+
+def test_a_python_file_in_the_encoding_that_it_declares_is_searched_for_secrets(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "old.py"
+    file.write_bytes(f"# coding: latin-1\n# Gr\xfc\xdfe\nkey = '{AWS_KEY}'\n".encode("latin-1"))
+    report = scan_path(str(file))
+    assert report["skipped"] == []
+    assert ("AWSKeyDetector", 3) in rules(report)
+
+
+@pytest.mark.parametrize("position", [0, 2_990, 3_000, 11_000])
+def test_a_secret_in_a_long_line_is_found_wherever_it_is(tmp_path: Path, position: int) -> None:
+    words = "lorem ipsum " * 1_000
+    file = tmp_path / "data.json"
+    file.write_text(f'{{"text": "{words[:position]}", "key": "{AWS_KEY}", "more": "{words}"}}\n')
+    assert ("AWSKeyDetector", 1) in rules(scan_path(str(file)))
+
+
+def test_what_a_line_allows_holds_for_a_long_one(tmp_path: Path) -> None:
+    file = tmp_path / "data.js"
+    file.write_text(f"x = '{AWS_KEY}'; {'y = 1; ' * 1_000} // pragma: allowlist secret\n")
+    assert scan_path(str(file))["findings"] == []
+
+
+def test_short_lines_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "hashes.txt"
+    lines = [f"line {number}" for number in range(300)]
+    lines[123] = f'key = "{AWS_KEY}"'
+    lines[200] = f'key = "{AWS_KEY}"  # pragma: allowlist secret'
+    lines[250] = 'digest = "5f2b8a9c4d1e7063b8f24a6c9d0e1375"'
+    file.write_text("\n".join(lines))
+    assert rules(scan_path(str(file))) == {("AWSKeyDetector", 124), ("HexHighEntropyString", 251)}
+
+
+def test_a_large_table_is_scanned_whole(tmp_path: Path) -> None:
+    file = tmp_path / "table.py"
+    rows = [f"    {number}: 'LATIN LETTER {number}',\n" for number in range(4_000)]
+    rows[3_000] = "    'password': 'hunter2-hunter2',\n"
+    rows[3_500] = "    'tmp': '/tmp/x',\n"
+    rows[3_600] = "    'tmp': '/tmp/x',  # nosec\n"
+    file.write_text("DATA = {\n" + "".join(rows) + "}\nimport pickle\n")
+    report, took = measured(file)
+    assert took < 8
+    assert report["skipped"] == []
+    assert {("B105", 3_002), ("B108", 3_502), ("B403", 4_003)} <= rules(report)
+    assert ("B108", 3_602) not in rules(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("row.json", '{"rows": [' + '{"id": "5f2b8a9c4d1e7063", "n": 1},' * 1_200 + "1]}"),
+        ("call.py", "f(\n" + "'v',\n" * 4_000 + ")\n"),
+        ("parts.py", "x = f'" + "a{b}" * 8_000 + "'\n"),
+        ("query.py", "x = '" + "select " * 60_000 + "'.format(1)\n"),
+    ],
+)
+def test_what_used_to_take_a_square_of_time_is_scanned_whole(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    report, took = measured(tmp_path / name)
+    assert took < 8
+    assert report["skipped"] == []
+
+
+@pytest.mark.parametrize("name", ["words.js", "settings.ini"])
+def test_what_takes_too_long_ends_and_is_unread(tmp_path: Path, name: str) -> None:
+    text = {
+        "words.js": "password" * 60_000,
+        "settings.ini": "[DEFAULT]\n"
+        + "".join(f"k{n}=1\n" for n in range(400))
+        + "".join(f"[s{n}]\n" for n in range(4_000)),
+    }[name]
+    (tmp_path / name).write_text(text + f'\nkey = "{AWS_KEY}"\n')
+    report, took = measured(tmp_path / name)
+    assert took < 12
+    assert name in unread(report)
+
+
+def test_a_file_that_ends_the_scanning_process_is_unread_and_the_next_is_scanned(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_COMMAND", (sys.executable, "-c", "input(); exit(3)"))
+    monkeypatch.setattr(process, "_idle", [])
+    shell = tree / "src" / "package" / "shell.py"
+    assert unread(scan_path(str(shell))) == {
+        "shell.py": "not fully scanned: the scanning process ended with 3"
+    }
+    monkeypatch.undo()
+    assert unread(scan_path(str(shell))) == {}
+
+
+def test_a_scan_that_is_stopped_leaves_no_answer_for_the_next(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell, clean = (tree / "src" / "package" / name for name in ("shell.py", "clean.py"))
+    monkeypatch.setattr(process, "Finding", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scan_file(shell)
+    monkeypatch.undo()
+    assert scan_file(clean) == ([], [])
+
+
+def stop(**_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def measured(file: Path) -> tuple[dict[str, Any], float]:
+    """The report of a file, and the seconds of CPU of a fresh process that scanned it."""
+    process.end_all()
+    before = os.times()
+    report = scan_path(str(file))
+    process.end_all()
+    after = os.times()
+    used = after.children_user + after.children_system
+    return report, used - before.children_user - before.children_system

@@ -1,0 +1,1 @@
+"""The process that scans files, one at a time, and what it costs at most."""
