@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -27,6 +27,15 @@ from hive.errors import InvalidInputError
 if TYPE_CHECKING:
     from hive.cli.cluster import Cluster
     from hive.jobs.state.outcomes import Outcome
+
+
+class _Item(NamedTuple):
+    """A file, and how a skill is asked to scan it."""
+
+    skill: Any
+    file: str
+    argument: str | dict[str, Any]
+
 
 LEVELS = ("HIGH", "MEDIUM", "LOW")
 _REQUIREMENTS = re.compile(r"(.*[-_.])?requirements([-_.].*)?\.(txt|in|lock)", re.IGNORECASE)
@@ -52,7 +61,7 @@ def scan(*, path: Path, fail_on: str | None, timeout: float | None, as_json: boo
     for loose pins.
 
     The nodes read the files themselves: PATH must lead to the same files on them. Exit code 4: some
-        files could not be scanned.
+        files could not be scanned, or not fully; 1: none could, or with --fail-on any.
 
     \b
     Example:
@@ -62,22 +71,23 @@ def scan(*, path: Path, fail_on: str | None, timeout: float | None, as_json: boo
     from hive.cli.cluster import connected
 
     began = time.monotonic()
-    with connected() as cluster:
-        scanned = _run(cluster, path, timeout)
-    files = {file for file, _ in scanned}
-    findings = findings_of(outcome for _, outcome in scanned)
+    items, skipped = _survey(path)
+    scanned: list[tuple[str, Outcome | None]] = []
+    if items:
+        with connected() as cluster:
+            scanned = _run(cluster, items, timeout)
+    reports = [one.value for _, one in scanned if one is not None and one.status == "ok"]
+    findings = findings_of(one for _, one in scanned if one is not None)
+    skipped = _each_once([*skipped, *(left for report in reports for left in report["skipped"])])
     failures = [
-        {"path": file, "error": outcome.error}
-        for file, outcome in scanned
-        if outcome.status != "ok"
+        {"path": file, "error": one.error if one is not None else "not scanned in time"}
+        for file, one in scanned
+        if one is None or one.status != "ok"
     ]
+    unread = [left for left in skipped if left.get("unread")]
+    files = {file for file, _ in scanned} | {left["path"] for left in unread}
+    failed = {one["path"] for one in (*unread, *failures)}
     if as_json:
-        skipped = [
-            left
-            for _, outcome in scanned
-            if outcome.status == "ok"
-            for left in outcome.value["skipped"]
-        ]
         print_json(
             {
                 "path": str(path.absolute()),
@@ -88,18 +98,21 @@ def scan(*, path: Path, fail_on: str | None, timeout: float | None, as_json: boo
             }
         )
     else:
-        show_findings(findings, console(), limit=_SHOWN, here=Path.cwd())
-        for failure in failures[:10]:
-            note(f"not scanned: {failure['path']}: {failure['error']}")
+        here = Path.cwd()
+        show_findings(findings, console(), limit=_SHOWN, here=here)
+        _show_failed([*failures, *unread], console(), here=here)
         note(
-            f"{len(files)} files, {len(findings)} findings, {len(failures)} scans failed, in "
-            f"{seconds(time.monotonic() - began)}"
+            f"{len(files)} files, {len(findings)} findings, {len(failed)} not scanned or not "
+            f"fully, {len(skipped) - len(unread)} left out, in {seconds(time.monotonic() - began)}"
         )
-    if fail_on and any(
-        LEVELS.index(found["severity"]) <= LEVELS.index(fail_on.upper()) for found in findings
+    if fail_on and (
+        failed
+        or any(
+            LEVELS.index(found["severity"]) <= LEVELS.index(fail_on.upper()) for found in findings
+        )
     ):
         return 1
-    return exit_code(len(scanned) - len(failures), len(failures))
+    return exit_code(len(files - failed), len(failed))
 
 
 def findings_of(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
@@ -136,37 +149,67 @@ def show_findings(
     out.print(table(title, ("severity", "rule", "where", "what"), rows))
 
 
+def _show_failed(failed: Sequence[dict[str, Any]], out: Console, *, here: Path) -> None:
+    """Print a table of all that should have been scanned and was not."""
+    if failed:
+        rows = [(_relative(one["path"], here), one.get("error") or one["reason"]) for one in failed]
+        out.print(table("not scanned, or not fully", ("what", "why"), rows))
+
+
 def _relative(path: str, here: Path) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def _run(cluster: Cluster, path: Path, timeout: float | None) -> list[tuple[str, Outcome]]:
-    """Map the two skills over the tree.
+def _each_once(skipped: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({(left["path"], left["reason"]): left for left in skipped}.values())
 
-    Returns: each file with its outcome. Raises: InvalidInputError when there is nothing to scan.
+
+def _survey(path: Path) -> tuple[list[_Item], list[dict[str, Any]]]:
+    """What is to be scanned at a path, and what is not and why.
+
+    Raises: InvalidInputError when there is nothing that could be scanned.
     """
+    from hive.tasks.scan import scan_path, scan_requirements
+    from hive.tasks.source_tree import files_of, find_path
+
+    files, left_out = files_of(find_path(str(path), None))
+    skipped = [left.model_dump() for left in left_out]
+    # pip reads encodings that nothing else here does.
+    loose = [
+        file
+        for file in (*map(str, files), *(left["path"] for left in skipped if left.get("unread")))
+        if _REQUIREMENTS.fullmatch(Path(file).name) and Path(file).is_file()
+    ]
+    if not files and not loose and not any(left.get("unread") for left in skipped):
+        raise InvalidInputError(f"There is nothing to scan at {path}: no text file.")
+    # A file may include others of the tree that is scanned.
+    root = str(path.absolute()) if path.is_dir() else None
+    return [
+        *(_Item(scan_path, str(file), str(file)) for file in files),
+        *(_Item(scan_requirements, file, {"path": file, "root": root}) for file in loose),
+    ], skipped
+
+
+def _run(
+    cluster: Cluster, items: Sequence[_Item], timeout: float | None
+) -> list[tuple[str, Outcome | None]]:
+    """Map the skills over the items: each file with its outcome, None where it has none."""
     from hive.cli.cluster import wait_for_spore
     from hive.cli.follow import watched
     from hive.jobs.mapping import map as hive_map
-    from hive.tasks.scan import scan_path, scan_requirements, scannable_files
-    from hive.tasks.source_tree import files_of
 
-    files = scannable_files(str(path))
-    loose = [
-        str(file) for file in files_of(path.absolute())[0] if _REQUIREMENTS.fullmatch(file.name)
-    ]
-    if not files and not loose:
-        raise InvalidInputError(f"There is nothing to scan at {path}: no text file below 1 MiB.")
     left = wait_for_spore(cluster, timeout)
-    work = [
-        (items, hive_map(skill, items, timeout=left, app=cluster.app))
-        for skill, items in ((scan_path, files), (scan_requirements, loose))
-    ]
-    scanned = []
+    work = []
+    for skill in dict.fromkeys(item.skill for item in items):
+        its = [item for item in items if item.skill is skill]
+        job = hive_map(skill, [item.argument for item in its], timeout=left, app=cluster.app)
+        work.append((its, job))
+    scanned: list[tuple[str, Outcome | None]] = []
     try:
-        for items, job in work:
-            with watched(job, cluster, Bar(f"scan {len(items)} files")):
-                scanned += [(items[outcome.index], outcome) for outcome in job]
+        for its, job in work:
+            with watched(job, cluster, Bar(f"scan {len(its)} files")):
+                outcomes = {outcome.index: outcome for outcome in job}
+            scanned += [(item.file, outcomes.get(index)) for index, item in enumerate(its)]
     except KeyboardInterrupt:
         for _, job in work:
             job.cancel()

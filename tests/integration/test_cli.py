@@ -321,6 +321,38 @@ class TestScan:
         cli("scan", tree, "--fail-on", "high", code=1)
         cli("scan", tree / "good.py", "--fail-on", "low")
 
+    def test_what_could_not_be_scanned_is_named_and_fails_it(self, cli: Cli, tree: Path) -> None:
+        (tree / "good.py").write_text("print 'Python 2'\n")
+        (tree / "deploy.ps1").write_text("$key = 'x'\r\n", encoding="utf-16")
+        (tree / "big.txt").write_text("long\n" * 300_000)
+        (tree / "logo.png").write_bytes(b"\x89PNG\0\0")
+        unread = {"good.py", "deploy.ps1", "big.txt"}
+        report = json.loads(cli("scan", tree, "--json", code=4).stdout)
+        assert unread == {
+            Path(left["path"]).name for left in report["skipped"] if left.get("unread")
+        }
+        assert report["files"] == 5
+        told = cli("scan", tree, code=4)
+        assert all(f"tree/{name}" in told.stdout for name in unread)
+        assert "3 not scanned or not fully, 1 left out" in told.stderr
+        cli("scan", tree, "--fail-on", "high", code=1)
+        (tree / "bad.py").write_text("x = 1\n")
+        cli("scan", tree, "--fail-on", "high", code=1)
+
+    def test_when_nothing_could_be_scanned_it_has_failed(self, cli: Cli, tree: Path) -> None:
+        (tree / "good.py").write_text("print 'Python 2'\n")
+        assert "good.py" in cli("scan", tree / "good.py", code=1).stdout
+        (tree / "good.py").write_text("print('3')\n", encoding="utf-16")
+        assert "UTF-16" in cli("scan", tree / "good.py", code=1).stdout
+
+    def test_a_file_of_requirements_may_include_others_of_the_tree(
+        self, cli: Cli, tree: Path
+    ) -> None:
+        (tree / "requirements").mkdir()
+        (tree / "requirements" / "test.requirements.txt").write_text("-r ../requirements.txt\n")
+        report = json.loads(cli("scan", tree, "--json").stdout)
+        assert (report["skipped"], report["failures"]) == ([], [])
+
     def test_a_tree_without_text_is_wrong_use(self, cli: Cli) -> None:
         (cli.directory / "empty").mkdir()
         assert "nothing to scan" in cli("scan", "empty", code=2).stderr
