@@ -94,6 +94,27 @@ def test_one_tells_what_it_was_and_how_it_died(cluster: Graveyard) -> None:
     assert cluster.letters.find("unknown") is None
 
 
+@pytest.mark.parametrize("compression", ["gzip", "bzip2", "lzma"])
+def test_a_compressed_one_is_read_and_told_like_any_other(
+    cluster: Graveyard, compression: str
+) -> None:
+    args, records = ("much " * 1000,), TaskRecords(cluster.app)
+    publish_id = cluster.send(args=args, compression=compression)
+    task_id = cluster.steps.entry(publish_id).task_id
+    status = records.read(task_id)
+    assert status is not None
+    assert (status.status, status.payload) == ("pending", {"args": [*args]})
+    cluster.bury(publish_id)
+    letter = cluster.letters.find(task_id)
+    assert letter is not None
+    assert (letter.args, letter.kwargs) == ([*args], {})
+    cluster.watchdog.tick()
+    with pytest.raises(DeadLetterError):
+        cluster.app.AsyncResult(task_id).get(timeout=60)
+    assert cluster.letters.retry(task_id)
+    assert cluster.steps.waiting(cluster.steps.entry(publish_id).home) == [publish_id]
+
+
 def test_one_that_is_sent_again_goes_home_and_can_be_waited_for(cluster: Graveyard) -> None:
     (task_id,) = cluster.bury(publish_id := cluster.send(queue=HIGH))
     result = cluster.app.AsyncResult(task_id)

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import redis
 
 from hive.broker.channel import steps
-from hive.broker.channel.entries import reservation
+from hive.broker.channel.entries import UNREADABLE, reservation
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.outage import passes
 from hive.errors import NodeNameTakenError
@@ -55,15 +55,18 @@ class Wait(NamedTuple):
 class Return(NamedTuple):
     """A message on its way back to its queue, which the broker has not confirmed yet.
 
-    wait: it goes to those that wait in the broker instead.
+    wait: it goes to those that wait in the broker instead. most: with more deaths than this it
+    becomes a dead letter; None for HIVE_MAX_RETRIES.
     """
 
     reserved: int
     deaths: int
     reason: str
     wait: Wait | None = None
+    most: int | None = None
 
 
+_LONGEST_REASON = 300
 UNREAD = "?"
 """In a heartbeat's line: a reserve was sent whose answer has not been read. What it took is not
 lost, but not known yet.
@@ -374,6 +377,20 @@ class Incarnation:
         """
         self._return(dict.fromkeys(tags), deaths, reason)
 
+    def bury(self, tag: str, fault: BaseException | str) -> str:
+        """Make a message a dead letter at once: nobody can read it, wherever it is delivered.
+
+        As `give_back`, what the broker does not confirm stays noted.
+
+        Returns: the reason that the dead letter has.
+        """
+        said = fault if isinstance(fault, str) else f"{type(fault).__name__}: {fault}"
+        # A stranger's message may be quoted in it.
+        said = said.encode(errors="backslashreplace").decode()
+        reason = f"{UNREADABLE}{' '.join(said.split()):.{_LONGEST_REASON}}"
+        self._return({tag: None}, 1, reason, most=0)
+        return reason
+
     def postpone(self, waits: Mapping[str, Wait]) -> None:
         """Let messages wait in the broker that cannot start yet. None counts as a death.
 
@@ -381,14 +398,20 @@ class Incarnation:
         """
         self._return(waits, 0, "")
 
-    def _return(self, waits: Mapping[str, Wait | None], deaths: int, reason: str) -> None:
+    def _return(
+        self,
+        waits: Mapping[str, Wait | None],
+        deaths: int,
+        reason: str,
+        most: int | None = None,
+    ) -> None:
         with self._lock:
             for tag, wait in waits.items():
                 self._outcomes.pop(tag, None)
                 self._taken_away.discard(tag)
                 held = self._held.pop(tag, None)
                 if held is not None:
-                    self._returns[tag] = Return(held.reserved, deaths, reason, wait)
+                    self._returns[tag] = Return(held.reserved, deaths, reason, wait, most)
         try:
             refused = self._send_returns()
             if refused:
@@ -408,18 +431,19 @@ class Incarnation:
         """
         with self._lock:
             pending = dict(self._returns)
-        fates: dict[tuple[int, str, str | None], list[str]] = {}
+        fates: dict[tuple[int, str, str | None, int], list[str]] = {}
+        retries = self.client.settings.hive_max_retries
         for tag, back in pending.items():
             task = back.wait and back.wait.task
-            fates.setdefault((back.deaths, back.reason, task), []).append(tag)
-        retries = self.client.settings.hive_max_retries
+            most = retries if back.most is None else back.most
+            fates.setdefault((back.deaths, back.reason, task, most), []).append(tag)
         refused = []
-        for (deaths, reason, task), tags in fates.items():
+        for (deaths, reason, task, most), tags in fates.items():
             holder = (self.client.prefix, self.node_id, self.id)
             stamped = [_stamped(tag, pending[tag]) for tag in tags]
             try:
                 if task is None:
-                    arguments = (*holder, deaths, retries, reason, *stamped)
+                    arguments = (*holder, deaths, most, reason, *stamped)
                     self.client.run(steps.GIVE_BACK, (), arguments)
                 else:
                     self.client.run(steps.POSTPONE, (), (*holder, task, *stamped))

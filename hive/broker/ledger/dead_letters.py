@@ -258,19 +258,20 @@ def forget_failure(app: Celery, task_id: str, stored: Any) -> None:
 
 
 def _letter(publish_id: str, packed: bytes, ms: int, reason: str) -> DeadLetter:
-    task, args, kwargs = "", None, None
+    args, kwargs = None, None
     try:
         entry = Entry.unpack(publish_id, packed)
-        task = entry.task_name
-        args, kwargs, _ = entry.body()
-    except (ValueError, KeyError, TypeError, AttributeError):
-        # Another producer may have sent anything, and it may be here for that very reason.
+    except ValueError:
         entry = Entry.head(publish_id, packed)
+    try:
+        args, kwargs, _ = entry.body()
+    except ValueError:
+        # Another producer may have sent anything, and it may be here for that very reason.
         log.warning("dead_letter_not_readable", publish_id=publish_id)
     return DeadLetter(
         task_id=entry.task_id,
         publish_id=publish_id,
-        task=task,
+        task=entry.task_name,
         reason=reason,
         deaths=entry.deaths,
         died_at=datetime.fromtimestamp(ms / 1000, UTC),

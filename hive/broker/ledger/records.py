@@ -220,8 +220,12 @@ class TaskRecords:
 
     def _by_place(self, task_id: str, place: Place, meta: dict[str, Any]) -> TaskStatus:
         entry, hive = place.entry, _added(meta)
-        runs = entry.deaths + (entry.headers.get("retries") or 0)
-        args, kwargs, _ = entry.body() if entry.message else ([], {}, {})
+        retries = entry.headers.get("retries")
+        runs = entry.deaths + (retries if isinstance(retries, int) else 0)
+        try:
+            args, kwargs, _ = entry.body()
+        except ValueError:  # a stranger may have sent anything
+            args, kwargs = [], {}
         status: State = (
             "running" if place.name == "reserved" else "dead" if place.name == "dead" else "pending"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Any
 from celery import Celery, states
 from kombu.exceptions import EncodeError
 
-from hive.broker.channel.entries import Entry
+from hive.broker.channel.entries import UNREADABLE, Entry
 from hive.broker.channel.publishing import following_up
 from hive.broker.link.client import BrokerClient
 from hive.errors import DeadLetterError, InvalidInputError
@@ -58,17 +59,14 @@ def _store_failure(app: Celery, publish_id: str, packed: bytes, reason: str) -> 
     """Raises: what the result backend raised, where it has not stored the failure."""
     try:
         entry = Entry.unpack(publish_id, packed)
-        request = entry.context()
-    except Exception:
-        # A message that cannot be read has nobody who could be told.
-        log.exception("dead_letter_not_told", publish_id=publish_id)
-        return
+    except ValueError:
+        entry = Entry.head(publish_id, packed)
+    request = entry.context()
     backend: Any = app.backend
     if entry.task_id and not entry.headers.get("ignore_result"):
-        error = DeadLetterError(
-            f"{entry.task_name}[{entry.task_id}] died {entry.deaths} times ({reason}); it is a "
-            "dead letter now."
-        )
+        what = f"{entry.task_name}[{entry.task_id}]"
+        died = "" if reason.startswith(UNREADABLE) else f" died {entry.deaths} times"
+        error = DeadLetterError(f"{what}{died} ({reason}); it is a dead letter now.")
         try:
             with following_up():  # its error callbacks are sent in it
                 backend.mark_as_failure(entry.task_id, error, request=request)
@@ -77,6 +75,9 @@ def _store_failure(app: Celery, publish_id: str, packed: bytes, reason: str) -> 
                 raise
             # It, its callbacks or its chord would fail again.
             log.exception("dead_letter_not_told", publish_id=publish_id)
+            if not _has_ended(backend, entry.task_id):
+                with contextlib.suppress(*_ITS_OWN):
+                    backend.store_result(entry.task_id, error, states.FAILURE)
     log.error(
         "dead_letter",
         task_id=entry.task_id,

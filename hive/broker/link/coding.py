@@ -1,14 +1,17 @@
-"""How bodies of messages are written: which serializers and compressions can be read again."""
+"""How bodies of messages are written and read: as JSON, compressed or not."""
 
 # celery-types leaves kombu's registry of serializers out.
 # mypy: disable-error-code="attr-defined"
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from typing import Any
 
 from kombu import compression
 from kombu.serialization import registry
+from kombu.utils.json import loads
 
 from hive.errors import InvalidInputError
 
@@ -50,3 +53,22 @@ def _can_compress(name: Any) -> bool:
     except (KeyError, TypeError):
         return False
     return True
+
+
+def body_of(message: Mapping[str, Any]) -> Any:
+    """What is in the body of a kombu message, as it lies in the broker.
+
+    Raises: ValueError for a body that nobody can read; a stranger may have sent it.
+    """
+    content_type = message.get("content-type") or JSON
+    if content_type != JSON:
+        raise ValueError(f"its content type is {content_type!a:.100}")
+    try:
+        body, packed_by = message["body"], (message.get("headers") or {}).get("compression")
+        if (message.get("properties") or {}).get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        if packed_by:
+            body = compression.decompress(body, packed_by)
+        return loads(body)
+    except Exception as error:  # each compression raises errors of its own
+        raise ValueError(f"its body cannot be read: {type(error).__name__}: {error}") from error
