@@ -27,8 +27,8 @@ ids_argument = click.argument("ids", metavar="ID…", nargs=-1)
 def dead() -> None:
     """Look at the dead letters, send them again, purge them.
 
-    A task becomes one when its process or node died under it HIVE_MAX_RETRIES + 1 times. ID is its
-    task id, or publish id.
+    A task becomes one when its process or node died under it HIVE_MAX_RETRIES + 1 times, or when no
+    worker can read its message. ID is its task id, or publish id.
 
     \b
     Example:

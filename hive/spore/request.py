@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
 from celery.worker.request import Request as CeleryRequest
 
 from hive.broker.channel.header import Header
@@ -26,7 +26,12 @@ class Request(CeleryRequest):
     """Celery's request, named to it by the task attribute `Request`."""
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(message, *args, **kwargs)
+        try:
+            super().__init__(message, *args, **kwargs)
+        except InvalidTaskError:
+            raise
+        except Exception as error:  # it does nothing but read the message
+            raise InvalidTaskError(f"{type(error).__name__}: {error}") from error
         told: dict[str, Any] = self.request_dict
         due = Header.read(told).due
         # The task sees its eta; the worker must not (see `eta`).

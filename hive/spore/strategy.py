@@ -19,6 +19,7 @@ from celery.worker.strategy import default
 from hive.broker.channel.incarnation import Incarnation, Wait, current
 from hive.broker.link.client import SPACE
 from hive.logs import get_logger
+from hive.spore.reading import require_task
 
 log = get_logger(__name__)
 
@@ -49,6 +50,7 @@ def start_or_wait(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
         if _is_one_too_many(message.delivery_tag):
             return
         told = message.headers if payload is None else payload
+        require_task(message, told)
         wait = turns.wait_of(task.name, message.delivery_tag, told)
         if wait is None:
             start(message, payload, *callbacks)

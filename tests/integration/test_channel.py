@@ -396,24 +396,20 @@ def test_what_cannot_be_delivered_goes_back_and_takes_nothing_with_it(
     assert [spore.steps.entry(name).deaths for name in ("p1", "p2", "p3")] == [deaths, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [({"body_encoding": "base64"}, ValueError), ({"delivery_info": []}, TypeError)],
-)
+@pytest.mark.parametrize("fault", [{"body_encoding": "base64"}, {"delivery_info": []}], ids=str)
 def test_a_message_that_cannot_be_read_becomes_a_dead_letter(
-    spore: Spore, fault: dict[str, Any], error: type[Exception]
+    spore: Spore, fault: dict[str, Any]
 ) -> None:
-    """It does not end one worker after the other."""
+    """A consumer that leaves it as it is does not end one worker after the other either."""
     spore.steps.publish("p")
     spore.client.redis.lpush(
         BACKGROUND, json.dumps({"body": "x", "properties": {"delivery_tag": "tag"} | fault})
     )
     for _ in range(1 + spore.client.settings.hive_max_retries):
-        with pytest.raises(error):
-            spore.drain(spore.consume(), lambda: False)
-    assert spore.receive(spore.consume(), 1) == ["p"]
-    assert "cannot be delivered" in spore.steps.hash("dead")["tag"]
-    assert spore.reserved() == {"p"}
+        with contextlib.suppress(ValueError):
+            spore.drain(spore.consume(), lambda: spore.steps.hash("dead"))
+    assert "tag" in spore.steps.hash("dead")
+    spore.drain(spore.consume(), lambda: spore.reserved() == {"p"})
 
 
 def test_a_plain_celery_producers_message_is_delivered(spore: Spore) -> None:

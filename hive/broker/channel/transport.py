@@ -11,6 +11,7 @@ script (lua/), reservations that belong to the process (incarnation.py). Fanout,
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from functools import cached_property
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 
 import redis
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 from kombu.transport.redis import REFRESH_BINDING
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
@@ -102,10 +104,27 @@ def _holder(delivery_tag: str) -> Incarnation | None:
     return incarnation if incarnation is not None and incarnation.owns(delivery_tag) else None
 
 
+class Message(virtual.Message):
+    """kombu's message. What makes it unreadable is left to its consumer, whatever it is, as kombu
+    does with a compressed body that is broken.
+    """
+
+    def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
+        try:
+            super().__init__(payload, channel=channel, **kwargs)
+        except Exception:  # noqa: BLE001 - a stranger may have sent anything
+            self.errors = [sys.exc_info()]
+            bare: dict[str, Any] = {
+                name: payload[name] for name in ("headers", "properties") if name in payload
+            }
+            super().__init__(bare, channel=channel, **kwargs)
+
+
 class Channel(kombu_redis.Channel):
     """A channel whose task queues are served by scripts."""
 
     QoS = QoS
+    Message = Message
     max_priority = HIGHEST
     priority_steps: ClassVar[list[int]] = list(INDEXES)
     consumes_tasks = False
@@ -473,10 +492,19 @@ class Channel(kombu_redis.Channel):
         fallback = next(iter(self.active_queues), None)
         while waiting:
             tag, home, deaths, _, reserved, _, envelope = waiting[0]
+            delivery = Delivery(incarnation.node_id, incarnation.id, bytes_to_str(tag))
+            stamp = {"fresh_until": fresh_until, "reserved": int(reserved) / 1000}
             try:
-                delivery = Delivery(incarnation.node_id, incarnation.id, bytes_to_str(tag))
-                stamp = {"fresh_until": fresh_until, "reserved": int(reserved) / 1000}
-                message = _received(delivery, int(deaths), stamp, bytes_to_str(envelope))
+                message = _received(delivery, int(deaths), stamp, envelope)
+            except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+                log.error(
+                    "message_not_readable",
+                    publish_id=delivery.publish_id,
+                    reason=incarnation.bury(delivery.publish_id, error),
+                )
+                waiting.popleft()
+                continue
+            try:
                 queue = bytes_to_str(home)
                 self.connection._deliver(message, queue if queue in callbacks else fallback)
             except BaseException as error:
@@ -535,13 +563,14 @@ def _remember_revoked(task_id: str) -> None:
 
 
 def _received(
-    delivery: Delivery, deaths: int, stamp: dict[str, float], envelope: str
+    delivery: Delivery, deaths: int, stamp: dict[str, float], envelope: bytes
 ) -> dict[str, Any]:
     """The kombu message of an entry, with the stamp of its delivery.
 
-    The stamp says who holds it, since when, and until when that was certain.
+    The stamp says who holds it, since when, and until when that was certain. Of what a stranger
+    sent anything may be raised.
     """
-    message: dict[str, Any] = loads(envelope)
+    message: dict[str, Any] = loads(bytes_to_str(envelope))
     properties = message["properties"]
     properties["delivery_tag"] = delivery.publish_id
     if "priority" in properties:  # a retry is sent with it

@@ -68,7 +68,9 @@ local function take(id, list)
     id = #tag > 0 and #tag <= 200 and text(tag) or string.sub(redis.sha1hex(raw), 1, 24)
     local home, priority = string.match(list, '^(.-)\6\22(%d+)$')
     home = string.sub(home or list, #G + 1)
-    local task_id = type(message.headers) == 'table' and text(message.headers.id) or ''
+    -- In Celery's protocol 1 the body has the id, and of all else only this.
+    local task_id = type(message.headers) == 'table' and text(message.headers.id)
+      or text(message.properties.correlation_id) or ''
     -- kombu writes 0 for a priority that nobody gave, and would serve it first: it is unset here.
     local unset = not priority and message.properties.priority == 0
     priority = unset and '5' or priority or '0'
