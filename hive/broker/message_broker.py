@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from celery import Celery
 from kombu.exceptions import EncodeError
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import loads
 
 from hive.applications import application
 from hive.broker.application import require_sending, skill_of
@@ -22,6 +22,7 @@ from hive.broker.control.subscription import BroadcastSubscription
 from hive.broker.ledger.queue_stats import queue_stats
 from hive.broker.ledger.records import TaskRecords, TaskStatus
 from hive.broker.link.client import broker_errors, client_of
+from hive.broker.link.coding import dumps
 from hive.broker.link.format import require_format
 from hive.broker.link.names import checked_name
 from hive.broker.link.priorities import queue_of

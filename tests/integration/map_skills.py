@@ -30,6 +30,11 @@ def echo(value: Any) -> Any:
 
 
 @shared_task
+def named(**values: Any) -> dict[str, Any]:
+    return values
+
+
+@shared_task
 def pause(seconds: float) -> float:
     time.sleep(seconds)
     return seconds

@@ -55,7 +55,7 @@ class HiveAMQP(AMQP):
         ) -> Any:
             if self._sends_for_nobody(name):
                 return None
-            checked_serializer(options.get("serializer") or serializer)
+            options["serializer"] = checked_serializer(options.get("serializer") or serializer)
             checked_compression(options.get("compression") or compression)
             headers = Header.marked(headers)
             options |= sendable(self.app, message, headers, options)

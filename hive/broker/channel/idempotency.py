@@ -22,11 +22,12 @@ from celery import Task
 from celery._state import get_current_task
 from celery.exceptions import Retry
 from kombu.exceptions import EncodeError
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import loads
 
 from hive.broker.channel.header import Header
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import BrokerClient, broker_errors
+from hive.broker.link.coding import dumps
 from hive.broker.link.outage import until_back
 from hive.broker.link.scripts import Script
 from hive.errors import HiveError, InvalidInputError

@@ -14,7 +14,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import loads
+
+from hive.broker.link.coding import dumps
 
 LINKS = {"callbacks": "link", "errbacks": "error"}
 _RANDOM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

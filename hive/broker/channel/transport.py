@@ -23,7 +23,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.transport.redis import REFRESH_BINDING
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import loads
 
 from hive.broker.channel import steps
 from hive.broker.channel.header import NAME as HEADER
@@ -33,6 +33,7 @@ from hive.broker.channel.publishing import note_accepted, note_unknown
 from hive.broker.channel.refusals import PublishBatch, raise_refusal, raise_unconfirmed
 from hive.broker.channel.serving import ServingOrder
 from hive.broker.link.client import SPACE
+from hive.broker.link.coding import dumps
 from hive.broker.link.priorities import HIGHEST, INDEXES, clamped, list_index, queue_lists
 from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.logs import get_logger

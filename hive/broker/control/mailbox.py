@@ -13,6 +13,7 @@ from celery import Celery
 from kombu import Connection, Consumer, Queue
 
 from hive.broker.link.client import broker_errors, client_of
+from hive.broker.link.coding import SERIALIZER
 from hive.broker.link.silence import ATTENTION
 from hive.logs import get_logger
 
@@ -79,7 +80,7 @@ def publish_command(
             exchange=mailbox.exchange.name,
             declare=[mailbox.exchange],
             headers=headers,
-            serializer="json",
+            serializer=SERIALIZER,
             retry=True,
             retry_policy={
                 "max_retries": 2,

@@ -33,6 +33,7 @@ from hive.broker.channel.publishing import (
 )
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.link.client import client_of
+from hive.broker.link.coding import SERIALIZER
 from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.broker.link.silence import keepalive
 from hive.broker.results.store_line import StoreLines
@@ -57,6 +58,9 @@ class Backend(RedisBackend):
     """
 
     ResultConsumer = ResultConsumer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "serializer": SERIALIZER})
 
     def _get_result_meta(
         self, result: Any, state: str, traceback: Any, request: Any, *args: Any, **kwargs: Any

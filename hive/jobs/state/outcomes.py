@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, overload
 
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import loads
+
+from hive.broker.link.coding import dumps
 
 Status = Literal["ok", "failed", "timeout", "cancelled"]
 STATUSES: tuple[Status, ...] = ("ok", "failed", "timeout", "cancelled")
@@ -55,7 +57,8 @@ class Entry(NamedTuple):
 
 
 def to_json(value: Any) -> str:
-    """JSON as Celery writes it: dates, decimals and UUIDs come back as they were.
+    """JSON as Celery writes it: dates, decimals and UUIDs come back as they were, and so do dicts
+    that look like the marks by which it writes them.
 
     Raises: whatever the value makes the encoder raise, TypeError and ValueError as a rule.
     """
