@@ -21,12 +21,12 @@ from hive.broker.control.mailbox import HIVE_COMMAND
 from hive.broker.control.subscription import BroadcastSubscription
 from hive.broker.ledger.queue_stats import queue_stats
 from hive.broker.ledger.records import TaskRecords, TaskStatus
+from hive.broker.ledger.zombies import ZombieTask, read_zombies
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.coding import dumps
 from hive.broker.link.format import require_format
 from hive.broker.link.names import checked_name
 from hive.broker.link.priorities import queue_of
-from hive.broker.link.unreadable import ask
 from hive.broker.nodes.table import NodeTable
 from hive.errors import ClusterUnreachableError, DuplicateTaskError, InvalidInputError
 from hive.logs import get_logger
@@ -185,7 +185,8 @@ class MessageBroker:
 
         `async for command in subscription.listen()` gives them as they come.
 
-        Each has "command", "arguments", "destination" and "ticket"; `close` ends it.
+        Each has "command", "arguments", "destination" and "ticket", and as redis-py's messages
+        "type", "channel" and "data"; `close` ends it.
         """
         subscription = BroadcastSubscription(self.app)
         try:
@@ -204,15 +205,14 @@ class MessageBroker:
         """
         return await self._in_thread(queue_stats, self.client)
 
-    async def detect_zombie_tasks(self) -> list[str]:
-        """Ids of tasks that the watchdog found reserved by a node that does not run them, or
-        running far beyond their limit.
+    async def detect_zombie_tasks(self) -> list[ZombieTask]:
+        """Tasks that the watchdog found in the last hour: reserved by a node that does not run
+        them, or running far beyond their limit. It has given them back.
+
+        Returns: their ids, sorted; each is a text that also has `task_id`, `node`, `reason` and
+            `started_at` (local time, without a zone, as `datetime.now()` is).
         """
-        key = self.client.key("zombies")
-        found: list[bytes] = (
-            await self._in_thread(ask, self.client, self.client.redis.hkeys, key) or []
-        )
-        return sorted(task_id.decode(errors="replace") for task_id in found)
+        return await self._in_thread(read_zombies, self.client)
 
     # -- in threads, since redis-py's and kombu's calls block
 

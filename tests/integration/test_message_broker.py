@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
 import os
 import signal
 import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -345,8 +347,25 @@ def test_an_executor_outside_celery_states_how_far_a_task_is(idle: MessageBroker
 
 def test_zombies_are_those_that_the_watchdog_wrote_down(idle: MessageBroker) -> None:
     assert run(idle.detect_zombie_tasks()) == []
-    idle.client.redis.hset(idle.client.key("zombies"), mapping={"b": "{}", "a": "{}"})
-    assert run(idle.detect_zombie_tasks()) == ["a", "b"]
+    began = datetime.now() - timedelta(minutes=5)  # noqa: DTZ005 - as users subtract it
+    now = time.time()
+    rows = {
+        "b": {"node": "spore-1@h", "reason": "lost", "at": now, "started": began.timestamp()},
+        "a": {"node": "spore-2@h", "reason": "long", "at": now},  # as releases before wrote it
+        "c": {},
+    }
+    key = idle.client.key("zombies")
+    written = {task_id: json.dumps(row) for task_id, row in rows.items()}
+    idle.client.redis.hset(key, mapping=written | {"d": "no JSON"})
+    zombies = run(idle.detect_zombie_tasks())
+    assert zombies == json.loads(json.dumps(zombies)) == ["a", "b", "c", "d"]
+    assert [str(zombie) for zombie in zombies] == [zombie.task_id for zombie in zombies]
+    _, lost, *_ = zombies
+    assert (lost.node, lost.reason, lost.started_at) == ("spore-1@h", "lost", began)
+    assert (copy.deepcopy(lost), copy.deepcopy(lost).node) == ("b", "spore-1@h")
+    ages = [datetime.now() - zombie.started_at for zombie in zombies]  # noqa: DTZ005
+    assert [round(age.total_seconds(), -1) for age in ages] == [0, 300, 0, 0]
+    assert run(idle.retry_task(lost)) is False, "it is not known, and went back long ago"
 
 
 def test_ping_is_answered_by_every_node_and_an_unknown_command_with_an_error(
@@ -415,6 +434,10 @@ def test_a_subscriber_hears_every_command_from_then_on(
     assert [(command["command"], command["arguments"]) for command in heard] == [
         ("PING", {"number": number}) for number in range(3)
     ]
+    for command in heard:  # as redis-py's messages are read
+        assert (command["type"], command["channel"]) == ("message", "venom:broadcast")
+        names = ("command", "arguments", "destination", "ticket")
+        assert json.loads(command["data"]) == {name: command[name] for name in names}
 
 
 def test_a_subscriber_hears_again_after_its_connection_was_lost(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from celery import Celery, _state
 
 import hive
+from hive.broker.ledger.zombies import read_zombies
 from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.nodes.process import Process, _began
 from hive.broker.nodes.table import NodeTable
@@ -254,7 +255,10 @@ def test_what_a_live_node_does_not_know_of_in_two_beats_is_a_zombie(cluster: Clu
     assert cluster.steps.waiting(BACKGROUND) == ["lost"]
     assert cluster.steps.entry("lost").deaths == 1
     assert cluster.steps.hash("reserved", "a@h").keys() == {"known"}
-    assert json.loads(cluster.steps.hash("zombies")["task lost"])["node"] == "a@h"
+    [zombie] = read_zombies(cluster.client)
+    assert (zombie, zombie.node, zombie.reason) == ("task lost", "a@h", "its node does not know it")
+    age = datetime.now() - zombie.started_at  # noqa: DTZ005 - as users subtract it
+    assert timedelta() < age < timedelta(minutes=1)
 
 
 def test_what_is_unknown_once_and_then_known_is_none(cluster: Cluster) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from celery import Celery
 from kombu import Queue
+from kombu.utils.json import dumps
 
 from hive.broker.control.mailbox import HIVE_COMMAND, MailboxReader, mailbox_of, publish_command
 from hive.broker.link.client import client_of
@@ -37,6 +38,7 @@ class BroadcastSubscription:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._where = client_of(app).address
+        self._channel = client_of(app).settings.hive_broadcast_channel
         self._id = f"subscriber-{uuid.uuid4().hex}"
         # The queue's name is only a mark in kombu: a fanout is sent to its subscribers and not
         # stored.
@@ -75,8 +77,10 @@ class BroadcastSubscription:
                 )
 
     async def listen(self) -> AsyncIterator[dict[str, Any]]:
-        """The commands as they come: {"command", "arguments", "destination", "ticket"}; ends when
-        the subscription is closed.
+        """The commands as they come; ends when the subscription is closed.
+
+        Each is {"command", "arguments", "destination", "ticket"}, and in the form of redis-py's
+        messages: "type" is "message", "channel" where it was sent, "data" the four as JSON text.
         """
         while (command := await self._commands.get()) is not None:
             yield command
@@ -123,8 +127,9 @@ class BroadcastSubscription:
             return
         command = {"command": given.get("command"), "arguments": given.get("arguments") or {}}
         command |= {"destination": body.get("destination"), "ticket": body.get("ticket")}
+        message = {"type": "message", "channel": self._channel, "data": dumps(command)}
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._keep, command)
+            self._loop.call_soon_threadsafe(self._keep, command | message)
 
     def _keep(self, command: dict[str, Any] | None) -> None:
         if self._commands.full():

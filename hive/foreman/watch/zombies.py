@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ import redis
 
 from hive.broker.channel import steps
 from hive.broker.channel.entries import Entry, reservation
+from hive.broker.ledger.zombies import ZombieRow, note_zombies
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.outage import passes
 from hive.foreman.watch.duty import Watch
@@ -21,7 +21,6 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 GRACE_SECONDS = 30.0
-REMEMBERED_SECONDS = 3600
 AT_ONCE = 100
 """How many zombies one tick gives back, and how many long runs' entries it reads; the others have
 their turn at the next.
@@ -121,18 +120,23 @@ class ZombieFinder:
     def _record(self, found: list[Zombie]) -> None:
         if not found:
             return
-        key = self._client.key("zombies")
-        values = {
-            zombie.task_id: json.dumps(
-                {"node": zombie.node_id, "reason": zombie.reason, "at": time.time()}
+        now = time.time()
+        rows = [
+            (
+                zombie.task_id,
+                ZombieRow(
+                    node=zombie.node_id,
+                    reason=zombie.reason,
+                    at=now,
+                    started=zombie.reserved_at / 1000,
+                ),
             )
             for zombie in found
-        }
+        ]
         # This is only for people: neither a server without memory nor a key of another type in its
         # place must keep the watchdog from its work.
         try:
-            self._client.redis.hset(key, mapping=values)
-            self._client.redis.expire(key, REMEMBERED_SECONDS)
+            note_zombies(self._client, rows)
         except redis.exceptions.ResponseError as error:
             if passes(error):
                 raise
