@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hive.broker.ledger.account import Alarm
+    from hive.broker.ledger.waiting import MemoryWait
     from hive.foreman.watch.duty import DutyState
 
 
@@ -29,6 +31,7 @@ def status(as_json: bool) -> None:
     from hive.broker.ledger.account import Ledger
     from hive.broker.ledger.aside import put_aside
     from hive.broker.ledger.queue_stats import queue_stats
+    from hive.broker.ledger.waiting import memory_waits
     from hive.broker.nodes.table import NodeTable
     from hive.cli.looking import looking
     from hive.cli.queue import queue_table
@@ -42,13 +45,15 @@ def status(as_json: bool) -> None:
         found = cluster_status(nodes, LoadScore.of(client.settings))
         alarm = Ledger(client).alarm()
         failing = [state for state in duty_states(client) if state.error]
+        waits = memory_waits(client, nodes)
         differing = differing_nodes(nodes.values())
         aside = put_aside(client)
         last = aside[0].sentence if aside else None
         if as_json:
             faults = {"alarm": told(alarm), "failing_duties": list(map(told, failing))}
             more = {"put_aside": len(aside), "last_put_aside": last, "differing_nodes": differing}
-            print_json({**found, **faults, **more})
+            waiting = {"waiting_for_memory": [told_wait(wait) for wait in waits]}
+            print_json({**found, **faults, **more, **waiting})
             return
         stats = queue_stats(client)
     out = console()
@@ -62,6 +67,8 @@ def status(as_json: bool) -> None:
     if not found["online_nodes"]:
         out.print("no spore is online; start one with `hive spore`")
     out.print(queue_table(stats))
+    for wait in waits:
+        out.print(wait.sentence, markup=False, soft_wrap=True)
     for line in sentences(differing):
         out.print(f"DIFFERS: {line}", markup=False, style="yellow", soft_wrap=True)
     said = [f"FAILING: {state.sentence}" for state in failing]
@@ -76,6 +83,11 @@ def status(as_json: bool) -> None:
 def told(fault: Alarm | DutyState | None) -> dict[str, Any] | None:
     """A fault as JSON has it, with its sentence for people; None stays None."""
     return None if fault is None else {**fault.model_dump(), "sentence": fault.sentence}
+
+
+def told_wait(wait: MemoryWait) -> dict[str, Any]:
+    """Tasks that wait for memory, as JSON has them."""
+    return {**dataclasses.asdict(wait), "sentence": wait.sentence}
 
 
 def node_table(nodes: list[dict[str, Any]]) -> Table:

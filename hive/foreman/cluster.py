@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hive.foreman.policy import Policy, told
+from hive.foreman.policy import Policy, gpu_load, told
 
 if TYPE_CHECKING:
     from hive.broker.nodes.requirements import Requirements
@@ -23,7 +23,7 @@ def select_best_node(
     Ties are broken at random. Returns: its id, or None when there is none.
     """
     free = [
-        (load, random.random(), node.node_id)
+        (load + gpu_load(policy, node, requirements), random.random(), node.node_id)
         for node in nodes.values()
         if node.available
         and node.load.active < node.facts.slots

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hive.broker.channel import steps
 from hive.broker.channel.header import Header
+from hive.broker.ledger.waiting import free_memory
 from hive.broker.link.client import broker_errors
 from hive.broker.message_broker import MessageBroker
 from hive.broker.nodes.requirements import Requirements
@@ -69,7 +71,7 @@ class Foreman:
         Raises: InvalidInputError for unknown requirements, BrokerUnreachableError.
         """
         wanted = Requirements.parse(task_requirements)
-        return select_best_node(self._nodes(), wanted, self._policy)
+        return select_best_node(self._nodes_for(wanted), wanted, self._policy)
 
     async def assign_task(
         self, task_id: str, task_requirements: Mapping[str, Any] | None = None
@@ -97,8 +99,21 @@ class Foreman:
         with broker_errors():
             return self._broker.nodes.read()
 
-    def _assign(self, task_id: str, wanted: Requirements | None) -> str | None:
+    def _nodes_for(self, *demands: Requirements | None) -> dict[str, Node]:
+        """The nodes; of each the memory that is free beside what it has promised to tasks, where
+        some is demanded.
+        """
         nodes = self._nodes()
+        if not any(demanded.memory_mb for demanded in demands if demanded is not None):
+            return nodes
+        with broker_errors():
+            free = free_memory(self._broker.client, nodes)
+        return {
+            node_id: replace(node, load=replace(node.load, memory_free_mb=free[node_id]))
+            for node_id, node in nodes.items()
+        }
+
+    def _assign(self, task_id: str, wanted: Requirements | None) -> str | None:
         with broker_errors():
             place = self._broker.records.locate(task_id)
         if place is None:
@@ -106,6 +121,7 @@ class Foreman:
         if place.name == "reserved":
             return place.node
         own = Requirements.parse(Header.read(place.entry.headers).requirements)
+        nodes = self._nodes_for(own, wanted)
         able = {node_id: node for node_id, node in nodes.items() if own is None or own.fits(node)}
         while (best := select_best_node(able, wanted, self._policy)) is not None:
             with broker_errors():

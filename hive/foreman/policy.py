@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
 from hive.foreman.score import Weights, load_score, machine_score
 from hive.logs import get_logger
@@ -20,14 +21,18 @@ class Policy(ABC):
 
     A subclass says what a node's machine is worth in `machine`. To that is added what its tasks are
     worth, where their true number is known: `tasks_weight` times the share of its slots that is
-    taken. Which nodes may run a task at all (online, not draining, of its queue, meeting its
-    requirements, with a free slot) is no matter of policy.
+    taken; and for a task that requires a GPU, `gpu_weight` times how busy the node's GPUs are.
+    Which nodes may run a task at all (online, not draining, of its queue, meeting its requirements,
+    with a free slot) is no matter of policy.
 
     Give it to `hive.install(app, policy=…)`, in every process that sends tasks.
     """
 
     tasks_weight: float = 0.3
     """What a node adds whose slots are all taken; 0 or more."""
+
+    gpu_weight: float = 0.4
+    """What a node adds whose GPUs are wholly busy, for a task that requires a GPU; 0 or more."""
 
     @abstractmethod
     def machine(self, node: Node) -> float:
@@ -56,6 +61,8 @@ class LoadScore(Policy):
     def __init__(self, weights: Weights | None = None) -> None:
         self._weights = weights or Weights()
         self.tasks_weight = self._weights.tasks
+        # A GPU is to such a task what the processors are to others.
+        self.gpu_weight = self._weights.cpu
 
     @classmethod
     def of(cls, settings: Settings) -> LoadScore:
@@ -73,6 +80,16 @@ def policy_of(app: Any, settings: Settings) -> Policy:
     """The policy that was given when Hive was installed in an application, else the load score."""
     given: Policy | None = getattr(app, "hive_policy", None)
     return LoadScore.of(settings) if given is None else given
+
+
+def gpu_load(policy: Policy, node: Node, requirements: Requirements | None) -> float:
+    """What a node's GPUs add to its number for a task with these requirements.
+
+    A GPU that does not tell how busy it is counts as idle.
+    """
+    if requirements is None or not requirements.gpu:
+        return 0.0
+    return policy.gpu_weight * min(max(node.load.gpu, 0.0), 1.0)
 
 
 def told(number_of: Callable[[Node], float], node: Node) -> float | None:

@@ -18,7 +18,7 @@ from itertools import chain
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
 from hive.errors import NoEligibleNodeError
-from hive.foreman.policy import Policy, told
+from hive.foreman.policy import Policy, gpu_load, told
 
 Candidate = list[str | int | float]
 """`[node id, slots, score]`; to the score the publish script adds what the node's tasks are worth,
@@ -223,15 +223,16 @@ class Rankings:
             queue,
             requirements,
             self._assigned,
-            machine=self._machine,
+            machine=lambda node: self._machine(node, requirements),
             tasks_weight=self._policy.tasks_weight,
         )
 
-    def _machine(self, node: Node) -> float | None:
+    def _machine(self, node: Node, requirements: Requirements | None) -> float | None:
         """What the policy says of a node, asked once a beat: it may be slow, and fail each time."""
         if node.node_id not in self._machines:
             self._machines[node.node_id] = told(self._policy.machine, node)
-        return self._machines[node.node_id]
+        number = self._machines[node.node_id]
+        return None if number is None else number + gpu_load(self._policy, node, requirements)
 
     def _satisfiable(self, requirements: Requirements) -> bool:
         """Whether a known node could ever satisfy them; nothing is known from an empty table."""

@@ -105,11 +105,13 @@ class Heartbeat(threading.Thread):
     def beat(self) -> None:
         incarnation = self.incarnation
         incarnation.slots = self.slots()
+        # In this order: what a run takes meanwhile counts twice, not never.
+        unused = self.unused_memory()
         identity, sent_at, load = incarnation.id, boottime(), self.load()
         facts = self.facts()
         unchanged = facts == self._facts_known
         reply = self.table.beat(
-            identity, load, None if unchanged else facts, held=incarnation.held_line()
+            identity, load, None if unchanged else facts, incarnation.held_line(), unused
         )
         if reply.status == "fenced":
             incarnation.come_back()
@@ -186,6 +188,19 @@ class Heartbeat(threading.Thread):
             draining=self.incarnation.draining or self.incarnation.stopping,
             gpu=self.gpus.utilisation(),
         )
+
+    def unused_memory(self) -> dict[str, int]:
+        """Of the runs that demand memory, by publish id, the MiB that they do not use yet."""
+        while True:
+            try:
+                running = [(run, getattr(run, "footprint", None)) for run in state.active_requests]
+            except RuntimeError:
+                continue  # the event loop has started one, or ended one, meanwhile
+            return {
+                run.message.delivery_tag: footprint.unused_mb()
+                for run, footprint in running
+                if footprint is not None
+            }
 
     def end(self) -> None:
         """Stop beating; returns when the beat under way is over."""

@@ -16,6 +16,7 @@ from celery.worker.request import Request as CeleryRequest
 from hive.broker.channel.header import Header
 from hive.broker.channel.incarnation import Incarnation, Outcome, current
 from hive.logs import get_logger
+from hive.spore.machine.footprint import Footprint
 
 log = get_logger(__name__)
 
@@ -24,6 +25,9 @@ NAME = "hive.spore.request:Request"
 
 class Request(CeleryRequest):
     """Celery's request, named to it by the task attribute `Request`."""
+
+    footprint: Footprint | None = None
+    """The memory of a run that demands some; the heartbeat looks at it."""
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -71,6 +75,9 @@ class Request(CeleryRequest):
             incarnation.nudge()
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
+        demanded = Header.read(self.request_dict).memory_mb
+        if demanded:
+            self.footprint = Footprint(demanded, pid)
         super().on_accepted(pid, time_accepted)
         incarnation = current()
         if incarnation is not None and getattr(self.task, "hive_acks_early", False):

@@ -45,6 +45,25 @@ def wait_for(begun: str, go: str) -> str:
     return "went on"
 
 
+@shared_task
+def keep_memory(mb: int, begun: str, go: str) -> int:
+    """Take so many MiB of memory, and keep them until a file is there."""
+    kept = bytearray(os.urandom(1024) * 1024 * mb)
+    wait_for(begun, go)
+    return len(kept)
+
+
+@skill("Count how many run at once", name="overlap")
+def overlap(path: str) -> int:
+    """As many as there are files beside this one's."""
+    mine = Path(path)
+    mine.touch()
+    time.sleep(0.3)
+    count = len(list(mine.parent.iterdir()))
+    mine.unlink()
+    return count
+
+
 @shared_task(bind=True)
 def wait_and_retry(self: Any, begun: str, go: str) -> int:
     """Wait as `wait_for` does, and send itself again, once."""

@@ -76,3 +76,30 @@ def test_a_number_below_zero_counts_as_zero() -> None:
 def test_what_is_shown_as_load_counts_the_share_of_slots_that_is_taken() -> None:
     assert Cheapest().load(priced("a@h", "1", active=1)) == pytest.approx(1.15)
     assert LoadScore().load(priced("a@h", "1", active=1)) == pytest.approx(0.03)
+
+
+def gpu_nodes() -> tuple[Node, ...]:
+    return (
+        make_node("busy@h", gpu=True, load=make_load(cpu=0.0, gpu=0.9), labels={"price": "1"}),
+        make_node("idle@h", gpu=True, load=make_load(cpu=0.2, gpu=0.1), labels={"price": "1.1"}),
+        make_node("silent@h", gpu=True, load=make_load(cpu=0.9, gpu=-1), labels={"price": "2"}),
+    )
+
+
+@pytest.mark.parametrize("policy", [LoadScore(), Cheapest()])
+def test_the_load_of_gpus_counts_for_tasks_that_require_one(policy: Policy) -> None:
+    nodes, gpu = gpu_nodes(), Requirements(gpu=True)
+    rankings = Rankings(table(nodes), policy)
+    by_gpu = [candidate[0] for candidate in rankings.decide(BACKGROUND, gpu, None)]
+    assert by_gpu[0] == "idle@h" == select_best_node(table(nodes), gpu, policy)
+    assert offered(policy, *nodes)[0] == "busy@h" == select_best_node(table(nodes), None, policy)
+
+
+def test_how_much_a_busy_gpu_is_worth_is_the_policys() -> None:
+    class Careless(Cheapest):
+        gpu_weight = 0.0
+
+    candidates = Rankings(table(gpu_nodes()), Careless()).decide(
+        BACKGROUND, Requirements(gpu=True), None
+    )
+    assert candidates[0][0] == "busy@h"

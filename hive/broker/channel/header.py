@@ -112,6 +112,12 @@ class Header:
         return self._fields.get("req")
 
     @property
+    def memory_mb(self) -> int:
+        """The memory that must be free where it runs, in MiB."""
+        demanded = (self.requirements or {}).get("memory_mb", 0)
+        return demanded if isinstance(demanded, int) else 0
+
+    @property
     def affinity(self) -> str | None:
         return self._fields.get("aff")
 

@@ -22,9 +22,12 @@ from hive.broker.channel.header import Header
 from hive.broker.channel.publishing import derived_id
 from hive.broker.channel.steps import LIBRARY
 from hive.broker.ledger.dead_letters import DeadLetters, forget_failure, stored_result
+from hive.broker.ledger.waiting import memory_wait
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import DEFAULT, HIGHEST, usable
 from hive.broker.link.scripts import Script
+from hive.broker.nodes.requirements import Requirements
+from hive.broker.nodes.table import NodeTable
 from hive.errors import HiveError, InvalidInputError, UnknownSkillError
 from hive.skills import Skill, find_skill, import_skills, skill_of_task
 
@@ -60,6 +63,8 @@ class TaskStatus(BaseModel):
     completed_at: datetime | None = None
     result: Any = None
     error: str | None = None
+    waits_for: str | None = None
+    """Why it does not start, where that is known: the memory that it demands is not free."""
 
     @property
     def over(self) -> bool:
@@ -241,7 +246,22 @@ class TaskRecords:
             started_at=_moment(place.since if status == "running" else hive.get("started")),
             completed_at=_moment(place.since) if status == "dead" else None,
             error=place.reason or None,
+            waits_for=self._memory_wait(place),
         )
+
+    def _memory_wait(self, place: Place) -> str | None:
+        demands = Header.read(place.entry.headers).requirements or {}
+        if place.name not in ("queued", "placed") or not demands.get("memory_mb"):
+            return None
+        try:
+            requirements = Requirements.parse(demands)
+        except InvalidInputError:  # a later release's
+            return None
+        client = client_of(self._app)
+        nodes = NodeTable(client).read()
+        if place.node:
+            nodes = {name: node for name, node in nodes.items() if name == place.node}
+        return memory_wait(client, requirements, nodes) if requirements else None
 
     def _by_result(self, task_id: str, meta: dict[str, Any], place: Place | None) -> TaskStatus:
         hive = _added(meta)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -162,19 +163,26 @@ class NodeTable:
         self._nodes: dict[str, Node] = {}
 
     def beat(
-        self, incarnation: str, load: NodeLoad, facts: NodeFacts | None, held: str
+        self,
+        incarnation: str,
+        load: NodeLoad,
+        facts: NodeFacts | None,
+        held: str,
+        unused: Mapping[str, int] | None = None,
     ) -> BeatReply:
         """Write one heartbeat, in one script call.
 
         facts: what the node is, at the first beat, after a change, and when the last reply asked
             for it.
         held: the publish ids that the worker knows of, in whatever form the watchdog reads.
+        unused: of the runs that demand memory, by publish id, the MiB that they do not use yet.
         """
         node_id = incarnation.rpartition("/")[0]
         described = (f"{facts.started_at:.3f}", facts.model_dump_json()) if facts else ("", "")
         gap = self._client.settings.away_after_ms
+        promised = [part for run in (unused or {}).items() for part in run]
         status, need, now_ms, known = self._run(
-            BEAT, incarnation, node_id, load.packed(), held, *described, gap
+            BEAT, incarnation, node_id, load.packed(), held, *described, gap, *promised
         )
         return BeatReply("ok" if status == b"ok" else "fenced", bool(need), int(now_ms), int(known))
 

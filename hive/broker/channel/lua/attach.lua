@@ -61,8 +61,8 @@ for i = 1, #reservations, 2 do
       go_home(id, 0, 0, '')
       given_back[#given_back + 1] = id
     elseif back then
-      local early = string.sub(value, -6) == '|early' and '|early' or ''
-      redis.call('HSET', reserved, id, incarnation .. '|' .. t .. early)
+      local rest = string.match(value, '^|%d+(|.*)$', #incarnation + 1) or ''
+      redis.call('HSET', reserved, id, incarnation .. '|' .. t .. rest)
     end
   end
 end

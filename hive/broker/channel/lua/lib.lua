@@ -231,6 +231,67 @@ local function bury(id, reason)
   count('dead', 1)
 end
 
+-- How many MiB of memory requirements (JSON) demand, which must be free where the message runs.
+local function memory_in(requirements)
+  local demands = string.find(requirements, '"memory_mb"', 1, true) and table_of(requirements)
+  return demands and tonumber(demands.memory_mb) or 0
+end
+
+local function part(of, name) return type(of) == 'table' and of[name] or nil end
+
+-- The same of an entry: only what waits for its requirements, or for a node, can have any. `at` is
+-- where its envelope begins.
+local function demanded_memory(home, value, at)
+  local kind = string.sub(home, 1, 10)
+  if kind == 'venom:req:' then
+    return memory_in(ask('HGET', P .. 'requirements', string.sub(home, 11)) or '')
+  end
+  if kind ~= 'venom:pin:' or not string.find(value, '"memory_mb"', at, true) then return 0 end
+  local headers = part(table_of(string.sub(value, at)), 'headers')
+  return tonumber(part(part(part(headers, 'hive'), 'req'), 'memory_mb')) or 0
+end
+
+-- What a reservation says behind its time about the memory that its run demands and does not use
+-- yet: all of it until a heartbeat tells what is left (beat.lua).
+local function promise(memory)
+  return memory > 0 and string.format('|%.0fMB', memory) or ''
+end
+
+-- A message that demands memory is placed: the node keeps so much free for it. The row counts while
+-- the message is placed since that moment, so no step that takes it away has to know of it.
+local function book(node, id, memory, t)
+  local booked = P .. 'booked:' .. node
+  keep('HSET', booked, id, string.format('%.0f %.0f', memory, t))
+  redis.call('EXPIRE', booked, 60)
+end
+
+-- How many MiB of memory a node could still give: what its last beats measured as free, less what
+-- was promised to the messages that it runs, or that are placed there, as far as they do not use it
+-- yet. 0 where no beat tells. `popped`, {id, score, ...}, still counts as placed.
+local function free_memory(node, popped)
+  local free
+  for line in string.gmatch(ask('HGET', P .. 'nodes:dynamic', node) or '', '[^\n]+') do
+    local measured = tonumber(string.match(line, '^%d+ %S+ %S+ %S+ %S+ %S+ (%d+)'))
+    if measured and (not free or measured < free) then free = measured end
+  end
+  if not free then return 0 end
+  for _, value in ipairs(ask('HVALS', P .. 'reserved:' .. node) or {}) do
+    free = free - (tonumber(string.match(value, '|%d+|(%d+)MB')) or 0)
+  end
+  local booked, since = P .. 'booked:' .. node, {}
+  local rows = ask('HGETALL', booked) or {}
+  for i = 1, #(popped or {}), 2 do since[popped[i]] = popped[i + 1] end
+  for i = 1, #rows, 2 do
+    local memory, at = string.match(rows[i + 1], '^(%d+) (%d+)$')
+    if at and (since[rows[i]] or ask('ZSCORE', P .. 'placed:' .. node, rows[i])) == at then
+      free = free - memory
+    else
+      redis.call('HDEL', booked, rows[i])
+    end
+  end
+  return free
+end
+
 -- Put an entry back into its home queue, where it is taken next among those of its priority, or
 -- into the list of the living node that it is pinned to. `deaths` is added to its number of deaths,
 -- of which `reason` and `node` say the cause and the place; with more than `max` it becomes a dead
@@ -302,7 +363,8 @@ local function take_back(node, incarnation, id)
   if gone_at < 0 or not ask('HLEN', reserved) or not leave_queue(id, home, priority, pin) then
     return false
   end
-  redis.call('HSET', reserved, id, incarnation .. '|' .. now())
+  redis.call('HSET', reserved, id, incarnation .. '|' .. now()
+    .. promise(demanded_memory(home, value, at)))
   return true
 end
 

@@ -10,10 +10,10 @@
 --      error QUEUEFULL; error FORMAT where this release cannot serve what is stored; error
 --      UNREADABLE for what could not be read back
 -- Keeps: an accepted id is in exactly one place; a node is bound only while it lives and has a free
---        slot. What is refused, for whatever reason, has written nothing: first the id is put where
---        it belongs, where another key may be in the way, and then its entry is written. What a
---        run has sent is known until its message is finished, so that a repeated run sends nothing
---        twice, however long it takes.
+--        slot, and the memory that the message demands. What is refused, for whatever reason, has
+--        written nothing: first the id is put where it belongs, where another key may be in the
+--        way, and then its entry is written. What a run has sent is known until its message is
+--        finished, so that a repeated run sends nothing twice, however long it takes.
 local id, home, priority = ARGV[2], ARGV[3], ARGV[4]
 local parent, sent = ARGV[11], P .. 'sent:' .. ARGV[11]
 local entries, t = P .. 'entries', now()
@@ -57,14 +57,19 @@ local function place()
     if redis.call('ZRANGE', P .. 'delayed', 0, 0)[1] == id then wake(home) end
     return ''
   end
-  local best, best_score
+  local best, best_score, memory = nil, nil, 0
+  if ARGV[7] ~= '' then
+    memory = memory_in(ARGV[7])
+  elseif #ARGV >= 12 then
+    memory = demanded_memory(home, ARGV[9], 1)
+  end
   for i = 12, #ARGV, 3 do
     local node, slots = ARGV[i], tonumber(ARGV[i + 1])
     if redis.call('EXISTS', P .. 'incarnations:' .. node) == 1 then
       local reserved = ask('HLEN', P .. 'reserved:' .. node)
       local placed = ask('ZCARD', P .. 'placed:' .. node)
       local busy = reserved and placed and reserved + placed
-      if busy and busy < slots then
+      if busy and busy < slots and (memory == 0 or free_memory(node) >= memory) then
         local score = tonumber(ARGV[i + 2]) + tonumber(ARGV[8]) * busy / slots
         if not best or score < best_score then best, best_score = node, score end
       end
@@ -72,6 +77,7 @@ local function place()
   end
   if best then
     redis.call('ZADD', P .. 'placed:' .. best, t, id)
+    if memory > 0 then book(best, id, memory, t) end
     wake('node:' .. best)
     return best
   end

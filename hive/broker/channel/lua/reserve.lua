@@ -7,7 +7,9 @@
 -- Reply {'fenced'} declared dead; {'stale'} a newer connection of this incarnation is at work;
 --       {'ok', free slots left, ms until the next due entry or 0, (id, home, earlier deliveries
 --       that died or are not heard of, revoked 0|1, reserved ms, task id, envelope)...}
--- Keeps: reservations of a node never exceed its slots; an id is among them before anybody sees it.
+-- Keeps: reservations of a node never exceed its slots, nor what they demand its memory; an id is
+--        among them before anybody sees it. What demands more than is free stays where it waits, in
+--        its place, and holds nothing up that demands less.
 --        Once an id is popped nothing may fail, since it would be lost: what cannot be read is put
 --        aside, and the rest delivered.
 local node, incarnation = ARGV[2], ARGV[3]
@@ -51,7 +53,36 @@ local function text(value)
   return type(value) == 'string' and not string.find(value, '%c') and value
 end
 
-local function take(id, list)
+-- The memory that the node could give; asked for by the first message that demands some.
+local spare
+-- What was popped and has to stay: of each list its ids in their order, and their scores where it
+-- is the node's own.
+local staying, MOST_STAYING = {}, 100
+
+-- Whether the node has the memory that a message demands. It has what was kept free for one that
+-- was placed there since the moment `score`.
+local function has_memory(id, memory, score, popped)
+  local kept = score and ask('HGET', P .. 'booked:' .. node, id)
+  if kept and string.match(kept, ' (%d+)$') == score then
+    redis.call('HDEL', P .. 'booked:' .. node, id)
+    return true
+  end
+  if not spare then spare = free_memory(node, popped) end
+  if spare < memory then return false end
+  spare = spare - memory
+  return true
+end
+
+local function leave(id, list, score)
+  local ids = staying[list] or {}
+  ids[#ids + 1] = id
+  ids[#ids + 1] = score
+  staying[list] = ids
+end
+
+-- Reserve an id that was popped from a list; or from the node's own (''), where it was since
+-- `score`, with the ids `popped`.
+local function take(id, list, score, popped)
   local value = redis.call('HGET', P .. 'entries', id)
   if not value then
     if string.sub(id, 1, 1) ~= '{' then return end
@@ -98,18 +129,26 @@ local function take(id, list)
     moved = moved + 1
     return
   end
-  redis.call('HSET', reserved, id, stamp)
-  if check_absences then deaths = deaths + begin_elsewhere(id) end
   local revoked = check_revoked and keep('ZSCORE', P .. 'revoked', task_id) and '1' or '0'
+  local memory = revoked == '0' and demanded_memory(home, value, at) or 0
+  if memory > 0 and not has_memory(id, memory, score, popped) then
+    leave(id, list, score)
+    return
+  end
+  redis.call('HSET', reserved, id, stamp .. promise(memory))
+  if check_absences then deaths = deaths + begin_elsewhere(id) end
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, home, deaths, revoked
   reply[n + 5], reply[n + 6], reply[n + 7] = t, task_id, string.sub(value, at)
   want = want - 1
 end
 
-if want > 0 then
-  local placed = ask('ZPOPMIN', P .. 'placed:' .. node, want) or {}
-  for i = 1, #placed, 2 do take(placed[i], '') end
+local own = P .. 'placed:' .. node
+while want > 0 and #(staying[''] or {}) < 2 * MOST_STAYING do
+  local asked = want
+  local placed = ask('ZPOPMIN', own, asked) or {}
+  for i = 1, #placed, 2 do take(placed[i], '', placed[i + 1], placed) end
+  if #placed < 2 * asked then break end
 end
 local lists = KEYS
 
@@ -132,10 +171,31 @@ local function pop(most)
   end
 end
 
+-- Something of this list has to stay. Whatever has the same requirements demands as much, so it is
+-- not looked at, in the lists of other priorities neither; what waits for a node may demand less.
+local function pass_over(list)
+  local home = string.match(list, '^(.-)\6\22') or list
+  local is_pin = string.sub(home, #G + 1, #G + 10) == 'venom:pin:'
+  if is_pin and #staying[list] < MOST_STAYING then return end
+  local left = {}
+  for _, other in ipairs(lists) do
+    if (string.match(other, '^(.-)\6\22') or other) ~= home then left[#left + 1] = other end
+  end
+  lists = left
+end
+
 while want > 0 and moved < MOST_MOVED do
   local got = pop(want)
   if not got then break end
   for _, id in ipairs(got[2]) do take(id, got[1]) end
+  if staying[got[1]] then pass_over(got[1]) end
+end
+for list, ids in pairs(staying) do
+  if list == '' then
+    for i = 1, #ids, 2 do redis.call('ZADD', own, ids[i + 1], ids[i]) end
+  else
+    for i = #ids, 1, -1 do redis.call('RPUSH', list, ids[i]) end
+  end
 end
 if moved >= MOST_MOVED then
   due = t  -- there is more to do: ask again at once

@@ -6,8 +6,9 @@
 --      6 start of the incarnation, unix seconds, and 7 its facts as JSON; both '' when they did not
 --        change
 --      8 ms without any heartbeat that mean that the broker was away (hearing.lua)
+--      9.. of each run that demands memory: its publish id, and how many MiB it does not use yet
 -- Keys used: venom:beats, venom:heard_since, venom:held,
---      venom:nodes:static | dynamic | versions | version | epoch;
+--      venom:nodes:static | dynamic | versions | version | epoch, venom:reserved:<node>;
 --      only read: venom:epochs, venom:requirements, venom:counters
 -- Reply {'fenced' or 'ok', 1 when the next beat must bring the facts, now in ms,
 --        number of requirements ever registered}
@@ -111,6 +112,17 @@ elseif rival then
 end
 redis.call('HSET', dynamic, node, value)
 redis.call('ZADD', versions, version, node)
+
+-- What is measured as free, and what of it was promised, are as of one moment (free_memory in
+-- lib.lua).
+for i = 9, #ARGV, 2 do
+  local reserved, mine = space .. 'reserved:' .. node, incarnation .. '|'
+  local value = redis.pcall('HGET', reserved, ARGV[i])
+  if type(value) == 'string' and string.sub(value, 1, #mine) == mine then
+    local at, rest = string.match(value, '^(%d+|)%d+(MB.*)$', #mine + 1)
+    if at then redis.call('HSET', reserved, ARGV[i], mine .. at .. ARGV[i + 1] .. rest) end
+  end
+end
 
 if version == 1 then
   redis.call('SET', space .. 'nodes:epoch', clock[1] .. '.' .. clock[2])
