@@ -70,6 +70,10 @@ class DeadLetterError(HiveError):
     """
 
 
+class TaskExitError(HiveError):
+    """The task called `sys.exit`, or raised what is no Exception."""
+
+
 class NoEligibleNodeError(HiveError):
     """No known node can ever run this task; start a node that offers what it requires."""
 

@@ -34,7 +34,9 @@ from hive.process.lifeline import supervisor_fd, watch_supervisor
 from hive.process.liveness import signs_fd
 from hive.spore import garbage
 from hive.spore.grace import Grace
+from hive.spore.guard import guard
 from hive.spore.heartbeat import Heartbeat
+from hive.spore.machine.deaths import Deaths
 from hive.spore.proof_of_life import ProofOfLife
 from hive.spore.request import acknowledge_late
 from hive.spore.strategy import Turns
@@ -59,6 +61,8 @@ class SporeStep(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         garbage.connect()
+        guard(worker.app.tasks.values())
+        worker.app.hive_deaths = Deaths()
         self.heartbeat: Heartbeat | None = None
         self._stopping = threading.Event()
 

@@ -16,6 +16,7 @@ from celery.worker.request import Request as CeleryRequest
 from hive.broker.channel.header import Header
 from hive.broker.channel.incarnation import Incarnation, Outcome, current
 from hive.logs import get_logger
+from hive.spore.machine.deaths import Deaths
 from hive.spore.machine.footprint import Footprint
 
 log = get_logger(__name__)
@@ -28,6 +29,7 @@ class Request(CeleryRequest):
 
     footprint: Footprint | None = None
     """The memory of a run that demands some; the heartbeat looks at it."""
+    _error: BaseException | None = None  # what ended the run, unless that was a value
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -69,8 +71,12 @@ class Request(CeleryRequest):
             incarnation.nudge()
 
     def reject(self, requeue: bool = False) -> None:
-        super().reject(requeue=requeue)
         incarnation = current()
+        if incarnation is not None and requeue and self._error is not None:
+            deaths: Deaths = self.task.app.hive_deaths  # type: ignore[attr-defined]
+            reason = deaths.reason(self._error)
+            incarnation.note_reason(self.message.delivery_tag, reason)
+        super().reject(requeue=requeue)
         if incarnation is not None:
             incarnation.nudge()
 
@@ -90,8 +96,8 @@ class Request(CeleryRequest):
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> None:
-        error = exc_info.exception
-        if not isinstance(getattr(error, "exc", error), Retry | Ignore | Reject):
+        error = self._error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if not isinstance(error, Retry | Ignore | Reject):
             self._note("failed")
         super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 

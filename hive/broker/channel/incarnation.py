@@ -112,6 +112,7 @@ class Incarnation:
         self._done: dict[str, Acknowledgement] = {}
         self._returns: dict[str, Return] = {}
         self._outcomes: dict[str, Outcome] = {}
+        self._reasons: dict[str, str] = {}
         self._taken_away: set[str] = set()
         self._epoch = 0
 
@@ -285,6 +286,15 @@ class Incarnation:
             self._outcomes.pop(tag, None)
         elif self.owns(tag):
             self._outcomes[tag] = outcome
+
+    def note_reason(self, tag: str, reason: str) -> None:
+        """Why a message of ours that is about to be rejected goes back to its queue."""
+        if self.owns(tag):
+            self._reasons[tag] = reason
+
+    def send_home(self, tag: str) -> None:
+        """Give back a message that was rejected, for the reason that `note_reason` gave."""
+        self.give_back([tag], deaths=1, reason=self._reasons.pop(tag, "it was rejected"))
 
     def acknowledge(self, tag: str, outcome: Outcome = "completed") -> None:
         """Note a message as finished, with the outcome that `note_outcome` gave, or else `outcome`.

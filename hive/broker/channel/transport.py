@@ -87,9 +87,7 @@ class QoS(kombu_redis.QoS):
             if delivery_tag in self._delivered:
                 super().reject(delivery_tag, requeue=requeue)
         elif requeue:
-            incarnation.give_back(
-                [delivery_tag], deaths=1, reason="its process died, or it was rejected"
-            )
+            incarnation.send_home(delivery_tag)
         else:
             incarnation.acknowledge(delivery_tag, "failed")
 

@@ -16,6 +16,8 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from hive.broker.channel.header import Header
+from hive.errors import TaskExitError
+from hive.exits import ended
 from hive.jobs.state.outcomes import Status, error_text
 from hive.jobs.work.lease_size import OVERDUE
 from hive.jobs.work.leases import Lease
@@ -92,8 +94,9 @@ class SkillCalls:
             # An item's error never sinks the rest; _failure raises again what has to stop the
             # process.
             except BaseException as error:  # noqa: BLE001
-                value = None
-                lease.results.errors[offset] = _failure(error)
+                value, failure = None, _failure(error)
+                if failure is not None:
+                    lease.results.errors[offset] = failure
             now = clock()
             if few or now - last > LONG:
                 put_back()
@@ -130,15 +133,20 @@ def run_reduce(app: Celery, task_name: str, values: list[Any]) -> Any:
     return task(values)
 
 
-def _failure(error: BaseException) -> tuple[Status, str]:
-    """An item's error as its outcome.
+def _failure(error: BaseException) -> tuple[Status, str] | None:
+    """An item's error as its outcome; None for `sys.exit(0)`, which is no failure.
 
     Raises: the error itself when it is the pool's way of ending the process.
     """
-    if isinstance(error, KeyboardInterrupt | GeneratorExit) or (
-        isinstance(error, SystemExit) and _of_the_pool(error)
-    ):
-        raise error
+    if not isinstance(error, Exception):
+        try:
+            ended(error)
+        except TaskExitError as exited:
+            error = exited
+        else:
+            return None
+    if isinstance(error, TaskExitError):
+        return "failed", error_text(error.__cause__ or error)
     if isinstance(error, ItemInterrupted):
         return error.status, error.why
     if isinstance(error, SoftTimeLimitExceeded):
@@ -147,11 +155,3 @@ def _failure(error: BaseException) -> tuple[Status, str]:
         what = "an item of a job cannot be retried, ignored or rejected as a message"
         return "failed", f"{type(error).__name__}: {what}"
     return "failed", error_text(error)
-
-
-def _of_the_pool(error: SystemExit) -> bool:
-    """Whether the pool told the process to end; else a skill has called sys.exit.
-
-    billiard exits with a negative number, Celery by a subclass.
-    """
-    return type(error) is not SystemExit or (isinstance(error.code, int) and error.code < 0)

@@ -121,6 +121,20 @@ def read_limits(root: Path = ROOT, *, cores: int | None = None) -> Limits:
     )
 
 
+def oom_kills(root: Path = ROOT) -> int | None:
+    """How many processes of this process's control group the kernel has ended for want of memory.
+
+    Where the group does not tell, those of the whole machine. None when nothing tells.
+
+    root: as for `read_limits`.
+    """
+    version, folders = _Groups(root).folders("memory")
+    name = "memory.events" if version == 2 else "memory.oom_control"
+    tellers = [*(folder / name for folder in folders[:1]), root / "proc/vmstat"]
+    counts = (_fields(_read(teller) or "").get("oom_kill") for teller in tellers)
+    return next((count for count in counts if count is not None), None)
+
+
 def _cpu_groups(groups: _Groups) -> list[CpuGroup]:
     version, folders = groups.folders("cpu")
     if version == 2:

@@ -85,6 +85,14 @@ local function read_lease(id)
     attempt = tonumber(attempt), owner = owner, node = node}
 end
 
+-- Of what a puller's message died last, in brackets; '' where nothing tells.
+local function last_reason(owner)
+  local entry = redis.call('HGET', P .. 'entries', owner)
+  local deaths = entry and table_of(history(entry) ~= '' and history(entry) or '[]') or {}
+  local reason = (deaths[#deaths] or {})[3]
+  return reason and ' (' .. reason .. ')' or ''
+end
+
 -- Take a lease back: its items are tried again. Where its owner died (`died` is 1) under a single
 -- item, and too often, that item is what kills, and fails.
 local function reclaim(lease, died, allowed)
@@ -92,6 +100,7 @@ local function reclaim(lease, died, allowed)
   bump('moves', died)
   if died == 1 and lease.length == 1 and lease.attempt >= allowed then
     local error = 'killed its worker: the process that ran it ended ' .. lease.attempt .. ' times'
+      .. last_reason(lease.owner)
     return without_run(lease.block, lease.first, 1, 'failed', error, lease.attempt, lease.node)
   end
   give_back(lease.block, lease.base, lease.first, lease.length, lease.attempt + died,

@@ -1,0 +1,37 @@
+"""Around the tasks of a worker: one that calls `sys.exit` has ended, and has not died."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery.app.trace import task_has_custom
+
+from hive.exits import ended
+
+
+def guard(tasks: Iterable[Any]) -> None:
+    """Let whatever these tasks raise be their result, and not their process's end.
+
+    It is done before the pool forks, and before Celery prepares to run them. It lies around all
+    else, so that `autoretry_for=(Exception,)` takes an exit for no Exception, as in plain Celery.
+    """
+    for task in tasks:
+        if task_has_custom(task, "__call__"):
+            type(task).__call__ = _guarded(type(task).__call__)
+        else:
+            task.run = _guarded(task.run)
+
+
+def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return run(*args, **kwargs)
+        except Exception:
+            raise
+        except BaseException as error:  # noqa: BLE001 - `ended` raises again what is not to be kept
+            return ended(error)
+
+    return guarded
