@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sized
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import redis
-from celery import Celery, Task
+from celery import Celery, Signature, Task
 
 from hive.applications import application_of
-from hive.broker.application import require_sending, skill_of
+from hive.broker.application import require_sending
 from hive.broker.link.client import BrokerClient, broker_errors, client_of
 from hive.broker.link.outage import comes_back, until_back
 from hive.broker.link.priorities import queue_of
 from hive.errors import BrokerMemoryError, InvalidInputError, QueueFullError
 from hive.jobs.answer.job import Job
+from hive.jobs.input.asked import LIMITS, WISHES, Asked, asked
 from hive.jobs.input.blocks import Block, encode_all
 from hive.jobs.input.feeder import Feeder, caller_ms
 from hive.jobs.input.launch import launch
@@ -31,16 +32,17 @@ from hive.skills import Skill
 log = get_logger(__name__)
 
 T = TypeVar("T")
-Reduce = Task[Any, Any] | Literal["sum", "list", "count", "concat", "merge"]
+Reduce = Task[Any, Any] | Signature[Any] | Literal["sum", "list", "count", "concat", "merge"]
+_PRIORITY = "background"
 _PUSH_BYTES = 1 << 20
 
 
 def map(  # noqa: A001 the name is the public contract's
-    skill: str | Task[Any, Any] | Skill,
+    skill: str | Task[Any, Any] | Skill | Signature[Any],
     items: Iterable[Any],
     reduce: Reduce | None = None,
     *,
-    priority: str | int = "background",
+    priority: str | int = _PRIORITY,
     requirements: dict[str, Any] | None = None,
     timeout: float | None = None,
     chunk: int | Literal["auto"] = "auto",
@@ -48,12 +50,16 @@ def map(  # noqa: A001 the name is the public contract's
 ) -> Job:
     """Call a skill for each item, on all nodes that can, and reduce the results.
 
-    skill: a task, or a skill's name. items: any iterable of what JSON can hold; an item is the
+    skill: a task, a skill's name, or a task's signature, whose own arguments stand behind each item
+        (`scale.s(factor=3)`). It may have a priority, requirements and limits; other options are
+        refused.
+    items: any iterable of what JSON can hold; an item is the
         skill's one argument, and for a skill with an input model a dict is its fields. What has a
         length is stored whole before this returns (an empty one is a job that has ended); any other
         iterable is fed by a thread of this process while the job runs.
-    reduce: a task that gets the list of the successful values in item order, once, or "sum",
-    "list", "count", "concat" or "merge". priority: "background", "high_priority", or 0..10 (10 the
+    reduce: a task, or its signature, that gets the list of the successful values in item order,
+        once, or "sum", "list", "count", "concat" or "merge".
+    priority: "background", "high_priority", or 0..10 (10 the
     most urgent) within the background queue.
     requirements: what a node must have, as for `apply_async`. timeout: the job's deadline in
         seconds; what is not done then has the outcome "timeout". One item may run as long as its
@@ -70,16 +76,22 @@ def map(  # noqa: A001 the name is the public contract's
     application = application_of(skill, app)
     client = client_of(application)
     require_sending(application, "hive.map")
-    found = skill_of(application, skill)
+    called = asked(application, skill, does="the skill of a map", allowed=(*WISHES, *LIMITS))
+    reduced = _reduce_task(application, reduce)
     _check(items, timeout, chunk)
+    requirements = _wish(called, "requirements", requirements, unset=None)
+    queue, number = queue_of(_wish(called, "priority", priority, unset=_PRIORITY), client.settings)
     with broker_errors():
         slots = _waited_for(client, lambda: eligible_slots(client, requirements))
-    queue, number = queue_of(priority, client.settings)
+    task, task_call = called.call.stored()
+    reduce_task, reduce_task_call = reduced.call.stored() if reduced else (None, None)
     plan = Plan(
-        task=found.task.name,
-        reduce=_reduce_name(reduce),
-        reduce_task=None if reduce is None or isinstance(reduce, str) else reduce.name,
-        item_limit=_item_limit(application.tasks.get(found.task.name, found.task), client.settings),
+        task=task,
+        task_call=task_call,
+        reduce=reduce if reduce is None or isinstance(reduce, str) else "task",
+        reduce_task=reduce_task,
+        reduce_task_call=reduce_task_call,
+        item_limit=_item_limit(called, client.settings),
         slots=slots,
         chunk=0 if chunk == "auto" else chunk,
         queue=queue,
@@ -129,25 +141,41 @@ def _check(items: object, timeout: float | None, chunk: int | str) -> None:
         )
 
 
-def _reduce_name(reduce: object) -> str | None:
-    """The plan's word for a reduce. Raises: InvalidInputError for what is none."""
+def _reduce_task(app: Celery, reduce: Any) -> Asked | None:
+    """What a reduce calls; None for none, and for a built-in one.
+
+    Raises: InvalidInputError for what is no reduce.
+    """
     if reduce is None or (isinstance(reduce, str) and reduce in BUILT_IN):
-        return reduce
-    if (
-        not isinstance(reduce, str)
-        and isinstance(getattr(reduce, "name", None), str)
-        and callable(getattr(reduce, "apply_async", None))
-    ):
-        return "task"
+        return None
+    if isinstance(reduce, Mapping) or callable(getattr(reduce, "apply_async", None)):
+        return asked(app, reduce, does="the reduce of a map", allowed=LIMITS)
     raise InvalidInputError(
-        f"reduce is a task or one of {', '.join(BUILT_IN)}; it cannot be {reduce!r}."
+        f"reduce is a task, its signature, or one of {', '.join(BUILT_IN)}; it cannot be "
+        f"{reduce!r}."
     )
 
 
-def _item_limit(task: Task[Any, Any], settings: Settings) -> float:
+def _wish(called: Asked, name: str, given: T, *, unset: T) -> T:
+    """What `map` is given, or else the signature's option of that name.
+
+    Raises: InvalidInputError where both are given, and are not the same.
+    """
+    wished = called.options.get(name)
+    if wished is None or wished == given:
+        return given
+    if given != unset:
+        raise InvalidInputError(
+            f"The {name} of this map is given twice, as {given!r} and as {wished!r} in the "
+            f"signature of {called.skill.task.name}: leave one out."
+        )
+    return cast("T", wished)
+
+
+def _item_limit(called: Asked, settings: Settings) -> float:
     """Seconds that one item may run: the task's own limit, else HIVE_TASK_TIMEOUT."""
-    own = getattr(task, "soft_time_limit", None) or getattr(task, "time_limit", None)
-    return float(own or settings.hive_task_timeout)
+    soft, hard = called.limits
+    return float(soft or hard or settings.hive_task_timeout)
 
 
 def _create(

@@ -35,6 +35,19 @@ def named(**values: Any) -> dict[str, Any]:
 
 
 @shared_task
+def arguments(*args: Any, **kwargs: Any) -> list[Any]:
+    """What it was called with. It spoils a list that it is given by name."""
+    said = [list(args), {**kwargs, "seen": list(kwargs.get("seen", ()))}]
+    kwargs.get("seen", []).append("spoilt")
+    return said
+
+
+@shared_task
+def joined(values: list[Any], separator: str = ",") -> str:
+    return separator.join(map(str, values))
+
+
+@shared_task
 def pause(seconds: float) -> float:
     time.sleep(seconds)
     return seconds

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import chord, group, signature
 from redis import Redis
 
 import hive
@@ -111,6 +112,57 @@ def test_a_dict_is_the_fields_of_an_input_model(cluster: MapCluster) -> None:
     assert [outcome.value for outcome in result.outcomes[:3]] == [6, 8, 15]
     assert "value" in str(result.outcomes[3].error)
     assert "unknown argument wrong" in str(result.outcomes[4].error)
+
+
+@pytest.mark.parametrize("form", ["a signature", "the dict that it becomes in a message"])
+def test_the_arguments_of_a_signature_stand_behind_each_item(
+    cluster: MapCluster, form: str
+) -> None:
+    signature = skills.arguments.s(date(2024, 2, 29), seen=["first"])
+    wanted = signature if form == "a signature" else dict(signature)
+    result = hive.map(wanted, ["a", "b"], app=cluster.app).result(60)
+    assert [outcome.value for outcome in result.outcomes] == [
+        [[item, date(2024, 2, 29)], {"seen": ["first"]}] for item in "ab"
+    ], "as in a group of them; and none sees what another did to its arguments"
+
+
+def test_an_immutable_signature_is_called_with_its_own_arguments_alone(
+    cluster: MapCluster,
+) -> None:
+    result = hive.map(skills.square.si(3), range(4), skills.joined.si(["only"]), app=cluster.app)
+    assert [outcome.value for outcome in result.result(60).outcomes] == [9] * 4
+    assert result.result(60).value == "only"
+
+
+def test_an_item_of_an_input_model_goes_before_the_fields_of_the_signature(
+    cluster: MapCluster,
+) -> None:
+    items = [3, {"value": 4}, {"value": 5, "factor": 3}]
+    result = hive.map(skills.scale.s(factor=10), items, app=cluster.app).result(60)
+    assert [outcome.value for outcome in result.outcomes] == [30, 40, 15]
+
+
+@pytest.mark.parametrize("items", [[1, 2, 3], []])
+def test_a_reduce_is_called_with_the_arguments_of_its_signature(
+    cluster: MapCluster, items: list[int]
+) -> None:
+    reduce = skills.joined.s(separator="-")
+    assert hive.map(skills.square, items, reduce, app=cluster.app).result(60).value == "-".join(
+        str(item * item) for item in items
+    )
+
+
+def test_what_a_signature_says_of_a_whole_job_holds_for_it(cluster: MapCluster) -> None:
+    signature = skills.pause.s().set(soft_time_limit=1, priority=9, requirements={"node": "two@h"})
+    job = hive.map(signature, [30, 0], app=cluster.app)
+    plan = stored_plan(client_of(cluster.app), job.id)
+    assert plan is not None
+    assert (plan.queue, plan.priority) == ("venom:tasks:background", 9)
+    outcomes = job.result(60).outcomes
+    assert [(outcome.status, outcome.node) for outcome in outcomes] == [
+        ("timeout", "two@h"),
+        ("ok", "two@h"),
+    ]
 
 
 def test_an_item_that_would_be_retried_fails_with_its_own_error(cluster: MapCluster) -> None:
@@ -244,6 +296,45 @@ def test_wrong_input_is_refused_before_anything_is_sent(
 def job_ids(client: Redis) -> set[bytes]:
     """The jobs that have keys; those of a job that is ending may still change."""
     return {key.split(b":")[2] for key in client.scan_iter("venom:job:*")}
+
+
+SQUARE, JOINED = skills.square, skills.joined
+
+
+@pytest.mark.parametrize(
+    ("skill", "arguments", "said"),
+    [
+        (SQUARE.s().set(queue="elsewhere"), {}, "queue, which means nothing"),
+        (SQUARE.s().set(countdown=5, expires=9), {}, "countdown, expires, which"),
+        (SQUARE.s().set(link=JOINED.s()), {}, "link, which"),
+        (SQUARE.s().set(link_error=JOINED.s()), {}, "link_error, which"),
+        (SQUARE.s().set(headers={"tenant": 1}), {}, "headers, which"),
+        (SQUARE.s().set(soft_time_limit="5"), {}, "number of seconds above 0"),
+        (SQUARE.s().set(priority=9), {"priority": 3}, "given twice, as 3 and as 9"),
+        (SQUARE.s() | JOINED.s(), {}, "a chain is several"),
+        (group(SQUARE.s(), SQUARE.s()), {}, "a group is several"),
+        (chord([SQUARE.s(1), SQUARE.s(2)], JOINED.s()), {}, "a chord is several"),
+        (SQUARE.map([1]), {}, "is several"),
+        (SQUARE.s(seen={1}), {}, "cannot be written as JSON"),
+        (SQUARE.s(factor=3), {}, "unexpected keyword argument 'factor'"),
+        (SQUARE.s(1, 2), {}, "positional argument"),
+        (skills.scale.s(wrong=3), {}, "it takes no wrong"),
+        (signature("no.such.task"), {}, "import the module"),
+        (SQUARE, {"reduce": SQUARE.s() | JOINED.s()}, "a chain is several"),
+        (SQUARE, {"reduce": JOINED.s().set(queue="elsewhere")}, "queue, which means nothing"),
+        (SQUARE, {"reduce": JOINED.s(wrong=1)}, "unexpected keyword argument 'wrong'"),
+        (SQUARE, {"reduce": signature("no.such.task")}, "import the module"),
+        (SQUARE.s, {}, "neither a task nor the name of a skill"),
+    ],
+)
+def test_a_signature_that_a_job_cannot_honour_is_refused_before_anything_is_sent(
+    cluster: MapCluster, skill: Any, arguments: dict[str, Any], said: str
+) -> None:
+    with cluster.server.client() as client:
+        before = job_ids(client)
+        with pytest.raises(InvalidInputError, match=said):
+            hive.map(skill, [1], app=cluster.app, **arguments)
+        assert job_ids(client) <= before
 
 
 def test_unknown_names_are_refused(cluster: MapCluster) -> None:

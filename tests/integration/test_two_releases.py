@@ -202,3 +202,28 @@ def test_what_a_killed_spore_of_one_release_held_is_recovered_by_the_other(
     wait_until(lambda: b'"SUCCESS"' in (two.redis.get(stored) or b""), what="it has succeeded")
     told = json.loads(two.redis.get(stored))["hive"]
     assert (told["node"], told["attempt"]) == (f"{survivor}-spore@h", 2)
+
+
+def test_arguments_of_a_signature_are_left_to_nodes_of_a_release_that_knows_them(
+    two: TwoReleases,
+) -> None:
+    for release in OTHER:
+        two.spore(release)
+    two.wait_online("old", "new")
+    program = (
+        "import json, hive; from tests.upgrade.app import plus; "
+        "job = hive.map(plus.s('plus', 5), range(200), 'sum', chunk=1); "
+        "result = job.result(40); nodes = {outcome.node for outcome in result.outcomes}; "
+        "print(json.dumps([result.value, result.error, sorted(nodes)]))"
+    )
+    environment = {**os.environ, **two.environment("new")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=two.directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [sum(range(200)) + 200 * 5, None, ["new-spore@h"]]

@@ -98,9 +98,10 @@ def _reduced(
             name = plan.reduce
             return patiently(lambda: built_in_value(client, job_id, name), job_id), ""
         if tries >= max(1, client.settings.hive_max_retries):
-            return None, f"The reduce task {plan.reduce_task} killed its worker {tries} times."
+            return None, f"The reduce task {plan.reduce_call.name} killed its worker {tries} times."
         values = patiently(lambda: ordered_values(client, job_id), job_id)
-        return run_reduce(app, plan.reduce_task or "", values), ""
+        return run_reduce(app, plan.reduce_call, values), ""
     except Exception as error:
-        log.exception("reduce_failed", job_id=job_id, reduce=plan.reduce_task or plan.reduce)
-        return None, f"The reduce {plan.reduce_task or plan.reduce!r} failed: {error_text(error)}"
+        name = plan.reduce_call.name or plan.reduce
+        log.exception("reduce_failed", job_id=job_id, reduce=name)
+        return None, f"The reduce {name!r} failed: {error_text(error)}"

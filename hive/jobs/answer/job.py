@@ -104,7 +104,7 @@ class Job:
         self._errands: list[Errand] = []
 
     def __repr__(self) -> str:
-        return f"<Job {self.id} {self._plan.task}>"
+        return f"<Job {self.id} {self._plan.call.name}>"
 
     def progress(self) -> Progress:
         """How far the job is: one round trip."""

@@ -93,7 +93,7 @@ class JobWatch:
             value, error = self._built_in(reduce)
             conclude(self._client, self._job_id, value, error)
         elif self._overdue > _NO_REDUCE or not int(self._client.redis.hget(self._state, "ok") or 0):
-            reduce_task = self._plan.reduce_task
+            reduce_task = self._plan.reduce_call.name
             error = f"The deadline passed, and no node was there to run the reduce {reduce_task}."
             conclude(self._client, self._job_id, None, error)
         else:

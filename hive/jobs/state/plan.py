@@ -14,6 +14,7 @@ from hive.broker.link.client import BrokerClient
 from hive.broker.link.unreadable import ask
 from hive.errors import UnknownJobError
 from hive.jobs.state import steps
+from hive.jobs.state.outcomes import from_json
 from hive.jobs.state.reduce import BUILT_IN, FOLDED
 
 MARGIN = 5.0
@@ -22,20 +23,61 @@ above the soft one.
 """
 
 
+class Call(BaseModel):
+    """A task by name, and what all its calls share.
+
+    arguments: positional and named ones, which stand behind those of the single call, as the JSON
+    list `[[…], {…}]` that `to_json` writes; "" for none. immutable: they are all it is called with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    arguments: str = ""
+    immutable: bool = False
+
+    def stored(self) -> tuple[str, Call | None]:
+        """How a plan has it: the task's name, and the call where it is more than that.
+
+        Then the name is that of no task: to a node of a release that knows no calls the task is
+        unknown, so that it leaves the job to others instead of dropping the arguments.
+        """
+        if not self.arguments:
+            return self.name, None
+        return f"{self.name} with the arguments of a signature, which takes a later Hive", self
+
+    def with_own(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of one call, merged as a signature merges them.
+
+        The shared ones are made anew, so that no call sees what another has done to them.
+        """
+        if not self.arguments:
+            return args, kwargs
+        shared_args, shared_kwargs = from_json(self.arguments)
+        if self.immutable:
+            return tuple(shared_args), shared_kwargs
+        return (*args, *shared_args), {**shared_kwargs, **kwargs}
+
+
 class Plan(BaseModel):
     """One job's unchanging facts, stored as JSON in its state.
 
-    task: the skill's Celery task by name. reduce: a built-in reduce's name, or "task" where
-    `reduce_task` names one. item_limit: seconds that one item may run. slots: how many pullers are
-    sent. chunk: items of a lease, 0 for sized as they run. queue, priority: where the pullers wait.
-    total: number of items, None where they come while the job runs.
+    task, task_call: the skill's Celery task, as `Call.stored` has it. reduce: a built-in reduce's
+    name, or "task" where `reduce_task` and `reduce_task_call` say which. item_limit: seconds that
+    one item may run. slots: how many pullers are sent. chunk: items of a lease, 0 for sized as they
+    run. queue, priority: where the pullers wait. total: number of items, None where they come while
+    the job runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     task: str
+    task_call: Call | None = None
     reduce: str | None = None
     reduce_task: str | None = None
+    reduce_task_call: Call | None = None
     item_limit: float = Field(gt=0)
     slots: int = Field(ge=1)
     chunk: int = Field(0, ge=0)
@@ -50,6 +92,16 @@ class Plan(BaseModel):
         if reduce not in (None, "task", *BUILT_IN):
             raise ValueError(f"there is no reduce {reduce!r}")
         return reduce
+
+    @property
+    def call(self) -> Call:
+        """What is called for each item."""
+        return self.task_call or Call(name=self.task)
+
+    @property
+    def reduce_call(self) -> Call:
+        """What is called for the values, where `reduce` is "task"."""
+        return self.reduce_task_call or Call(name=self.reduce_task or "")
 
     @property
     def trims(self) -> bool:

@@ -19,6 +19,7 @@ from hive.broker.channel.header import Header
 from hive.errors import TaskExitError
 from hive.exits import ended
 from hive.jobs.state.outcomes import Status, error_text
+from hive.jobs.state.plan import Call
 from hive.jobs.work.lease_size import OVERDUE
 from hive.jobs.work.leases import Lease
 from hive.jobs.work.leftovers import FEW, LONG
@@ -35,7 +36,7 @@ class SkillCalls:
     def __init__(
         self,
         app: Celery,
-        task_name: str,
+        call: Call,
         job_id: str,
         node: str,
         limit: TimeLimit,
@@ -46,8 +47,9 @@ class SkillCalls:
 
         Raises: KeyError when this process does not know the task.
         """
-        self._skill = find_skill(app.tasks[task_name])
-        self._task: Any = app.tasks[task_name]
+        self._skill = find_skill(app.tasks[call.name])
+        self._task: Any = app.tasks[call.name]
+        self._shared = call
         self._job_id = job_id
         self._node = node
         self._limit = limit
@@ -109,28 +111,30 @@ class SkillCalls:
     @property
     def _call(self) -> Callable[[Any, int], Any]:
         run, context, job_id = self._task.run, self._context, self._job_id
-        arguments = self._skill.arguments
+        own_arguments, shared = self._skill.arguments, self._shared
 
         def call_plain(item: Any, index: int) -> Any:
             context.id = f"{job_id}:{index}"
             context.args = (item,)
             return run(item)
 
-        def call_with_fields(item: Any, index: int) -> Any:
+        def call_with_arguments(item: Any, index: int) -> Any:
             context.id = f"{job_id}:{index}"
-            context.args, context.kwargs = arguments(item)
+            context.args, context.kwargs = shared.with_own(*own_arguments(item))
             return run(*context.args, **context.kwargs)
 
-        return call_plain if self._skill.input is None else call_with_fields
+        is_plain = self._skill.input is None and not shared.arguments
+        return call_plain if is_plain else call_with_arguments
 
 
-def run_reduce(app: Celery, task_name: str, values: list[Any]) -> Any:
+def run_reduce(app: Celery, call: Call, values: list[Any]) -> Any:
     """Call a user's reduce task with the ordered values, in this process.
 
     Raises: KeyError when the task is not known here, and whatever it raises.
     """
-    task: Any = app.tasks[task_name]
-    return task(values)
+    task: Any = app.tasks[call.name]
+    args, kwargs = call.with_own((values,), {})
+    return task(*args, **kwargs)
 
 
 def _failure(error: BaseException) -> tuple[Status, str] | None:

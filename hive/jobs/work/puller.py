@@ -122,13 +122,14 @@ class Puller:
         with TimeLimit(plan.item_limit) as limit:
             try:
                 calls = SkillCalls(
-                    self.app, plan.task, self.job_id, self.node, limit, header=self.header
+                    self.app, plan.call, self.job_id, self.node, limit, header=self.header
                 )
             except KeyError:
-                log.error("unknown_task_in_job", job_id=self.job_id, task=plan.task, node=self.node)
+                name = plan.call.name
+                log.error("unknown_task_in_job", job_id=self.job_id, task=name, node=self.node)
                 return self._decline(
                     reply,
-                    f"{self.node} does not know the task {plan.task!r}; "
+                    f"{self.node} does not know the task {name!r}; "
                     "start its worker with the module that defines it",
                 )
             return Pulling(self, plan, calls, limit).run(reply)
