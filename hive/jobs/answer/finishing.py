@@ -26,7 +26,7 @@ from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-_STALLED_ROUNDS = 3
+STALLED_ROUNDS = 3
 
 
 @shared_task(
@@ -54,7 +54,7 @@ def finish(self: Task[..., None], job_id: str) -> None:
         raise self.retry(countdown=min(60.0, 2.0 ** min(self.request.retries, 6))) from None
     if plan is None:
         return
-    facts = (client.settings.hive_max_retries + 1, _STALLED_ROUNDS, message_id(self))
+    facts = (client.settings.hive_max_retries + 1, STALLED_ROUNDS, message_id(self))
     reply = patiently(lambda: steps.run(client, steps.RETURNED, job_id, *facts), job_id)
     match reply[0]:
         case b"wait":
@@ -71,7 +71,7 @@ def finish(self: Task[..., None], job_id: str) -> None:
             )
         case b"reduce":
             deaths = patiently(lambda: deaths_of(client, message_id(self)), job_id)
-            value, error = _reduced(self.app, client, job_id, plan, tries=deaths)
+            value, error = reduced(self.app, client, job_id, plan, tries=deaths)
             patiently(lambda: conclude(client, job_id, value, error), job_id)
 
 
@@ -84,7 +84,14 @@ def deaths_of(client: BrokerClient, publish_id: str) -> int:
     return 0 if packed is None else Entry.head(publish_id, packed).deaths
 
 
-def _reduced(
+def reduce_limit(app: Celery, client: BrokerClient, plan: Plan) -> float:
+    """Seconds that a job's reduce task may run."""
+    task = app.tasks.get(plan.reduce_task or "")
+    own = getattr(task, "soft_time_limit", None) or getattr(task, "time_limit", None)
+    return float(own or client.settings.hive_task_timeout)
+
+
+def reduced(
     app: Celery, client: BrokerClient, job_id: str, plan: Plan, *, tries: int
 ) -> tuple[Any, str]:
     """The reduced value and "", or None and what went wrong.

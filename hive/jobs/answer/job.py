@@ -21,6 +21,7 @@ from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage, comes_back, unt
 from hive.broker.link.unreadable import ask, skip
 from hive.errors import InvalidInputError, UnknownJobError
 from hive.jobs.answer.errands import Errand, Turns
+from hive.jobs.answer.helping import helping
 from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
 from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
 from hive.jobs.answer.value import built_in_value
@@ -207,7 +208,8 @@ class Job:
 
     def _turns(self) -> Turns:
         """What this asker does while it waits."""
-        return Turns(self._errands)
+        helps = _asked(lambda: helping(self._app, self.id, self._plan))
+        return Turns([*self._errands, *helps])
 
     def _batches(
         self, position: StreamPosition, until: float | None, turns: Turns

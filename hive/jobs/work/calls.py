@@ -96,6 +96,8 @@ class SkillCalls:
             # An item's error never sinks the rest; _failure raises again what has to stop the
             # process.
             except BaseException as error:  # noqa: BLE001
+                if limit.outer_error is not None:
+                    return  # it is no failure of the item, which others run
                 value, failure = None, _failure(error)
                 if failure is not None:
                     lease.results.errors[offset] = failure

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
-from celery import Task, shared_task
+from celery import Celery, Task, shared_task
 
 from hive.broker.channel.header import Header
 from hive.broker.link.client import client_of
@@ -34,6 +35,8 @@ _BUDGET = 1.0
 """
 _WAIT = 0.02
 _LINGER = 0.3
+_AGAIN = {"": "recover", "begin": "begin again", "help": "help again"}
+"""How step.lua is told that the reply to such a step was lost."""
 
 
 @shared_task(
@@ -50,7 +53,7 @@ def pull(self: Task[..., None], job_id: str) -> None:
     It returns nothing, so that two copies of one puller (killed between a retry and its
     acknowledgement) are one member of their chord.
     """
-    if Puller(self, job_id).run():
+    if Puller(self.app, self.request, job_id).run():
         raise self.retry(countdown=0)
 
 
@@ -59,22 +62,26 @@ def message_id(task: Task[..., Any]) -> str:
 
     A retry has another, under the same task id.
     """
-    header = Header.of_task(task)
-    return str((header.publish_id if header is not None else "") or task.request.id)
+    return _message_id(task.request)
+
+
+def _message_id(request: Any) -> str:
+    header = Header.of_request(request)
+    return str((header.publish_id if header is not None else "") or request.id)
 
 
 class Puller:
     """One run of `hive.pull`: at most a second, or one item."""
 
-    def __init__(self, task: Task[..., None], job_id: str) -> None:
-        request = task.request
+    def __init__(self, app: Celery, request: Any, job_id: str) -> None:
+        """request: of the message for which it works."""
         delivery = request.delivery_info or {}
         header = Header.of_request(request) or Header({})
         self.header = header
-        self.app = task.app
-        self.client = client_of(task.app)
+        self.app = app
+        self.client = client_of(app)
         self.job_id = job_id
-        self.owner = message_id(task)
+        self.owner = _message_id(request)
         self.node = str(header.node or request.hostname)
         self.redelivered = bool(header.deaths or delivery.get("redelivered"))
         self.urgent, self.others = self._queues(
@@ -174,8 +181,13 @@ class Puller:
             # the lease that came with the lost reply is given back. Nobody has died of that. (A
             # redelivered puller took no lease; what it finds is of its run that did die.)
             if not (mode and self.redelivered):
-                mode = "begin again" if mode.startswith("begin") else "recover"
+                mode = _AGAIN.get(mode, mode)
 
+        return self._in_spite_of_outages(step, mode, waits)
+
+    def _in_spite_of_outages(
+        self, step: Callable[[], list[Any]], mode: str, waits: Callable[[], None]
+    ) -> list[Any]:
         return patiently(step, self.job_id, waits=waits)
 
     def wait_for_items(self, reply: list[Any]) -> list[Any]:

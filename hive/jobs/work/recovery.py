@@ -1,4 +1,4 @@
-"""What jobs bring to recovery: pullers whose processes died give back what they had leased."""
+"""What jobs bring to recovery: messages whose processes died give back what they had leased."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ log = get_logger(__name__)
 
 
 def return_leases(client: BrokerClient, publish_ids: Iterable[str]) -> int:
-    """Give back what pullers had leased that are dead, or of whom nothing is heard.
+    """Give back what pullers had leased that are dead, or of whom nothing is heard, and what tasks
+    had that worked on a job while they waited for it.
 
     It is done at once, so that others take it before the redelivered pullers do.
 
-    publish_ids: of messages that went home; those of other tasks are passed over.
+    publish_ids: of messages that went home; those that had leased nothing are passed over.
     Returns: the number of leases given back. Raises: redis errors.
     """
     returned = 0
@@ -39,9 +40,9 @@ def _jobs_of(client: BrokerClient, publish_ids: Iterable[str]) -> list[tuple[str
         return []
     jobs = client.redis.hmget(client.key("pullers"), ids)
     return [
-        (publish_id, steps.text(job_id))
-        for publish_id, job_id in zip(ids, jobs, strict=True)
-        if job_id
+        (publish_id, job_id)
+        for publish_id, row in zip(ids, jobs, strict=True)
+        for job_id in steps.text(row).split()
     ]
 
 

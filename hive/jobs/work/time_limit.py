@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -76,7 +76,7 @@ class TimeLimit:
         self._cancelled = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> TimeLimit:
+    def __enter__(self) -> Self:
         if not self.active:
             return self
         outer = signal.getsignal(_SIGNAL)
@@ -163,6 +163,14 @@ class TimeLimit:
         if seconds >= self.limit:
             return ItemInterrupted("timeout", f"ran longer than {self.limit:g} s")
         return None
+
+
+class InnerTimeLimit(TimeLimit):
+    """Of a job that a task works on while it waits for it: what interrupts the task passes through,
+    its soft limit and its own alarm.
+    """
+
+    _passed = (signal.SIGUSR1, signal.SIGALRM)
 
 
 def _interrupt() -> None:

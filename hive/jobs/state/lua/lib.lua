@@ -16,7 +16,8 @@
 --   value     string: JSON of the reduced value
 --   wake      list of tokens that end a wait for items
 --   caller    string that lapses when nothing was heard of whoever feeds the job
--- <prefix>venom:pullers is a hash: owner -> job.
+-- <prefix>venom:pullers is a hash: owner -> its jobs, with a blank between two: a puller has one of
+-- its own, and a task all those that it works on while it waits for them.
 -- base is the index of a block's first item, first and length are a range of item indexes.
 -- Always: pushed = done + waiting + items under lease, and every item without an outcome is in
 -- exactly one of queue, back, leases.
@@ -91,6 +92,26 @@ local function last_reason(owner)
   local deaths = entry and table_of(history(entry) ~= '' and history(entry) or '[]') or {}
   local reason = (deaths[#deaths] or {})[3]
   return reason and ' (' .. reason .. ')' or ''
+end
+
+-- A message begins to hold leases of this job, and ends to.
+local function enrol(owner)
+  local jobs = redis.call('HGET', PULLERS, owner)
+  if not jobs then
+    redis.call('HSET', PULLERS, owner, ARGV[2])
+  elseif not string.find(' ' .. jobs .. ' ', ' ' .. ARGV[2] .. ' ', 1, true) then
+    redis.call('HSET', PULLERS, owner, jobs .. ' ' .. ARGV[2])
+  end
+  redis.call('EXPIRE', PULLERS, 604800)
+end
+
+local function dismiss(owner)
+  local others = {}
+  for job in string.gmatch(redis.call('HGET', PULLERS, owner) or '', '%S+') do
+    if job ~= ARGV[2] then table.insert(others, job) end
+  end
+  if #others > 0 then return redis.call('HSET', PULLERS, owner, table.concat(others, ' ')) end
+  redis.call('HDEL', PULLERS, owner)
 end
 
 -- Take a lease back: its items are tried again. Where its owner died (`died` is 1) under a single

@@ -2,8 +2,9 @@
 -- KEYS lists of queues: the first ARGV[10] are more urgent than the puller's, the others are those
 --      that its node serves too
 -- ARGV 1 prefix  2 job  3 owner  4 node
---      5 '', 'begin' (leases of this owner are of a run that died), or 'recover' and 'begin again'
---        (a reply was lost, and a lease with it)
+--      5 '', 'begin' (leases of this owner are of a run that died), 'help' (the owner is a task
+--        that waits for this job), or 'recover', 'begin again' and 'help again' (a reply was lost,
+--        and a lease with it)
 --      6 '0' lease nothing more  7 items wanted
 --      8 number of the block that the puller still has, or ''
 --      9 runs that an item may have  10 number of urgent lists
@@ -17,6 +18,7 @@
 --       {'wait', others wait 0|1} no item is there yet
 --       {'linger', others wait 0|1} others hold more than they run
 --       {'end'}
+--       {'wait'} {'done'} asked for help: nothing can be leased now; all items have their outcomes
 --       {'late'} a later call of this run was answered before: nobody waits for this one
 -- Keeps: an item has one outcome; a commit without its lease changes nothing.
 local owner, mode, urgent = ARGV[3], ARGV[5], tonumber(ARGV[10])
@@ -28,7 +30,8 @@ if known[2] and ARGV[21] then
   local run, number = string.match(known[2], '^(.*):(%d+)$')
   if run == ARGV[21] and tonumber(ARGV[22]) < tonumber(number) then return {'late'} end
 end
-local again = mode == 'recover' or mode == 'begin again'
+local helps = mode == 'help' or mode == 'help again'
+local again = mode == 'recover' or mode == 'begin again' or mode == 'help again'
 if again and ARGV[21] then
   redis.call('HSET', STATE, 'try:' .. owner, ARGV[21] .. ':' .. ARGV[22])
 end
@@ -49,10 +52,7 @@ if ARGV[11] ~= '' then
     end
   end
 end
-if begins then
-  redis.call('HSET', PULLERS, owner, ARGV[2])
-  redis.call('EXPIRE', PULLERS, 604800)
-end
+if begins or helps then enrol(owner) end
 if begins or again then reclaim_all_of(owner, again and 0 or 1, tonumber(ARGV[9])) end
 check_caller()
 local ms_left = check_deadline()
@@ -61,7 +61,7 @@ local s = redis.call('HMGET', STATE, 'stop', 'eof', 'waiting', 'us', 'done', 'sl
 local waiting = tonumber(s[3])
 
 local function leave(reply)
-  redis.call('HDEL', PULLERS, owner)
+  dismiss(owner)
   keep_alive()
   return reply
 end
@@ -71,6 +71,7 @@ local function others_wait()
   return 0
 end
 
+if helps and s[2] and s[8] == s[5] then return leave({'done'}) end
 if s[1] then return leave({'end'}) end
 local preempted = not begins and urgent > 0
   and redis.call('EXISTS', unpack(KEYS, 1, urgent)) > 0
@@ -79,6 +80,7 @@ if ARGV[6] == '0' or preempted then
   return leave({'end'})
 end
 if waiting == 0 then
+  if helps then return leave({'wait'}) end
   keep_alive()
   if not s[2] then return {'wait', others_wait()} end
   local held = tonumber(s[8]) - tonumber(s[5])
