@@ -86,7 +86,7 @@ def deaths_of(client: BrokerClient, publish_id: str) -> int:
 
 def reduce_limit(app: Celery, client: BrokerClient, plan: Plan) -> float:
     """Seconds that a job's reduce task may run."""
-    task = app.tasks.get(plan.reduce_task or "")
+    task = app.tasks.get(plan.reduce_call.name)
     own = getattr(task, "soft_time_limit", None) or getattr(task, "time_limit", None)
     return float(own or client.settings.hive_task_timeout)
 

@@ -81,7 +81,7 @@ class Helper(Puller):
         if reply[0] != b"run":
             return "done" if reply[0] == b"done" else "nothing"
         calls = SkillCalls(
-            self.app, self._plan.task, self.job_id, self.node, limit, header=self.header
+            self.app, self._plan.call, self.job_id, self.node, limit, header=self.header
         )
         Pulling(self, self._plan, calls, limit).run(reply)
         return "worked"
@@ -105,7 +105,7 @@ def can_help(client: BrokerClient, app: Celery, request: Any, plan: Plan) -> boo
 
     Raises: redis errors.
     """
-    if plan.task not in app.tasks:
+    if plan.call.name not in app.tasks:
         return False
     wanted = Requirements.parse(plan.requirements)
     if wanted is None:
