@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -38,7 +37,6 @@ class _Item(NamedTuple):
 
 
 LEVELS = ("HIGH", "MEDIUM", "LOW")
-_REQUIREMENTS = re.compile(r"(.*[-_.])?requirements([-_.].*)?\.(txt|in|lock)", re.IGNORECASE)
 _SHOWN = 200
 
 
@@ -169,17 +167,13 @@ def _survey(path: Path) -> tuple[list[_Item], list[dict[str, Any]]]:
 
     Raises: InvalidInputError when there is nothing that could be scanned.
     """
+    from hive.tasks.requirements_text import is_requirements_file
     from hive.tasks.scan import scan_path, scan_requirements
     from hive.tasks.source_tree import files_of, find_path
 
     files, left_out = files_of(find_path(str(path), None))
     skipped = [left.model_dump() for left in left_out]
-    # pip reads encodings that nothing else here does.
-    loose = [
-        file
-        for file in (*map(str, files), *(left["path"] for left in skipped if left.get("unread")))
-        if _REQUIREMENTS.fullmatch(Path(file).name) and Path(file).is_file()
-    ]
+    loose = [str(file) for file in files if is_requirements_file(file.name)]
     if not files and not loose and not any(left.get("unread") for left in skipped):
         raise InvalidInputError(f"There is nothing to scan at {path}: no text file.")
     # A file may include others of the tree that is scanned.

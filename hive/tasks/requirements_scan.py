@@ -6,9 +6,8 @@ They are requirements that are not pinned, come from an address of their own, or
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from optparse import Values
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -16,40 +15,22 @@ from packaging.utils import canonicalize_name
 
 from hive.errors import ScanError
 from hive.tasks.findings import Finding, Level, Report, Skipped
+from hive.tasks.requirements_text import RefusedError, decoded, logical_lines, split_options
 
 _LARGEST = 1024 * 1024
-_COMMENT = re.compile(r"(^|\s+)#.*$")
 _LOGIN = re.compile(r"//[^/@\s]+@")
 _ADDRESS = re.compile(r"(?:https?|ftp|file):", re.IGNORECASE)
 _VERSION_CONTROL = re.compile(r"(?:git|hg|svn|bzr)\+", re.IGNORECASE)
 _LOCAL = re.compile(
-    r"(?:\.{0,2}/|~/|\.{1,2}(?:\[|$))|\S+\.(?:whl|zip|tar\.gz|tgz|tar\.bz2)(?:\[.*\])?$",
+    r"(?:\.{0,2}/|~/|\.{1,2}(?:\[|$)|[\w.-]+/)|"
+    r"\S+\.(?:whl|zip|tar\.gz|tgz|tar\.bz2)(?:\[.*\])?$",
     re.IGNORECASE,
 )
+# What pip replaces by a variable of its environment. The node's environment is another one, and no
+# business of who wrote the file.
+_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 _COMMIT = re.compile(r"@[0-9a-f]{40}(?:#|$)")
-_HASH = re.compile(r"--hash[=\s]\s*\w+:[0-9a-f]+|#(?:.*&)?(?:sha256|sha384|sha512)=[0-9a-f]+")
-_ITS_OPTIONS = re.compile(
-    r"\s+--(?:hash|config-settings?|global-option|install-option|python-version)\b"
-)
-
-_INCLUDES = {
-    "-r": "requirement",
-    "--requirement": "requirement",
-    "-c": "constraint",
-    "--constraint": "constraint",
-}
-_INDEXES = frozenset({"-i", "--index-url", "--pypi-url", "--extra-index-url", "-f", "--find-links"})
-_OPTIONS = frozenset(
-    {
-        "--no-index",
-        "--no-binary",
-        "--only-binary",
-        "--prefer-binary",
-        "--require-hashes",
-        "--pre",
-        "--use-feature",
-    }
-)
+_HASH_IN_ADDRESS = re.compile(r"#(?:.*&)?(?:sha256|sha384|sha512)=[0-9a-f]+")
 
 
 class RequirementsReport(Report):
@@ -95,7 +76,7 @@ def scan_requirements_file(path: Path, root: Path | None = None) -> Requirements
     Includes (-r, -c) are followed within `root`, by default the file's own directory, each file
     once. A requirement that a constraints file pins counts as pinned.
 
-    Raises: ScanError when there is no such file, or it is no UTF-8 text of at most 1 MiB.
+    Raises: ScanError when there is no such file, or it is no text of at most 1 MiB.
     """
     file = path / "requirements.txt" if path.is_dir() else path
     if not file.is_file():
@@ -114,81 +95,78 @@ def _read(file: Path) -> str:
     try:
         if file.stat().st_size > _LARGEST:
             raise ScanError(f"{str(file)!r} is larger than 1 MiB, which no requirements file is.")
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ScanError(f"{str(file)!r} is not UTF-8 text.") from None
+        return decoded(file.read_bytes())
+    except UnicodeDecodeError as error:
+        raise ScanError(
+            f"{str(file)!r} is not UTF-8 text, nor in an encoding that it declares ({error})."
+        ) from None
+    except LookupError as error:
+        raise ScanError(
+            f"{str(file)!r} declares an encoding that pip cannot read: {error}."
+        ) from None
     except OSError as error:
         raise ScanError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
 
 
 def _scan_file(scan: _Scan, file: Path, text: str, *, constraint: bool) -> None:
     scan.seen.add(file.resolve())
-    for number, line in _logical_lines(text):
+    for number, line in logical_lines(text):
         entry = _Line(file, number, line, constraint)
-        if line.startswith("-"):
-            _scan_option(scan, entry)
-        else:
-            _scan_requirement(scan, entry)
-
-
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines without comments, continued ones joined, each with the number of its first line."""
-    start, joined = 0, ""
-    lines = text.splitlines()
-    for number, line in enumerate(lines, 1):
-        start = start if joined else number
-        # As in pip, a comment ends a continued line, even where the comment ends in a backslash.
-        if line.endswith("\\") and not _COMMENT.search(line) and number < len(lines):
-            joined += line[:-1] + " "
+        try:
+            requirement, options = split_options(line)
+        except RefusedError as error:
+            scan.findings.append(
+                entry.finding("unparsable", "MEDIUM", f"pip refuses this line: {error}: {line}")
+            )
             continue
-        complete = _COMMENT.sub("", joined + line.rstrip("\\")).strip()
-        joined = ""
-        if complete:
-            yield start, complete
+        if requirement:
+            _scan_requirement(scan, entry, requirement, hashed=bool(options.hashes))
+        elif options.editables:
+            _scan_editable(scan, entry, options.editables[0])
+        elif options.requirements:
+            _include(scan, entry, options.requirements[0], constraint=False)
+        elif options.constraints:
+            _include(scan, entry, options.constraints[0], constraint=True)
+        else:
+            _scan_sources(scan, entry, options)
 
 
-def _scan_option(scan: _Scan, line: _Line) -> None:
-    name, value = _option(line.text)
-    if name in ("-e", "--editable") and value:
-        _scan_requirement(scan, _Line(line.path, line.number, value, line.constraint))
-    elif name in _INCLUDES and value:
-        _include(scan, line, value, constraint=line.constraint or _INCLUDES[name] == "constraint")
-    elif name == "--trusted-host" and value:
+def _scan_sources(scan: _Scan, line: _Line, options: Values) -> None:
+    """Options that say where packages come from."""
+    for host in options.hosts or ():
         scan.findings.append(
-            line.finding("insecure-index", "HIGH", f"The certificate of {value} is not checked")
+            line.finding("insecure-index", "HIGH", f"The certificate of {host} is not checked")
         )
-    elif name in _INDEXES and value:
-        if value.lower().startswith("http://"):
+    for address in (options.index, *(options.indexes or ()), *(options.links or ())):
+        if address and address.lower().startswith("http://"):
             scan.findings.append(
                 line.finding(
-                    "insecure-index", "HIGH", f"Packages come from {value} without encryption"
+                    "insecure-index", "HIGH", f"Packages come from {address} without encryption"
                 )
             )
-    elif name not in _OPTIONS:
-        scan.findings.append(
-            line.finding(
-                "unparsable", "MEDIUM", f"Not an option of requirements files: {line.text}"
-            )
-        )
 
 
-def _option(text: str) -> tuple[str, str]:
-    """Name and value of `-r x`, `-rx`, `--requirement x`, `--requirement=x`."""
-    try:
-        words = shlex.split(text)
-    except ValueError:
-        words = text.split()
-    first = words[0]
-    if first.startswith("--"):
-        name, _, value = first.partition("=")
-    else:
-        name, value = first[:2], first[2:]
-    return name, value or " ".join(words[1:])
+def _scan_editable(scan: _Scan, line: _Line, value: str) -> None:
+    if _VERSION_CONTROL.match(value) or _ADDRESS.match(value) or _LOCAL.match(value):
+        _scan_requirement(scan, line, value, hashed=False)
+        return
+    # What is installed editable is never looked for in an index.
+    scan.requirements += not line.constraint
+    scan.findings.append(_local(line, value))
+
+
+def _local(line: _Line, text: str) -> Finding:
+    return line.finding("local-path", "LOW", f"Comes from a path of this machine: {text}")
 
 
 def _include(scan: _Scan, line: _Line, value: str, *, constraint: bool) -> None:
     if "://" in value:
         scan.skipped.append(Skipped(path=_hide_login(value), reason="not in this directory tree"))
+        return
+    if _VARIABLE.search(value):
+        scan.skipped.append(
+            Skipped(path=value, reason="named by an environment variable", unread=True)
+        )
         return
     file = line.path.parent / value
     try:
@@ -203,29 +181,26 @@ def _include(scan: _Scan, line: _Line, value: str, *, constraint: bool) -> None:
         )
 
 
-def _scan_requirement(scan: _Scan, line: _Line) -> None:
+def _scan_requirement(scan: _Scan, line: _Line, text: str, *, hashed: bool) -> None:
     scan.requirements += not line.constraint
-    text = _ITS_OPTIONS.split(line.text, maxsplit=1)[0].strip()
     if _VERSION_CONTROL.match(text) or _ADDRESS.match(text):
-        _scan_address(scan, line, text)
+        _scan_address(scan, line, text, hashed=hashed)
         return
     if _LOCAL.match(text):
-        scan.findings.append(
-            line.finding("local-path", "LOW", f"Comes from a path of this machine: {text}")
-        )
+        scan.findings.append(_local(line, text))
         return
     try:
-        requirement = Requirement(text)
+        requirement = Requirement(_VARIABLE.sub("0", text))
     except InvalidRequirement as error:
         scan.findings.append(
             line.finding("unparsable", "MEDIUM", f"Not a requirement: {str(error).splitlines()[0]}")
         )
         return
     if requirement.url:
-        _scan_address(scan, line, requirement.url)
+        _scan_address(scan, line, requirement.url, hashed=hashed)
         return
     name = canonicalize_name(requirement.name)
-    pinned = any(
+    pinned = not _VARIABLE.search(text) and any(
         part.operator == "===" or (part.operator == "==" and not part.version.endswith(".*"))
         for part in requirement.specifier
     )
@@ -233,6 +208,8 @@ def _scan_requirement(scan: _Scan, line: _Line) -> None:
         scan.constrained |= {name} if pinned else set()
     elif not pinned:
         wanted = str(requirement.specifier) or "any version"
+        if _VARIABLE.search(text):
+            wanted = text
         scan.unpinned.append(
             (
                 name,
@@ -243,11 +220,11 @@ def _scan_requirement(scan: _Scan, line: _Line) -> None:
                 ),
             )
         )
-    elif not _HASH.search(line.text):
+    elif not hashed:
         scan.findings.append(line.finding("missing-hash", "LOW", f"{requirement.name} has no hash"))
 
 
-def _scan_address(scan: _Scan, line: _Line, address: str) -> None:
+def _scan_address(scan: _Scan, line: _Line, address: str, *, hashed: bool) -> None:
     secure = not re.match(r"(?:\w+\+)?(?:http|ftp|git|svn)://", address, re.IGNORECASE)
     plain = "" if secure else ", without encryption"
     severity: Level = "MEDIUM" if secure else "HIGH"
@@ -260,7 +237,7 @@ def _scan_address(scan: _Scan, line: _Line, address: str) -> None:
     scan.findings.append(
         line.finding("direct-url", severity, f"Comes from an address of its own{plain}: {address}")
     )
-    if not _HASH.search(line.text):
+    if not hashed and not _HASH_IN_ADDRESS.search(line.text):
         scan.findings.append(line.finding("missing-hash", "LOW", f"No hash for {address}"))
 
 

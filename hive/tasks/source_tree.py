@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hive.errors import ScanError
 from hive.tasks.findings import Skipped
+from hive.tasks.requirements_text import decoded, is_requirements_file
 
 PYTHON = frozenset({".py", ".pyw"})
 _LARGEST = 1024 * 1024
@@ -20,6 +21,7 @@ _SNIFFED = 8192
 # data have more than ten in a hundred.
 _MOST_IN_TEXT = 0.05
 _MOST_IN_DAMAGED_TEXT = 0.3
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _CONTROLS = bytes(sorted({*range(32), 127} - set(b"\t\n\v\f\r\x1b")))
 # What version control and tools keep for themselves; nobody wrote it, so it is left out without a
 # word. A hive that runs in the scanned tree has its data and its password in .hive.
@@ -90,7 +92,8 @@ def files_of(path: Path) -> tuple[list[Path], list[Skipped]]:
 
 
 def text_of(file: Path) -> str:
-    """The text of a file that `files_of` gave: UTF-8, or the encoding that a Python file declares.
+    """The text of a file that `files_of` gave: UTF-8, or what a Python file declares, or what pip
+    reads in a requirements file.
 
     Raises: OSError; ValueError or SyntaxError when it is no such text.
     """
@@ -98,6 +101,8 @@ def text_of(file: Path) -> str:
 
 
 def _decoded(file: Path, content: bytes) -> str:
+    if is_requirements_file(file.name):
+        return decoded(content)
     if file.suffix.lower() not in PYTHON:
         return content.decode("utf-8")
     encoding, _ = tokenize.detect_encoding(BytesIO(content).readline)
@@ -153,17 +158,16 @@ def _unscannable(file: Path, size: int, content: bytes) -> Skipped | None:
         return _left_out(file, "a lock file")
     if not python and is_non_text_file(file.name.lower()):
         return _left_out(file, f"{file.suffix} files are not scanned")
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _is_wide(content):
+    for_pip = is_requirements_file(file.name) and content.startswith(_WIDE_MARKS)
+    if _is_wide(content) and not for_pip:
         return _unread(file, "UTF-16, not UTF-8")
-    if b"\0" in content[:_SNIFFED]:
+    if b"\0" in content[:_SNIFFED] and not for_pip:
         if python or _is_damaged_text(content[:_SNIFFED]):
             return _unread(file, "has NUL bytes, which no text has")
         return _left_out(file, "binary")
     if size > _LARGEST:
         return _unread(file, f"larger than 1 MiB ({size:,} bytes)")
-    try:
-        _decoded(file, content)
-    except (SyntaxError, ValueError, LookupError):
+    if not _is_readable(file, content):
         # What is wrong with a Python file, its scan says.
         if python:
             return None
@@ -173,8 +177,18 @@ def _unscannable(file: Path, size: int, content: bytes) -> Skipped | None:
     return None
 
 
+def _is_readable(file: Path, content: bytes) -> bool:
+    try:
+        _decoded(file, content)
+    except (SyntaxError, ValueError, LookupError):
+        return False
+    return True
+
+
 def _is_wide(content: bytes) -> bool:
-    """Whether it is UTF-16 text without a mark: every other byte of Western text is NUL."""
+    """Whether it is UTF-16: it has a mark, or every other byte is NUL, as in Western text."""
+    if content.startswith(_WIDE_MARKS):
+        return True
     pairs = len(content[:_SNIFFED]) // 2
     sniffed = content[: 2 * pairs]
     for wide, narrow in ((sniffed[1::2], sniffed[::2]), (sniffed[::2], sniffed[1::2])):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hive.errors import ScanError
-from hive.tasks.scan import scan_requirements
+from hive.tasks.scan import scan_path, scan_requirements
 
 HASH = "--hash=sha256:" + "0" * 64
 
@@ -181,6 +183,107 @@ def test_a_directory_means_its_requirements_file(tmp_path: Path) -> None:
     assert rules(scan_requirements(str(tmp_path))) == [(1, "unpinned")]
     assert rules(scan_requirements(root=str(tmp_path))) == [(1, "unpinned")]
     assert rules(scan_requirements("/requirements.txt", root=str(tmp_path))) == [(1, "unpinned")]
+
+
+PINNED = f"requests==2.32.0 {HASH}\r\nflask\r\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(PINNED.encode("utf-16"), id="PowerShell"),
+        pytest.param(codecs.BOM_UTF16_BE + PINNED.encode("utf-16-be"), id="UTF-16, big end first"),
+        pytest.param(PINNED.encode("utf-32"), id="UTF-32"),
+        pytest.param(PINNED.encode("utf-8-sig"), id="UTF-8 with a mark"),
+    ],
+)
+def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "requirements.txt").write_bytes(content)
+    report = scan_requirements(str(tmp_path))
+    assert (rules(report), report["requirements"]) == ([(2, "unpinned")], 2)
+    assert scan_path(str(tmp_path))["skipped"] == []
+
+
+@pytest.mark.parametrize(
+    "head", ["# -*- coding: latin-1 -*-", "#coding=cp1252", "# vim: set fileencoding:latin-1"]
+)
+@pytest.mark.parametrize("before", ["", "# the second line\n"])
+def test_a_comment_says_the_encoding(tmp_path: Path, head: str, before: str) -> None:
+    text = f"{before}{head}\n# Gr\xfc\xdfe\nflask\n"
+    (tmp_path / "base.txt").write_bytes(text.encode("latin-1"))
+    report = scan(tmp_path, "-r base.txt\n")
+    assert rules(report) == [(3 + bool(before), "unpinned")]
+
+
+def test_an_encoding_that_there_is_not_is_a_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "requirements.txt"
+    for content, words in (
+        (b"# coding: klingon\nflask\n", "unknown encoding: klingon"),
+        (b"# coding: hex\nflask\n", "'hex' is not a text encoding"),
+        (b"# coding: ascii\n# \xfc\n", "nor in an encoding that it declares"),
+        (b"\xff\xfef", "nor in an encoding that it declares"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ScanError, match=re.escape(words)):
+            scan_requirements(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("flask # a comment \\\nrequests\n", [(1, "unpinned")]),
+        ("flask \\\n# a comment\nrequests\n", [(1, "unpinned"), (3, "unpinned")]),
+        ("fla\\\nsk==1 \\\n", [(1, "missing-hash")]),
+        ("flask\x0crequests\n", [(1, "unpinned"), (2, "unpinned")]),
+        ("-i https://a.org --trusted-host a.org\n", [(1, "insecure-index")]),
+        ("--extra-index https://a.org --find http://b.org\n", [(1, "insecure-index")]),
+        ("--index-url\n", [(1, "unparsable")]),
+        ("flask==1 --frozen\n", [(1, "unparsable")]),
+        ("flask==1 --hash=md5:00\n", [(1, "unparsable")]),
+        ("flask==1 --config-settings 'a=b\n", [(1, "unparsable")]),
+        ("flask==1 -C a=b --global-option=x\n", [(1, "missing-hash")]),
+        ("-e flask[async]\n", [(1, "local-path")]),
+        ("packages/thing\n", [(1, "local-path")]),
+        ("flask==${VERSION}\n", [(1, "unpinned")]),
+        ("flask @ https://${TOKEN}@a.org/flask.whl\n", [(1, "direct-url"), (1, "missing-hash")]),
+        ("--index-url https://${USER}:${TOKEN}@a.org/simple\n", []),
+        (
+            "requests[socks,security]==2 ; python_version < '3' and os_name == 'nt'\n",
+            [(1, "missing-hash")],
+        ),
+    ],
+)
+def test_lines_are_what_pip_takes_them_for(
+    tmp_path: Path, text: str, found: list[tuple[int, str]]
+) -> None:
+    assert rules(scan(tmp_path, text)) == found
+
+
+def test_what_pip_refuses_is_named_with_its_line(tmp_path: Path) -> None:
+    report = scan(tmp_path, "flask==1 \\\n --frozen\n")
+    (found,) = report["findings"]
+    assert (found["line"], found["rule"]) == (1, "unparsable")
+    assert found["text"] == "pip refuses this line: no such option: --frozen: flask==1  --frozen"
+
+
+def test_the_nodes_environment_is_no_business_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIVE_TEST_SECRET", "hunter2")
+    report = scan(
+        tmp_path,
+        "-r ${HIVE_TEST_SECRET}.txt\n"
+        "flask==${HIVE_TEST_SECRET}\n"
+        "a @ https://a.org/${HIVE_TEST_SECRET}\n",
+    )
+    assert "hunter2" not in json.dumps(report)
+    assert report["skipped"] == [
+        {
+            "path": "${HIVE_TEST_SECRET}.txt",
+            "reason": "named by an environment variable",
+            "unread": True,
+        }
+    ]
 
 
 def test_a_file_that_is_no_requirements_file_is_a_clear_error(tmp_path: Path) -> None:
