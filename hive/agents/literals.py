@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-_NUMBERS = {
+NUMBER_WORDS = {
     "one": 1,
     "two": 2,
     "three": 3,
@@ -17,7 +17,19 @@ _NUMBERS = {
     "eight": 8,
     "nine": 9,
     "ten": 10,
+    "eleven": 11,
+    "twelve": 12,
+    "thirteen": 13,
+    "fourteen": 14,
+    "fifteen": 15,
+    "sixteen": 16,
+    "seventeen": 17,
+    "eighteen": 18,
+    "nineteen": 19,
+    "twenty": 20,
     "single": 1,
+    "couple": 2,
+    "dozen": 12,
 }
 
 _EXTENSIONS = (
@@ -87,4 +99,4 @@ def _quoted(value: str) -> Literal:
 
 def numbers_value(word: str) -> int | None:
     """3 for `3` and `three`; None for another word."""
-    return int(word) if word.isdigit() else _NUMBERS.get(word)
+    return int(word) if word.isdigit() else NUMBER_WORDS.get(word)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hive.agents.literals import Literal, numbers_value, split_literals
+from hive.agents.literals import NUMBER_WORDS, Literal, numbers_value, split_literals
 
 
 def _words(text: str) -> frozenset[str]:
@@ -25,12 +25,14 @@ _STOP = _words("""
     following given list lists item items one ones thing things below above via using use per about
     over out if when while within across
     under most everything max maximum least concise short brief quick quickly full complete entire
-    whole main thorough down
+    whole main thorough down what what's whats how through more using whether can could would should
 """)
 _DETERMINERS = _words(
     "a an the this that these those all each every any my our your its their some both"
 )
-_NEGATIONS = _words("not never don't dont doesn't cannot can't")
+# Those that mean whatever the items are; behind any other one stands what the speaker thinks of.
+ITEM_DETERMINERS = _words("this that these those each all every any both")
+_NEGATIONS = _words("not never don't dont doesn't cannot can't avoid refuse refrain")
 # What a polite or wordy request begins with; what is asked for comes after it.
 _OPENINGS = re.compile(
     r"^(?:please|kindly|hey|hi|hello|now|just|(?:can|could|would|will) you|let's|let us|help "
@@ -42,12 +44,15 @@ _OPENINGS = re.compile(
 # Verbs that say nothing of the work: in "run a security audit" and "write a summary" the noun says
 # what is to be done.
 LIGHT_VERBS = _words(
-    "run do perform make conduct execute carry start give provide show need want write create "
-    "generate produce prepare"
+    "run do perform make conduct execute carry start give provide show tell need want write "
+    "create generate produce prepare"
 )
 # Those of them that make something. What they make must be the skill's work ("a summary"): Hive
 # cannot write an article.
 MAKING_VERBS = _words("make write create generate produce prepare")
+
+# What is done to an input before any work on it: whoever reads it does it by itself.
+READING_VERBS = _words("read open visit browse view see go take")
 
 PARTICLES = _words("up off out down")
 
@@ -58,13 +63,18 @@ fetch get download retrieve load grab pull collect
 find detect search look locate discover spot identify hunt
 summarize condense shorten digest gist recap abridge tldr synopsis
 scrape crawl harvest
-article story post blog
-page site website webpage link url urls uri address
+article story post blog news newsletter
+document doc docs documentation report paper essay note notes letter memo transcript speech chapter
+document passage paragraph section book readme publication material comment
+page site website webpage homepage
+link url urls uri address
+data content contents html body
 directory folder dir tree
-code codebase source sources
-secret credential password token
-dependency library
-problem vulnerability issue flaw weakness risk hole
+code codebase source sources script program module app application
+secret credential password passphrase token
+dependency library package
+safe secure safely securely insecure unsafe
+problem vulnerability issue flaw weakness risk hole cve
 repository repo project workspace
 """
 
@@ -77,9 +87,9 @@ _VERBS = _words("""
     execute explain export filter fix
     forget format forward ignore improve import install invent kill launch learn mail merge migrate
     move open optimize order paint parse
-    pay plan play post predict print publish purge push quote rank refactor remove rename replace
-    reply reset restart rewrite sell send
-    share shut sign sing solve sort stop store submit subscribe teach tell train translate
+    pay pin plan play post predict print publish purge push quote rank refactor remove rename
+    replace reply reset restart rewrite secure sell send
+    share ship shut sign sing solve sort stop store submit subscribe teach tell train translate
     transcribe tweet uninstall update upgrade
     upload visit wash watch wipe
 """)
@@ -88,7 +98,25 @@ _LANGUAGES = _words("""
     arabic hindi polish turkish latin greek
 """)
 
-_TLDR = re.compile(r"\btl;\s*dr\b", re.IGNORECASE)
+# What several words say together, as one.
+_POINTS = r"(?:points?|ideas?|messages?|takeaways?|facts?)"
+_SAYINGS = tuple(
+    (re.compile(rf"\b(?:{saying})\b", re.IGNORECASE), word)
+    for saying, word in (
+        (r"tl;\s*dr", "tldr"),
+        (r"boil(?:s|ed|ing)?(?=\b.*\bdown\b)", "condense"),
+        (rf"(?:key|main|(?:most )?important|essential|central) {_POINTS}", "gist"),
+        (r"takeaways?|highlights|essence|nutshell", "gist"),
+        (r"pull(?:s|ed|ing)? out", "extract"),
+        (r"make(?=\b.*\bshorter\b)", "shorten"),
+        # That is another address, not another text.
+        (r"shorten(?:s|ed|ing)?(?= (?:\w+ )?(?:links?|urls?)\b)", "abbreviate"),
+        (r"(?:a|one) sentence(?! (?:or|to) )", "1 sentence"),
+    )
+)
+_NUMBER = rf"\d+|{'|'.join(NUMBER_WORDS)}"
+# "2-3 sentences": at most three.
+_RANGE = re.compile(rf"\b(?:{_NUMBER})(?: ?[-–—] ?| to )(?=(?:{_NUMBER})\b)", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z][A-Za-z'’]*|\d+|[,;.!?:&\n\x00]")
 _BREAKS = frozenset([",", ";", ".", "!", "?", ":", "&", "\n"])
 _SUFFIXES = re.compile(
@@ -114,6 +142,13 @@ _CANON = {
     for line in _SAME.strip().splitlines()
     for word in line.split()
 }
+# What these words name is given to a skill or looked at by one, whatever the skill calls it.
+_THINGS = frozenset(
+    stem(line.split()[0])
+    for line in _SAME.strip().splitlines()
+    if line.split()[0]
+    in _words("article document page link data directory code dependency repository")
+) | _words("text file item list batch")
 FOREIGN_VERBS = frozenset(map(stem, _VERBS))
 FOREIGN_WORDS = frozenset(map(stem, _LANGUAGES))
 
@@ -148,6 +183,11 @@ class Word:
     def counts(self) -> bool:
         """It says something: it is neither a filler nor a number."""
         return self.said not in _STOP and numbers_value(self.said) is None
+
+    @property
+    def is_thing(self) -> bool:
+        """It names something that skills are given."""
+        return self.literal or self.meaning in _THINGS
 
     @property
     def is_determiner(self) -> bool:
@@ -217,7 +257,9 @@ def phrase(text: str) -> tuple[Word, ...]:
 
 
 def _without_opening(text: str) -> str:
-    text = _TLDR.sub("tldr", text)
+    for saying, word in _SAYINGS:
+        text = saying.sub(word, text)
+    text = _RANGE.sub("", text)
     before = None
     while before != text:
         before, text = text, _OPENINGS.sub("", text.strip())

@@ -3,8 +3,9 @@ no model is asked.
 
 A skill fits when one of its intents is said: all the words of the intent, or words that mean the
 same. What is asked for beyond that must not be other work: a description that begins with a verb no
-skill knows, that names a target no skill takes ("to French"), that forbids, or that asks for two
-different works, is refused. Nothing is guessed.
+skill knows, that names a target no skill takes ("to French") or a thing that the skill does not
+work on ("my feelings"), that forbids, or that asks for two different works, is refused. Nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import dropwhile, groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from hive.agents.arguments import arguments_of, has_argument, item_field, unit_w
 from hive.agents.phrases import (
     FOREIGN_VERBS,
     FOREIGN_WORDS,
+    ITEM_DETERMINERS,
     LIGHT_VERBS,
     MAKING_VERBS,
     PARTICLES,
+    READING_VERBS,
     Clause,
     Word,
     clauses,
@@ -99,7 +102,7 @@ class Resolver:
         named = self._named(description, said)
         if named is not None:
             return named, said
-        parts = self._merged(clauses(description))
+        parts = _without_reading(self._merged(clauses(description)))
         found = [known for known in map(self._best, parts) if known is not None]
         if not parts or len(found) < len(parts):
             raise self._refusal(f"No skill does what {description!r} asks for")
@@ -128,8 +131,11 @@ class Resolver:
         """Join bare nouns with the clause beside them: `news and weather pages` is one object."""
         merged: list[Clause] = []
         for clause in parts:
-            if merged and (self._is_bare_noun(clause) or self._is_bare_noun(merged[-1])):
+            if merged and self._is_bare_noun(clause):
                 merged[-1] = merged[-1].joined(clause)
+            elif merged and self._is_bare_noun(merged[-1]):
+                # "In two sentences, give me the gist": the work is what the other clause says.
+                merged[-1] = clause.joined(merged[-1])
             else:
                 merged.append(clause)
         return merged
@@ -188,6 +194,21 @@ class Resolver:
         return UnknownSkillError(f"{reason}. Known skills: {names or 'none'}.")
 
 
+def _without_reading(parts: list[Clause]) -> list[Clause]:
+    """The clauses without those that only say to read what the later ones work on."""
+    *earlier, last = parts or [Clause((), ())]
+    return [*(clause for clause in earlier if not _only_reads(clause)), last] if parts else []
+
+
+def _only_reads(clause: Clause) -> bool:
+    content = clause.content
+    return (
+        bool(content)
+        and content[0].said in READING_VERBS
+        and (len(content) == 1 or content[-1].is_thing)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """One skill's words. Sets hold meanings (phrases.py)."""
@@ -206,6 +227,8 @@ class _Known:
     """
     later: frozenset[str]
     alone: frozenset[str]
+    names_things: bool
+    """Its intents say what it works on: pages, documents, files. So it works on nothing else."""
 
     @classmethod
     def of(cls, skill: Skill) -> _Known:
@@ -226,6 +249,7 @@ class _Known:
             frozenset(part[0].meaning for part in parts),
             frozenset(word.meaning for part in parts for word in part[1:]),
             frozenset(word.meaning for word in alone if not word.is_plural and not word.literal),
+            any(word.is_thing for intent in intents if len(intent) > 1 for word in intent),
         )
 
     def verbs(self, verbs: frozenset[str]) -> frozenset[str]:
@@ -272,20 +296,44 @@ class _Known:
     def _asks_for_other_work(
         self, core: tuple[Word, ...], content: list[Word], verbs: frozenset[str], *, made: bool
     ) -> bool:
-        if any(
-            word.stem in FOREIGN_WORDS and not self.explains(word) for word in content
-        ) or self._names_other_target(core):
+        if (
+            any(word.stem in FOREIGN_WORDS and not self.explains(word) for word in content)
+            or self._names_other_target(core)
+            or (self.names_things and self._names_other_thing(core))
+        ):
             return True
         head, following = core[0], core[1:]
         if head.meaning in self.verbs(verbs) and not head.is_plural and not made:
             return False
-        if head.stem in FOREIGN_VERBS and head.stem not in self.vocabulary:
+        if head.stem in FOREIGN_VERBS:
             return True
         if not self.explains(head) and following and following[0].is_determiner:
             return True
         noun_phrase = [head, *takewhile(lambda word: word.counts, following)]
         names_work = noun_phrase[-1].meaning in self.verbs(verbs)
         return not names_work and (made or not all(map(self.explains, content)))
+
+    def _names_other_thing(self, core: tuple[Word, ...]) -> bool:
+        """`the gist of my life`: what is to be worked on is nothing that this skill knows, nor one
+        of the items.
+        """
+        determiner: Word | None = None
+        for counts, run in groupby(core, key=lambda word: word.counts):
+            words = list(run)
+            if not counts:
+                determiner = next((word for word in words if word.is_determiner), None)
+                continue
+            row = list(dropwhile(self._is_work, words))
+            if row:
+                of_items = determiner is not None and determiner.said in ITEM_DETERMINERS
+                return not of_items and not any(
+                    self.explains(word) or word.is_thing for word in row
+                )
+        return False
+
+    def _is_work(self, word: Word) -> bool:
+        """The word is one of those that make up an intent, and names no thing."""
+        return not word.is_thing and word.meaning in self.vocabulary - self.units
 
     def _names_other_target(self, core: tuple[Word, ...]) -> bool:
         """`to French`, `into a database`: an outcome that this skill does not give."""
