@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hive.tasks.findings import Finding
 from hive.tasks.scan import scan_path, scannable_files
 from hive.tasks.scanner import process
 from hive.tasks.scanner.process import scan_file
+from hive.tasks.scanner.secret_scan import scan_text
 from hive.tasks.source_tree import files_of
 
 SHELL = (
@@ -398,9 +400,9 @@ def test_a_large_table_is_scanned_whole(tmp_path: Path) -> None:
     ("name", "text"),
     [
         ("row.json", '{"rows": [' + '{"id": "5f2b8a9c4d1e7063", "n": 1},' * 1_200 + "1]}"),
-        ("call.py", "f(\n" + "'v',\n" * 4_000 + ")\n"),
-        ("parts.py", "x = f'" + "a{b}" * 8_000 + "'\n"),
-        ("query.py", "x = '" + "select " * 60_000 + "'.format(1)\n"),
+        ("call.py", "f(\n" + "'v',\n" * 2_500 + ")\n"),
+        ("parts.py", "x = f'" + "a{b}" * 4_000 + "'\n"),
+        ("query.py", "x = '" + "select " * 30_000 + "'.format(1)\n"),
     ],
 )
 def test_what_used_to_take_a_square_of_time_is_scanned_whole(
@@ -412,18 +414,39 @@ def test_what_used_to_take_a_square_of_time_is_scanned_whole(
     assert report["skipped"] == []
 
 
-@pytest.mark.parametrize("name", ["words.js", "settings.ini"])
-def test_what_takes_too_long_ends_and_is_unread(tmp_path: Path, name: str) -> None:
-    text = {
-        "words.js": "password" * 60_000,
-        "settings.ini": "[DEFAULT]\n"
-        + "".join(f"k{n}=1\n" for n in range(400))
-        + "".join(f"[s{n}]\n" for n in range(4_000)),
-    }[name]
-    (tmp_path / name).write_text(text + f'\nkey = "{AWS_KEY}"\n')
+def test_what_takes_too_long_ends_and_keeps_what_was_found(tmp_path: Path) -> None:
+    file = tmp_path / "words.js"
+    text = f'key = "{AWS_KEY}"\n' + "password" * 60_000
+    before = time.process_time()
+    findings, skipped = scan_text(file, text, 0.3)
+    assert time.process_time() - before < 3
+    assert [one.rule for one in findings] == ["AWSKeyDetector"]
+    assert [one.unread for one in skipped] == [True]
+
+
+def test_what_nothing_in_its_process_can_end_is_ended_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "FILE_CPU", 2)
+    file = tmp_path / "statements.py"
+    # Python's own parser takes the square of this line's length.
+    file.write_text(f"key = '{AWS_KEY}'\n" + "x=1;" * 250_000)
+    report, took = measured(file)
+    assert took < 8
+    assert "more than 2 s of CPU" in unread(report)["statements.py"]
+
+
+@pytest.mark.parametrize("name", ["settings.ini", "settings.yaml"])
+def test_a_large_file_of_settings_is_searched_line_by_line(tmp_path: Path, name: str) -> None:
+    lines = [f"key{number}: value {number}" for number in range(9_000)]
+    lines[0] = "[main]" if name.endswith("ini") else "---"
+    lines[5_000] = "digest: 5f2b8a9c4d1e7063b8f24a6c9d0e1375"
+    lines[6_000] = f"key: {AWS_KEY}  # not quoted"
+    (tmp_path / name).write_text("\n".join(lines))
     report, took = measured(tmp_path / name)
     assert took < 12
-    assert name in unread(report)
+    assert report["skipped"] == []
+    assert {("HexHighEntropyString", 5_001), ("AWSKeyDetector", 6_001)} <= rules(report)
 
 
 def test_a_file_that_ends_the_scanning_process_is_unread_and_the_next_is_scanned(

@@ -125,7 +125,8 @@ def _folded(tree: ast.Module) -> ast.Module:
                 ]
                 node.keys, node.values = [None] * len(groups), groups
             case ast.List(elts=row) | ast.Tuple(elts=row) | ast.Set(elts=row) if len(row) > _GROUP:
-                node.elts = [_unpacked(part) for part in _grouped(row)]
+                # No rule looks at the numbers of a row.
+                node.elts = [_unpacked(part) for part in _grouped([*filter(_is_text, row)])]
             case ast.Call(args=row) if len(row) > _GROUP:
                 # Rules look at the first arguments.
                 node.args = row[:_GROUP] + [_unpacked(part) for part in _grouped(row[_GROUP:])]
@@ -141,6 +142,10 @@ def _folded(tree: ast.Module) -> ast.Module:
             case ast.Constant(value=str() | bytes() as value) if len(value) > _LONGEST_STRING:
                 node.value = value[:_LONGEST_STRING]
     return tree
+
+
+def _is_text(node: ast.expr) -> bool:
+    return not isinstance(node, ast.Constant) or isinstance(node.value, str | bytes)
 
 
 def _grouped(row: list[Any]) -> Iterator[list[Any]]:

@@ -34,6 +34,9 @@ _OVERLAP = 800
 _MOST_OF_A_RULE = 1_000
 # Seconds of CPU: a configuration file of 100 KiB is read in a tenth of it.
 _FOR_READING = 1.0
+# What the parsers of configuration files make of most of their lines, for files that are too large
+# or too strange for them.
+_SETTING = re.compile(r"^\s*(?:- )?([\w.-]+)\s*[:=]\s*([^\s\"'#\[{|>&].*?)(?:\s+#.*)?$")
 _YAML = frozenset({".yaml", ".yml", ".eyaml"})
 # The dearest detector has ten expressions, and each of them begins with one of its words.
 _KEYWORD = re.compile("|".join(DENYLIST), re.IGNORECASE)
@@ -78,11 +81,11 @@ def scan_text(file: Path, text: str, seconds: float) -> tuple[list[Finding], lis
     of it was.
     """
     search = _Search(file, time.process_time() + seconds)
-    plain = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    _search_in_time(search, _as_configuration(search, text, eager=False) or plain)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    _search_in_time(search, _as_configuration(search, text, lines, eager=False) or lines)
     if not search.findings and not search.troubles:
         # A file without headings may still be lines of `key = value`.
-        _search_in_time(search, _as_configuration(search, text, eager=True) or [])
+        _search_in_time(search, _as_configuration(search, text, lines, eager=True) or [])
     return (
         [found for by_line in search.findings.values() for found in by_line.values()],
         [
@@ -92,9 +95,11 @@ def scan_text(file: Path, text: str, seconds: float) -> tuple[list[Finding], lis
     )
 
 
-def _as_configuration(search: _Search, text: str, *, eager: bool) -> list[str] | None:
+def _as_configuration(
+    search: _Search, text: str, lines: list[str], *, eager: bool
+) -> list[str] | None:
     """The values of a configuration file as quoted lines; None for another file."""
-    if len(max(text.split("\n"), key=len)) > _WINDOW and search.file.suffix.lower() not in _YAML:
+    if len(max(lines, key=len)) > _WINDOW and search.file.suffix.lower() not in _YAML:
         # The parser of the other formats makes an expression of every key.
         return None
     named = _NamedText(text)
@@ -102,11 +107,8 @@ def _as_configuration(search: _Search, text: str, *, eager: bool) -> list[str] |
     try:
         with cpu_limit(min(_FOR_READING, search.left)):
             return get_transformed_file(cast("Any", named), use_eager_transformers=eager)
-    except Overtime:
-        search.troubles.append("too large to be read as a configuration file")
-    except Exception as error:  # noqa: BLE001 - whatever the parsers make of it
-        search.troubles.append(f"it cannot be read as a configuration file ({error!r})")
-    return None
+    except (Overtime, Exception):  # noqa: BLE001 - whatever the parsers make of it
+        return [_SETTING.sub(r'\1: "\2"', line) for line in lines]
 
 
 def _search_in_time(search: _Search, lines: list[str]) -> None:
