@@ -77,8 +77,8 @@ def files_of(path: Path) -> tuple[list[Path], list[Skipped]]:
 
     Left out on purpose: binary files, links, lock files, virtual environments, node_modules; and,
     without being listed, the directories of version control and of tools' caches. Unread: what
-    cannot be opened, text over 1 MiB, and text that is not UTF-8 (a Python file may be in the
-    encoding that it declares).
+    cannot be opened or is no file, links that lead nowhere, text over 1 MiB, and text that is not
+    UTF-8 (a Python file may be in the encoding that it declares).
     """
     files: list[Path] = []
     skipped: list[Skipped] = []
@@ -140,9 +140,11 @@ def _unfit(file: Path, *, given: bool) -> Skipped | None:
     try:
         status = file.stat() if given else file.lstat()
         if stat.S_ISLNK(status.st_mode):
-            return _left_out(file, "a link" if file.exists() else "a broken link")
+            if file.exists():
+                return _left_out(file, "a link")
+            return _unread(file, "a link that leads nowhere")
         if not stat.S_ISREG(status.st_mode):
-            return _left_out(file, "not a regular file")
+            return _unread(file, "not a regular file")
         with file.open("rb") as content:
             return _unscannable(file, status.st_size, content.read(_LARGEST + 1))
     except OSError as error:

@@ -292,15 +292,11 @@ def test_what_should_have_been_scanned_and_was_not_is_told_from_what_is_left_out
         "latin.txt",
         "nul.txt",
         "big.py",
-    }
-    left_out = {Path(one["path"]).name for one in report["skipped"] if "unread" not in one}
-    assert left_out == {
         "gone.cfg",
         "pipe.py",
-        "picture.png",
-        "encrypted.dat",
-        "package-lock.json",
     }
+    left_out = {Path(one["path"]).name for one in report["skipped"] if "unread" not in one}
+    assert left_out == {"picture.png", "encrypted.dat", "package-lock.json"}
     assert rules(report, tmp_path / "bom.py") == {("B403", 1)}
 
 
