@@ -11,6 +11,7 @@ from kombu import Exchange, Queue
 
 from hive.broker.channel import amqp, encrypted
 from hive.broker.channel.time_limits import hard_limit
+from hive.broker.link.coding import SERIALIZER
 from hive.broker.link.priorities import INDEXES
 from hive.broker.link.silence import SILENCE, keepalive
 from hive.security.tls import agreed_parameters
@@ -131,7 +132,8 @@ def configuration(settings: Settings, url: str, app: Celery) -> dict[str, Any]:
         ],
         "task_default_queue": default_queue,
         "task_serializer": "json",
-        "result_serializer": "json",
+        # A result backend of one's own is made by Celery, and writes by this.
+        "result_serializer": SERIALIZER if _is_configured(app, "result_backend") else "json",
         "result_compression": None,  # the broker's scripts read a result's state
         "accept_content": ["json"],
         "task_acks_late": True,
@@ -167,7 +169,8 @@ def configure(app: Celery, values: dict[str, Any]) -> None:
     conflicts = []
     for name, ours in values.items():
         theirs = getattr(app.conf, name)
-        if name not in MERGED and theirs != ours and _is_configured(app, name):
+        same = theirs == ours or (theirs, ours) == ("json", SERIALIZER)
+        if name not in MERGED and not same and _is_configured(app, name):
             if name not in FORCED:
                 conflicts.append(_stays(name, theirs, ours))
                 continue

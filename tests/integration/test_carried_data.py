@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import chain, chord
+from celery import Celery, _state, chain, chord
 from celery.exceptions import NotRegistered
 
 import hive
 from hive.broker.ledger.records import TaskRecords
+from hive.broker.link.client import client_of
 from hive.broker.message_broker import MessageBroker
 from tests.integration import map_skills as skills
 from tests.integration.map_cluster import MapCluster, map_cluster
@@ -109,6 +112,18 @@ def test_the_arguments_of_a_command_may_be_such(cluster: MapCluster) -> None:
     broker = MessageBroker(cluster.app)
     replies = asyncio.run(broker.broadcast_control("PING", {"x": marked("nobodys")}))
     assert replies["one@h"] == {"ok": "pong"}
+
+
+def test_a_result_backend_of_ones_own_keeps_them(cluster: MapCluster, tmp_path: Path) -> None:
+    app = Celery("own", backend=f"file://{tmp_path}", set_as_current=False)
+    default = _state.default_app
+    app.conf.result_serializer = "json"
+    with pytest.warns(UserWarning, match="hive.install: result_backend stays your own [^;]*$"):
+        hive.install(app, cluster.settings)
+    _state.set_default_app(default)
+    with closing(client_of(app)):
+        app.backend.store_result("kept", [*DATA.values()], "SUCCESS")
+        assert app.AsyncResult("kept").get(timeout=10) == [*DATA.values()]
 
 
 def say(x: Any) -> Any:
