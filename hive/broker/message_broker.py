@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 from celery import Celery
 from kombu.exceptions import EncodeError
@@ -25,7 +26,7 @@ from hive.broker.ledger.zombies import ZombieTask, read_zombies
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.coding import dumps
 from hive.broker.link.format import require_format
-from hive.broker.link.names import checked_name
+from hive.broker.link.names import asked_id, checked_name, id_text
 from hive.broker.link.priorities import queue_of
 from hive.broker.nodes.table import NodeTable
 from hive.errors import ClusterUnreachableError, DuplicateTaskError, InvalidInputError
@@ -89,7 +90,7 @@ class MessageBroker:
         task_type: str,
         payload: Mapping[str, Any],
         priority: str | int = "background",
-        task_id: str | None = None,
+        task_id: str | UUID | None = None,
     ) -> str:
         """Send a task to the cluster.
 
@@ -111,19 +112,19 @@ class MessageBroker:
         options = {"queue": queue} if number is None else {"queue": queue, "priority": number}
         if task_id is None:
             return await self._in_thread(self._send, skill, checked, options)
-        checked_name("A task_id", task_id)
+        task_id = checked_name("A task_id", id_text(task_id))
         return await self._in_thread(self._send_once, skill, checked, options, task_id)
 
-    async def get_task_status(self, task_id: str) -> TaskStatus | None:
+    async def get_task_status(self, task_id: str | UUID) -> TaskStatus | None:
         """The task's record.
 
         None when no task has that id, or its result has expired or was never kept.
         """
-        return await self._in_thread(self.records.read, task_id)
+        return await self._in_thread(self.records.read, asked_id(task_id))
 
     async def update_task_status(
         self,
-        task_id: str,
+        task_id: str | UUID,
         status: str,
         assigned_node: str | None = None,
         result: Any = None,
@@ -141,14 +142,14 @@ class MessageBroker:
             _require_json(result, "A result")
         return await self._in_thread(
             self.records.store,
-            task_id,
+            asked_id(task_id),
             status,
             assigned_node=assigned_node,
             result=result,
             error=error,
         )
 
-    async def retry_task(self, task_id: str) -> bool:
+    async def retry_task(self, task_id: str | UUID) -> bool:
         """Send a failed or dead task again, under its id.
 
         Chains and chords that it was part of do not go on with it.
@@ -156,7 +157,7 @@ class MessageBroker:
         Returns: False when it is not known, neither failed nor dead, or its record does not say
             what was run.
         """
-        return await self._in_thread(self.records.send_again, task_id)
+        return await self._in_thread(self.records.send_again, asked_id(task_id))
 
     # -- the cluster
 

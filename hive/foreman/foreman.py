@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from hive.broker.channel import steps
 from hive.broker.channel.header import Header
 from hive.broker.ledger.waiting import free_memory
 from hive.broker.link.client import broker_errors
+from hive.broker.link.names import asked_id
 from hive.broker.message_broker import MessageBroker
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import Node
@@ -74,7 +76,7 @@ class Foreman:
         return select_best_node(self._nodes_for(wanted), wanted, self._policy)
 
     async def assign_task(
-        self, task_id: str, task_requirements: Mapping[str, Any] | None = None
+        self, task_id: str | UUID, task_requirements: Mapping[str, Any] | None = None
     ) -> str | None:
         """Move a waiting task to the best node, and pin it there while that node lives.
 
@@ -85,7 +87,8 @@ class Foreman:
         Raises: UnknownTaskError, InvalidInputError for unknown requirements,
             BrokerUnreachableError.
         """
-        return await asyncio.to_thread(self._assign, task_id, Requirements.parse(task_requirements))
+        wanted = Requirements.parse(task_requirements)
+        return await asyncio.to_thread(self._assign, asked_id(task_id), wanted)
 
     def get_cluster_status(self) -> dict[str, Any]:
         """How the cluster is: the numbers of nodes, averages in percent, and every node, as in

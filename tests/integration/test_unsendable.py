@@ -256,12 +256,74 @@ def test_a_name_that_could_not_be_part_of_a_key_is_refused(
     caller.refuses(lambda: send(caller, text), what)
 
 
-@pytest.mark.parametrize("task_id", [uuid.UUID(int=7), 4217, 1.5, b"id", ["a"]], ids=repr)
+UUIDS: dict[str, Callable[[Caller, uuid.UUID], Any]] = {
+    "apply_async": lambda c, u: c.echo.apply_async((1,), task_id=u).id,
+    "send_task": lambda c, u: c.app.send_task("of.nobody", (), {}, None, None, u).id,
+    "a signature": lambda c, u: c.echo.s(1).set(task_id=u).apply_async().id,
+    "a chain's first part": lambda c, u: (
+        chain(c.echo.s(1).set(task_id=u), c.echo.s()).apply_async().parent.id
+    ),
+    "its root": lambda c, u: c.echo.apply_async((1,), task_id=str(u), root_id=u, parent_id=u).id,
+    "enqueue_task": lambda c, u: asyncio.run(
+        MessageBroker(c.app).enqueue_task("unsendable_same", {"x": 1}, task_id=u)
+    ),
+}
+
+
+@pytest.mark.parametrize("way", UUIDS)
+def test_a_uuid_is_taken_for_its_text(caller: Caller, way: str) -> None:
+    hive.skill("Say the same again", name="unsendable_same")(say_one)
+    task_id = uuid.uuid4()
+    assert UUIDS[way](caller, task_id) == str(task_id)
+    channel = Steps(caller.client)
+    entry = channel.entry(channel.hash("ids")[str(task_id)])
+    assert (entry.task_id, entry.headers["id"]) == (str(task_id), str(task_id))
+    assert entry.headers["root_id"] == str(task_id)
+    status = asyncio.run(MessageBroker(caller.app).get_task_status(task_id))
+    assert status is not None
+    assert status.task_id == str(task_id)
+    assert caller.app.AsyncResult(task_id).id == str(task_id)
+
+
+def test_so_is_that_of_a_group_and_of_a_later_part(caller: Caller) -> None:
+    one, two, three, four = (uuid.uuid4() for _ in range(4))
+    group(caller.echo.s(1), caller.echo.s(2)).apply_async(task_id=one)
+    parts = chain(caller.echo.s(1), caller.echo.s().set(task_id=two)).apply_async()
+    linked = caller.echo.apply_async((1,), link=caller.echo.s().set(task_id=three))
+    members = [caller.echo.s(1), caller.echo.s(2)]
+    body = chord(members, caller.echo.s()).apply_async(task_id=four)
+    channel = Steps(caller.client)
+    entries = [channel.entry(name) for name in channel.hash("entries")]
+    assert str(one) in {entry.headers["group"] for entry in entries}
+    assert (parts.id, body.id) == (str(two), str(four))
+    embedded = {entry.task_id: entry.body().embed for entry in entries}
+    assert embedded[parts.parent.id]["chain"][0]["options"]["task_id"] == str(two)
+    assert embedded[linked.id]["callbacks"][0]["options"]["task_id"] == str(three)
+    assert str(four) in {
+        embed["chord"]["options"]["task_id"] for embed in embedded.values() if embed.get("chord")
+    }
+
+
+@pytest.mark.parametrize("task_id", [4217, 1.5, b"id", ["a"]], ids=repr)
 def test_an_id_that_is_no_text_is_refused(caller: Caller, task_id: Any) -> None:
     caller.refuses(lambda: caller.echo.apply_async((1,), task_id=task_id), "task_id")
     caller.refuses(
         lambda: caller.echo.apply_async((1,), link=caller.echo.s().set(task_id=task_id)), "task_id"
     )
+
+
+@pytest.mark.parametrize("task_id", [4217, b"id", None, ["a"]], ids=repr)
+def test_nobody_can_ask_for_an_id_that_is_no_text(caller: Caller, task_id: Any) -> None:
+    broker = MessageBroker(caller.app)
+    asked: list[Callable[[], Any]] = [
+        lambda: asyncio.run(broker.get_task_status(task_id)),
+        lambda: asyncio.run(broker.retry_task(task_id)),
+        lambda: asyncio.run(broker.update_task_status(task_id, "failed")),
+        lambda: asyncio.run(hive.Foreman(broker).assign_task(task_id)),
+        lambda: caller.app.control.revoke([task_id]),
+    ]
+    for ask in asked:
+        caller.refuses(ask, "task_id is a text or a UUID")
 
 
 @pytest.mark.parametrize("publish_id", ["a b", "a:b", "?", "{a", "ä"])

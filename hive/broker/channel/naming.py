@@ -75,7 +75,7 @@ def regroup(embed: dict[str, Any], groups: Mapping[str, str]) -> dict[str, Any]:
     return copy
 
 
-def embedded(embed: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def embedded(embed: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The name and the options of every task in the canvas that a task message carries along."""
     waiting: list[Any] = list(embed.values())
     while waiting:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from celery import Celery, signals
 from celery._state import get_current_task, get_current_worker_task
@@ -29,10 +30,11 @@ from hive.broker.channel import incarnation
 from hive.broker.channel.header import NAME, Header
 from hive.broker.channel.naming import embedded, ids_in, is_random, name_links, regroup
 from hive.broker.link.coding import checked_compression, checked_serializer
-from hive.broker.link.names import checked_name, checked_publish_id, is_name
+from hive.broker.link.names import checked_name, checked_publish_id, id_text, is_name
 from hive.broker.link.priorities import DEFAULT, checked
 
 _IDS = {"id": "A task_id", "group": "A group's task_id"}
+_KIN = ("root_id", "parent_id")
 _NAMED = {
     "queue": "A queue's name",
     "routing_key": "A routing key",
@@ -79,10 +81,18 @@ def sendable(
     return {} if priority is given else {"priority": priority}
 
 
-def _refuse_ids(headers: Mapping[str, Any]) -> None:
-    """Raises: InvalidInputError for ids that cannot be part of keys and rows."""
+def _refuse_ids(headers: dict[str, Any]) -> None:
+    """Make texts of ids that are UUIDs.
+
+    Raises: InvalidInputError for ids that cannot be part of keys and rows.
+    """
+    for name in _KIN:
+        if type(headers.get(name)) is UUID:
+            headers[name] = str(headers[name])
     for name, what in _IDS.items():
         given = headers.get(name)
+        if type(given) is UUID:
+            headers[name] = given = str(given)
         if given is None or (isinstance(given, str) and is_name(given)):
             continue
         # A retry has the ids of its run, which a stranger may have sent.
@@ -91,7 +101,10 @@ def _refuse_ids(headers: Mapping[str, Any]) -> None:
 
 
 def refuse_canvas(app: Celery, embed: Mapping[str, Any]) -> None:
-    """Raises: InvalidInputError where a task that travels in a message could not be sent later."""
+    """Look at the tasks that travel in a message; ids of theirs that are UUIDs become texts.
+
+    Raises: InvalidInputError where one could not be sent later.
+    """
     if follows_up():
         return  # what accepted work sends next was looked at when it was accepted itself
     for name, options in embedded(embed):
@@ -99,6 +112,8 @@ def refuse_canvas(app: Celery, embed: Mapping[str, Any]) -> None:
         checked_serializer(options.get("serializer") or getattr(declared, "serializer", None))
         checked_compression(options.get("compression") or getattr(declared, "compression", None))
         checked(options.get("priority"))
+        if type(options.get("task_id")) is UUID:
+            options["task_id"] = str(options["task_id"])
         for option, what in (("task_id", "A task_id"), ("queue", "A queue's name")):
             given = options.get(option)
             if given is not None:
@@ -175,10 +190,11 @@ def telling_ids_apart(send_task: Callable[..., Any]) -> Callable[..., Any]:
         kwargs: Any = None,
         countdown: Any = None,
         eta: Any = None,
-        task_id: str | None = None,
+        task_id: Any = None,
         *more: Any,
         **options: Any,
     ) -> Any:
+        task_id = id_text(task_id)
         request = _running()
         if request is not None and _unrepeated.get() != EVERY:
             # What came out of a canvas is told by its `reply_to`: it may have its id from there.

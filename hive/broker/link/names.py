@@ -1,8 +1,10 @@
-"""Names that become parts of keys and of packed rows: which text can be one."""
+"""Names that become parts of keys and of packed rows: which text can be one, and ids as text."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
+from uuid import UUID
 
 from hive.errors import InvalidInputError
 
@@ -28,6 +30,22 @@ def checked_name(what: str, name: object) -> str:
         f"{what} is a text of 1 to {LONGEST} characters, none of them a control character or half "
         f"a surrogate pair; it cannot be {name!a:.100}."
     )
+
+
+def id_text(given: Any) -> Any:
+    """An id as programs hand it around: a UUID is its text, anything else stays what it is."""
+    return str(given) if isinstance(given, UUID) else given
+
+
+def asked_id(given: object) -> str:
+    """The id of a task that somebody asks for.
+
+    Raises: InvalidInputError for what is neither a text nor a UUID.
+    """
+    text = id_text(given)
+    if isinstance(text, str):
+        return text
+    raise InvalidInputError(f"A task_id is a text or a UUID; it cannot be {given!a:.100}.")
 
 
 def is_name(text: str) -> bool:

@@ -16,6 +16,7 @@ from celery.backends.redis import ResultConsumer as CeleryResultConsumer
 
 from hive.broker.channel.patience import endures
 from hive.broker.link.client import broker_errors
+from hive.broker.link.names import id_text
 from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage, comes_back, passes
 from hive.broker.link.silence import SILENCE
 from hive.errors import BrokerUnreachableError
@@ -185,7 +186,13 @@ def _is_away(error: Exception) -> bool:
 
 
 class PatientResult:
-    """What an application's AsyncResult gains. Waiting for it also asks how its parents fared."""
+    """What an application's AsyncResult gains. Waiting for it also asks how its parents fared.
+
+    Its id may be a UUID, whose text it is then, as where tasks are sent.
+    """
+
+    def __init__(self, id: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(id_text(id), *args, **kwargs)  # type: ignore[call-arg]
 
     def _maybe_reraise_parent_error(self) -> None:
         """Raise a parent's error. It is asked again once a second, so an outage is passed over."""
