@@ -11,6 +11,7 @@ from typing import Any
 from celery.exceptions import InvalidTaskError
 
 from hive.broker.channel.entries import task_body
+from hive.broker.link.moments import LONGEST
 
 
 def require_task(message: Any, told: Any) -> None:
@@ -35,4 +36,4 @@ def require_task(message: Any, told: Any) -> None:
 
 
 def _is_limit(limit: object) -> bool:
-    return limit is None or (isinstance(limit, int | float) and limit >= 0)
+    return limit is None or (isinstance(limit, int | float) and 0 <= limit < LONGEST)

@@ -6,6 +6,8 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,12 @@ from typing import Any
 
 import pytest
 from celery import Celery, _state, chain, chord, group
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Exchange, Queue
 
 import hive
 from hive.broker.channel import steps
+from hive.broker.channel.header import Header
 from hive.broker.link.client import client_of
 from hive.broker.message_broker import MessageBroker
 from hive.errors import HiveError, InvalidInputError
@@ -88,6 +92,71 @@ def caller(broker: BrokerServer) -> Iterator[Caller]:
 def coded(caller: Caller, coding: dict[str, Any]) -> Any:
     """A task that is declared so."""
     return caller.app.task(name=f"tests.coded_{coding}", **coding)(say)
+
+
+NO_NUMBERS = ["soon", "5", "", b"5", [5], {}, float("nan"), float("inf"), -1e300, 10**30]
+NO_NUMBERS += [timedelta(seconds=5), date(2030, 1, 1), time(5)]
+NO_MOMENTS = ["soon", "5", "", b"5", [5], {}, 5, 0, 1e9, float("nan"), True, time(5)]
+NO_MOMENTS += [timedelta(seconds=5), "0001-01-01T00:00:00+23:59"]
+TIMES: dict[str, tuple[str, list[Any]]] = {
+    "countdown": ("countdown is a number", [*NO_NUMBERS, datetime(2030, 1, 1, tzinfo=UTC)]),
+    "eta": ("eta is a datetime", NO_MOMENTS),
+    "expires": ("expires is a number", NO_NUMBERS),
+    "time_limit": ("time_limit is a number", [*NO_NUMBERS, -5, datetime(2030, 1, 1, tzinfo=UTC)]),
+    "soft_time_limit": ("soft_time_limit is a number", [*NO_NUMBERS, -5]),
+    "retries": ("retries is a whole number", ["many", 1.5, None, [1], True]),
+}
+
+
+@pytest.mark.parametrize("option", TIMES)
+def test_a_time_that_is_none_is_refused_when_it_is_sent(caller: Caller, option: str) -> None:
+    what, values = TIMES[option]
+    for value in values:
+        caller.refuses(partial(caller.echo.apply_async, (1,), **{option: value}), what)
+        caller.refuses(partial(caller.app.send_task, "of.nobody", **{option: value}), what)
+        if option != "retries":
+            later = chain(caller.echo.s(1), caller.echo.s().set(**{option: value}))
+            caller.refuses(later.apply_async, what)
+
+
+def test_a_tasks_own_end_and_limits_are_looked_at_too(caller: Caller) -> None:
+    def send(option: str) -> object:
+        return coded(caller, {option: "5"}).delay()
+
+    for option in ("expires", "time_limit", "soft_time_limit"):
+        caller.refuses(partial(send, option), option)
+
+
+def test_what_is_a_time_is_taken(caller: Caller) -> None:
+    aware = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
+    moments = [aware, aware.replace(tzinfo=None), aware.isoformat(), "2030-01-02T03:04Z"]
+    channel = Steps(caller.client)
+    for eta in moments:
+        sent = caller.echo.apply_async((1,), eta=eta, expires=eta)
+        entry = channel.entry(channel.hash("ids")[sent.id])
+        assert Header.read(entry.headers).due == aware.timestamp()
+        assert maybe_make_aware(maybe_iso8601(entry.headers["expires"])) == aware
+    for number in (2, 2.5, Decimal("2.5"), Fraction(5, 2), True, -1, 0):
+        caller.echo.apply_async((1,), countdown=number, expires=number)
+    limits = {"time_limit": Decimal("2.5"), "soft_time_limit": Fraction(3, 2)}
+    sent = caller.echo.apply_async((1,), **limits)
+    entry = channel.entry(channel.hash("ids")[sent.id])
+    assert entry.headers["timelimit"] == [2.5, 1.5]
+
+
+def test_a_later_part_that_is_no_task_is_refused(caller: Caller) -> None:
+    for option in ("link", "link_error"):
+        for value in ("tests.echo", 5, ["tests.echo"], [{"args": [1]}], {"task": 5}):
+            send = partial(caller.echo.apply_async, (1,), **{option: value})
+            caller.refuses(send, "is a signature")
+
+
+def test_headers_and_content_types_that_cannot_be_sent_are_refused(caller: Caller) -> None:
+    for headers in ("a: b", 5, ["a"], b"a"):
+        caller.refuses(partial(caller.echo.apply_async, (1,), headers=headers), "headers are")
+    for content_type in ("application/json", "text/plain", 5):
+        send = partial(caller.echo.apply_async, (1,), content_type=content_type)
+        caller.refuses(send, "content_type")
 
 
 CODINGS: dict[str, Callable[[Caller, dict[str, Any]], object]] = {

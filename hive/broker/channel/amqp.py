@@ -55,6 +55,8 @@ class HiveAMQP(AMQP):
         ) -> Any:
             if self._sends_for_nobody(name):
                 return None
+            if "content_type" in options:
+                raise InvalidInputError("content_type cannot be chosen: tasks travel as JSON.")
             options["serializer"] = checked_serializer(options.get("serializer") or serializer)
             checked_compression(options.get("compression") or compression)
             headers = Header.marked(headers)

@@ -28,10 +28,17 @@ from celery._state import get_current_task, get_current_worker_task
 
 from hive.broker.channel import incarnation
 from hive.broker.channel.header import NAME, Header
-from hive.broker.channel.naming import embedded, ids_in, is_random, name_links, regroup
+from hive.broker.channel.naming import LINKS, embedded, ids_in, is_random, name_links, regroup
 from hive.broker.link.coding import checked_compression, checked_serializer
+from hive.broker.link.moments import (
+    checked_countdown,
+    checked_eta,
+    checked_expires,
+    checked_limit,
+)
 from hive.broker.link.names import checked_name, checked_publish_id, id_text, is_name
 from hive.broker.link.priorities import DEFAULT, checked
+from hive.errors import InvalidInputError
 
 _IDS = {"id": "A task_id", "group": "A group's task_id"}
 _KIN = ("root_id", "parent_id")
@@ -64,6 +71,10 @@ def sendable(
     Raises: InvalidInputError.
     """
     _refuse_ids(message.headers)
+    if type(message.headers.get("retries", 0)) is not int:
+        raise InvalidInputError(
+            f"retries is a whole number; it cannot be {message.headers['retries']!r:.100}."
+        )
     for option, what in _NAMED.items():
         named = options.get(option)
         if named:
@@ -107,11 +118,20 @@ def refuse_canvas(app: Celery, embed: Mapping[str, Any]) -> None:
     """
     if follows_up():
         return  # what accepted work sends next was looked at when it was accepted itself
+    for option, links in LINKS.items():
+        for link in embed.get(option) or ():
+            if not isinstance(link, Mapping) or not isinstance(link.get("task"), str):
+                raise InvalidInputError(f"{links} is a signature; it cannot be {link!r:.100}.")
     for name, options in embedded(embed):
         declared = app.tasks.get(name)
         checked_serializer(options.get("serializer") or getattr(declared, "serializer", None))
         checked_compression(options.get("compression") or getattr(declared, "compression", None))
         checked(options.get("priority"))
+        checked_countdown(options.get("countdown"))
+        checked_eta(options.get("eta"))
+        checked_expires(options.get("expires"))
+        for limit in ("time_limit", "soft_time_limit"):
+            checked_limit(limit, options.get(limit))
         if type(options.get("task_id")) is UUID:
             options["task_id"] = str(options["task_id"])
         for option, what in (("task_id", "A task_id"), ("queue", "A queue's name")):
@@ -195,6 +215,15 @@ def telling_ids_apart(send_task: Callable[..., Any]) -> Callable[..., Any]:
         **options: Any,
     ) -> Any:
         task_id = id_text(task_id)
+        headers = options.get("headers")
+        if headers is not None and not isinstance(headers, Mapping):
+            raise InvalidInputError(
+                f"headers are a dict of names and values; they cannot be {headers!r:.100}."
+            )
+        if countdown is not None or eta is not None or options.get("expires") is not None:
+            countdown, eta = checked_countdown(countdown), checked_eta(eta)
+            if "expires" in options:
+                options["expires"] = checked_expires(options["expires"])
         request = _running()
         if request is not None and _unrepeated.get() != EVERY:
             # What came out of a canvas is told by its `reply_to`: it may have its id from there.

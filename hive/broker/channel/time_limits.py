@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hive.broker.link.moments import checked_limit
+
 Limit = float | None
 
 # A year: what a task's own 0 becomes, since to Celery's pool a 0 means the default of all tasks.
@@ -26,7 +28,10 @@ def fitting(hard: Limit, soft: Limit, conf: Any) -> tuple[Limit, Limit]:
 
     Celery refuses to send a task whose soft limit is above its hard one, and its pool then looks at
     the hard one only when the soft one has passed. So the one that was declared moves the other.
+
+    Raises: InvalidInputError for what is no number of seconds.
     """
+    hard, soft = checked_limit("time_limit", hard), checked_limit("soft_time_limit", soft)
     default_hard, default_soft = conf.task_time_limit, conf.task_soft_time_limit
     hard = LIFTED if hard == 0 and default_hard else hard
     soft = LIFTED if soft == 0 and default_soft else soft
