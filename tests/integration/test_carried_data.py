@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery, _state, chain, chord
 from celery.exceptions import NotRegistered
+from kombu import serialization
 
 import hive
 from hive.broker.ledger.records import TaskRecords
@@ -124,6 +126,29 @@ def test_a_result_backend_of_ones_own_keeps_them(cluster: MapCluster, tmp_path: 
     with closing(client_of(app)):
         app.backend.store_result("kept", [*DATA.values()], "SUCCESS")
         assert app.AsyncResult("kept").get(timeout=10) == [*DATA.values()]
+
+
+@pytest.fixture
+def own_json() -> Iterator[None]:
+    """A program that has registered another "json", which knows no marks."""
+    registry: Any = serialization.registry  # type: ignore[attr-defined]
+    before = registry._encoders["json"], registry._decoders["application/json"]
+    serialization.register(
+        "json", lambda value: json.dumps(value).encode(), json.loads, "application/json"
+    )
+    yield
+    registry._encoders["json"], registry._decoders["application/json"] = before
+
+
+@pytest.mark.usefixtures("own_json")
+def test_a_programs_own_json_writes_and_reads_its_messages(cluster: MapCluster) -> None:
+    data = {"when": marked("nobodys"), "text": "ä"}
+    sent = skills.echo.apply_async((data,), countdown=600)
+    waiting = TaskRecords(cluster.app).read(sent.id)
+    sent.revoke()
+    assert waiting is not None
+    assert waiting.payload == {"args": [data]}
+    assert skills.echo.delay({"text": "ä"}).get(timeout=30) == {"text": "ä"}
 
 
 def say(x: Any) -> Any:

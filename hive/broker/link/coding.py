@@ -29,6 +29,7 @@ SERIALIZER = "hive.json"
 _MARKS = {"__type__", "__value__"}
 _MARK = '"__type__"'
 _DICT = "hive.dict"
+_PROBE = '{"__type__": "hive.dict", "__value__": [1, 2]}'
 
 _KNOWN_COMPRESSIONS = ("gzip", "bzip2", "lzma", "zstd", "brotli")
 
@@ -45,12 +46,16 @@ def dumps(value: Any, **form: Any) -> str:
 
 
 def _encode(body: Any) -> Any:
-    """The same, by what the program has registered as "json"."""
+    """The same, by what the program has registered as "json", which perhaps knows no marks."""
     payload: Any = serialization.dumps(body, serializer="json")[2]
     mark: Any = _MARK if isinstance(payload, str) else _MARK.encode()
-    return (
-        serialization.dumps(_as_it_is(body), serializer="json")[2] if mark in payload else payload
-    )
+    if mark not in payload or _decode(_PROBE) != {"__type__": 1, "__value__": 2}:
+        return payload
+    return serialization.dumps(_as_it_is(body), serializer="json")[2]
+
+
+def _decode(body: Any) -> Any:
+    return serialization.loads(body, JSON, "utf-8", accept={JSON})
 
 
 def _as_it_is(value: Any) -> Any:
@@ -128,6 +133,6 @@ def body_of(message: Mapping[str, Any]) -> Any:
             body = base64.b64decode(body)
         if packed_by:
             body = compression.decompress(body, packed_by)
-        return json.loads(body)
+        return _decode(body)
     except Exception as error:  # each compression raises errors of its own
         raise ValueError(f"its body cannot be read: {type(error).__name__}: {error}") from error
