@@ -90,6 +90,7 @@ def map_items(
         "priority": priority,
         "requirements": json_object(requirements, "--requirements"),
         "chunk": chunk or "auto",
+        "feed": "thread",  # what the input waits for, a pipe as a rule, holds up no outcome
     }
     with connected(application) as cluster:
         known = cluster.skill(skill)

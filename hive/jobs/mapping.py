@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sized
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sized
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import redis
 from celery import Celery, Signature, Task
@@ -17,10 +17,13 @@ from hive.broker.link.priorities import queue_of
 from hive.errors import BrokerMemoryError, InvalidInputError, QueueFullError
 from hive.jobs.answer.job import Job
 from hive.jobs.input.asked import LIMITS, WISHES, Asked, asked
+from hive.jobs.input.async_feeder import AsyncFeeder
 from hive.jobs.input.blocks import Block, encode_all
-from hive.jobs.input.feeder import Feeder, caller_ms
+from hive.jobs.input.feeder import Feeder
 from hive.jobs.input.launch import launch
+from hive.jobs.input.sender import Sender
 from hive.jobs.input.slots import eligible_slots
+from hive.jobs.input.window import caller_ms
 from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
 from hive.jobs.state.plan import Plan, time_to_live
@@ -33,19 +36,23 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 Reduce = Task[Any, Any] | Signature[Any] | Literal["sum", "list", "count", "concat", "merge"]
+Feed = Literal["caller", "thread"]
 _PRIORITY = "background"
 _PUSH_BYTES = 1 << 20
+_READS_AT_ONCE = 0.1
+"""Seconds for which an iterator is read before `map` returns."""
 
 
 def map(  # noqa: A001 the name is the public contract's
     skill: str | Task[Any, Any] | Skill | Signature[Any],
-    items: Iterable[Any],
+    items: Iterable[Any] | AsyncIterable[Any],
     reduce: Reduce | None = None,
     *,
     priority: str | int = _PRIORITY,
     requirements: dict[str, Any] | None = None,
     timeout: float | None = None,
     chunk: int | Literal["auto"] = "auto",
+    feed: Feed = "caller",
     app: Celery | None = None,
 ) -> Job:
     """Call a skill for each item, on all nodes that can, and reduce the results.
@@ -56,7 +63,7 @@ def map(  # noqa: A001 the name is the public contract's
     items: any iterable of what JSON can hold; an item is the
         skill's one argument, and for a skill with an input model a dict is its fields. What has a
         length is stored whole before this returns (an empty one is a job that has ended); any other
-        iterable is fed by a thread of this process while the job runs.
+        iterable is read while the job runs, never far ahead of it (see `feed`).
     reduce: a task, or its signature, that gets the list of the successful values in item order,
         once, or "sum", "list", "count", "concat" or "merge".
     priority: "background", "high_priority", or 0..10 (10 the
@@ -65,6 +72,11 @@ def map(  # noqa: A001 the name is the public contract's
         seconds; what is not done then has the outcome "timeout". One item may run as long as its
         task's own limit, HIVE_TASK_TIMEOUT if it has none.
     chunk: items that a worker takes at once; "auto" sizes it so that outcomes flow.
+    feed: who reads an iterator. "caller": the thread that asks. It is read here for 0.1 s at most,
+        then while somebody iterates over the job or waits for its result, and by `progress()`; when
+        nobody has asked for thirty heartbeat intervals, the job ends with what was sent. An async
+        iterable is read by `async for` and `await`. "thread": a thread of its own, in a copy of the
+        caller's context.
     app: the Celery application that Hive is installed in; by default the task's own, and for a
         name or a skill the one that is meant (hive.applications).
 
@@ -79,12 +91,14 @@ def map(  # noqa: A001 the name is the public contract's
     called = asked(application, skill, does="the skill of a map", allowed=(*WISHES, *LIMITS))
     reduced = _reduce_task(application, reduce)
     _check(items, timeout, chunk)
+    _check_feed(feed)
     requirements = _wish(called, "requirements", requirements, unset=None)
     queue, number = queue_of(_wish(called, "priority", priority, unset=_PRIORITY), client.settings)
     with broker_errors():
         slots = _waited_for(client, lambda: eligible_slots(client, requirements))
     task, task_call = called.call.stored()
     reduce_task, reduce_task_call = reduced.call.stored() if reduced else (None, None)
+    listed = items if isinstance(items, Iterable) and isinstance(items, Sized) else None
     plan = Plan(
         task=task,
         task_call=task_call,
@@ -97,17 +111,31 @@ def map(  # noqa: A001 the name is the public contract's
         queue=queue,
         priority=number,
         requirements=requirements,
-        total=len(items) if isinstance(items, Sized) else None,
+        total=None if listed is None else len(listed),
     )
-    blocks = encode_all(items, slots, plan.chunk) if isinstance(items, Sized) else None
     job_id = uuid.uuid4().hex
+    if listed is None:
+        feeder = _feeder(Sender(application, job_id, plan), items, job_id)
+        with broker_errors():
+            _create(application, client, job_id, plan, timeout)
+        if feed == "thread":
+            feeder.read_in_thread()
+            return Job(application, job_id, plan, caller=True)
+        feeder.read_at_once(_READS_AT_ONCE)
+        return Job(application, job_id, plan, caller=True, feeder=feeder)
+    blocks = encode_all(listed, slots, plan.chunk)
     with broker_errors():
         _create(application, client, job_id, plan, timeout)
-        if blocks is None:
-            Feeder(application, job_id, plan, iter(items)).start()
-        else:
-            _store(application, client, job_id, plan, blocks)
+        _store(application, client, job_id, plan, blocks)
     return Job(application, job_id, plan, caller=True)
+
+
+def _feeder(
+    sender: Sender, items: Iterable[Any] | AsyncIterable[Any], job_id: str
+) -> Feeder | AsyncFeeder:
+    if isinstance(items, Iterable):
+        return Feeder(sender, iter(items), job_id)
+    return AsyncFeeder(sender, items, job_id)
 
 
 def _waited_for(client: BrokerClient, step: Callable[[], T]) -> T:
@@ -127,7 +155,7 @@ def _check(items: object, timeout: float | None, chunk: int | str) -> None:
             f"The items of a map are a list or another iterable, not a {kind}; for one item write "
             "[item]."
         )
-    if not isinstance(items, Iterable):
+    if not isinstance(items, Iterable | AsyncIterable):
         raise InvalidInputError(
             f"The items of a map are a list or another iterable, not {type(items).__name__}."
         )
@@ -138,6 +166,14 @@ def _check(items: object, timeout: float | None, chunk: int | str) -> None:
     if chunk != "auto" and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
         raise InvalidInputError(
             f'chunk is "auto" or a number of items from 1 on; it cannot be {chunk!r}.'
+        )
+
+
+def _check_feed(feed: object) -> None:
+    if feed not in get_args(Feed):
+        raise InvalidInputError(
+            f'feed is "caller", the thread that asks for the outcomes, or "thread"; it cannot be '
+            f"{feed!r}."
         )
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -52,7 +52,7 @@ def test_outcomes_come_while_the_input_goes_on(cluster: MapCluster) -> None:
         go_on.wait(30)
         yield from range(3, 6)
 
-    job = hive.map(skills.square, waiting_input(), app=cluster.app)
+    job = hive.map(skills.square, waiting_input(), feed="thread", app=cluster.app)
     stream = iter(job)
     assert {next(stream).index for _ in range(3)} == {0, 1, 2}
     assert job.progress().total is None
@@ -70,7 +70,7 @@ def test_items_of_a_slow_input_do_not_wait_for_each_other(cluster: MapCluster) -
             assert seen.acquire(timeout=60), f"item {number} waits for later ones"
 
     outcomes = []
-    for outcome in hive.map(skills.square, slow_input(), app=cluster.app):
+    for outcome in hive.map(skills.square, slow_input(), feed="thread", app=cluster.app):
         outcomes.append(outcome.value)
         seen.release()
     assert outcomes == [0, 1, 4, 9, 16]
@@ -87,13 +87,16 @@ def test_an_input_that_pauses_after_its_first_block_is_worked_on(cluster: MapClu
         yield first_block
 
     indexes = []
-    for outcome in hive.map(skills.square, pausing(), app=cluster.app):
+    for outcome in hive.map(skills.square, pausing(), feed="thread", app=cluster.app):
         indexes.append(outcome.index)
         seen.release()
     assert sorted(indexes) == list(range(first_block + 1))
 
 
-def test_the_input_of_a_slow_skill_is_not_taken_far_ahead(cluster: MapCluster) -> None:
+@pytest.mark.parametrize("feed", ["caller", "thread"])
+def test_the_input_of_a_slow_skill_is_not_taken_far_ahead(
+    cluster: MapCluster, feed: Literal["caller", "thread"]
+) -> None:
     taken = itertools.count()
     last = [0]
 
@@ -102,15 +105,15 @@ def test_the_input_of_a_slow_skill_is_not_taken_far_ahead(cluster: MapCluster) -
             last[0] = next(taken)
             yield 0.1
 
-    job = hive.map(skills.pause, endless(), app=cluster.app)
+    job = hive.map(skills.pause, endless(), feed=feed, app=cluster.app)
     for outcome in itertools.islice(job, 20):
         assert last[0] - outcome.index < 300
     job.cancel()
     assert job.result(60).complete
     stopped_at = last[0]
     wait_until(
-        lambda: not [t for t in threading.enumerate() if t.name == f"hive-feeder-{job.id[:8]}"],
-        what="the feeder ended",
+        lambda: not [t for t in threading.enumerate() if job.id[:8] in t.name],
+        what="its threads ended",
     )
     assert last[0] - stopped_at < 300
 
@@ -168,7 +171,7 @@ def slowly():
         time.sleep(0.02)
 job = hive.map(sys.argv[1], slowly(), "count")
 print(job.id, flush=True)
-time.sleep(60)
+job.result(60)
 """
 
 
@@ -220,7 +223,7 @@ import tests.integration.map_skills as skills
 def never():
     time.sleep(60)
     yield 1
-print(hive.map(skills.square, never()).id, flush=True)
+print(hive.map(skills.square, never(), feed="thread").id, flush=True)
 time.sleep(60)
 """
     caller = subprocess.Popen(

@@ -17,7 +17,7 @@ from hive.jobs.input.blocks import (
     encode_all,
     growing_sizes,
 )
-from hive.jobs.input.feeder import window
+from hive.jobs.input.window import window
 
 ITEMS = st.lists(
     st.none()

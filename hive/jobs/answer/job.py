@@ -26,6 +26,8 @@ from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
 from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
 from hive.jobs.answer.value import built_in_value
 from hive.jobs.answer.watch import JobWatch
+from hive.jobs.input.async_feeder import AsyncFeeder
+from hive.jobs.input.feeder import Feeder
 from hive.jobs.state import steps
 from hive.jobs.state.outcomes import Entry, Outcome, OutcomeList, decode, from_json
 from hive.jobs.state.plan import Plan, stored_plan
@@ -92,23 +94,38 @@ class Job:
     All raise UnknownJobError when the job's results have expired.
     """
 
-    def __init__(self, app: Celery, job_id: str, plan: Plan, *, caller: bool = False) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        job_id: str,
+        plan: Plan,
+        *,
+        caller: bool = False,
+        feeder: Feeder | AsyncFeeder | None = None,
+    ) -> None:
         """Jobs are made by `map` and opened by `job`.
 
         caller: this is the job of its maker, whose reading may drop outcomes of an endless input.
+        feeder: what reads its input while somebody asks.
         """
         self.id = job_id
         self._app = app
         self._client = client_of(app)
         self._plan = plan
         self._caller = caller
-        self._errands: list[Errand] = []
+        self._feeder = feeder
+        self._errands: list[Errand] = [] if feeder is None else [feeder]
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self._plan.call.name}>"
 
     def progress(self) -> Progress:
-        """How far the job is: one round trip."""
+        """How far the job is: one round trip.
+
+        Where the caller reads the input, a part of it is read.
+        """
+        if self._feeder is not None:
+            self._feeder.glance()
         with broker_errors():
             raw = self._client.redis.hmget(
                 self._state,
