@@ -152,7 +152,8 @@ def test_what_is_waited_for_through_an_outage_ends_right(
     body = chord([member, skills.square.s(2)], app=app)(skills.echo.s())
     for task_id in (single.id, member.options["task_id"]):
         wait_until(lambda one=task_id: app.AsyncResult(one).state == "STARTED", 30, "they run")
-    stream = hive.map(skills.slow_echo, fed(), "sum", app=app)
+    stream = hive.map(skills.slow_echo, fed(), "sum", feed="thread", app=app)
+    asked = hive.map(skills.slow_echo, iter(range(ITEMS)), "sum", app=app)
     stored = hive.map(skills.slow_echo, range(ITEMS), skills.first_and_last, app=app)
     wait_for_run(stream, 20)
     wait_for_run(stored, 1)
@@ -161,6 +162,7 @@ def test_what_is_waited_for_through_an_outage_ends_right(
     waiting.on("fed, result", lambda: facts_of(stream.result(PATIENCE)))
     waiting.on("fed, for", lambda: sorted(by_index(iter(stream))))
     waiting.on("fed, async for", lambda: asyncio.run(indexes(stream)))
+    waiting.on("asked, result", lambda: facts_of(asked.result(PATIENCE)))
     waiting.on("stored, result", lambda: facts_of(stored.result()))
     waiting.on("stored, await", lambda: facts_of(asyncio.run(_awaited(stored))))
 
@@ -177,14 +179,16 @@ def test_what_is_waited_for_through_an_outage_ends_right(
         "fed, result": (True, None, total, ITEMS, {1}),
         "fed, for": everything,
         "fed, async for": everything,
+        "asked, result": (True, None, total, ITEMS, {1}),
         "stored, result": (True, None, [0, ITEMS - 1, ITEMS], ITEMS, {1}),
         "stored, await": (True, None, [0, ITEMS - 1, ITEMS], ITEMS, {1}),
     }
     if kind == "caller cut off" and seconds > 30 * HEARTBEAT:
-        complete, error, *_ = found.pop("fed, result")
-        assert not complete
-        assert "or cut off from the broker: nothing was heard of it for" in error
-        for name in ("fed, result", "fed, for", "fed, async for"):
+        for name in ("fed, result", "asked, result"):
+            complete, error, *_ = found.pop(name)
+            assert not complete
+            assert "or cut off from the broker: nothing was heard of it for" in error
+        for name in ("fed, result", "asked, result", "fed, for", "fed, async for"):
             expected.pop(name)
             found.pop(name, None)
     assert found == expected
@@ -202,7 +206,7 @@ def test_a_caller_whose_connections_fall_silent_feeds_on(outages: Outages, tmp_p
         silent.wait(PATIENCE)
         yield from range(half, ITEMS)
 
-    job = hive.map(skills.slow_echo, fed(), "sum", app=outages.app)
+    job = hive.map(skills.slow_echo, fed(), "sum", feed="thread", app=outages.app)
     wait_for_run(job, 20)
     outages.proxy.silence()
     silent.set()
@@ -244,7 +248,7 @@ def slowly():
     for number in itertools.count():
         yield number
         time.sleep(0.02)
-print(hive.map(skills.square, slowly(), "count").id, flush=True)
+print(hive.map(skills.square, slowly(), "count", feed="thread").id, flush=True)
 time.sleep(600)
 """
 
