@@ -44,6 +44,10 @@ class UnknownJobError(HiveError):
     """No job has that id, or its results have expired."""
 
 
+class OutcomesDroppedError(HiveError):
+    """The job's first outcomes were dropped after its caller had read them."""
+
+
 class JobFailedError(HiveError):
     """The job ended without an answer."""
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import click
@@ -18,29 +17,11 @@ import redis
 from hive.cli.cluster import Attendance, Cluster
 from hive.cli.output import Bar, console, exit_code, note, seconds, short
 from hive.errors import ClusterUnreachableError, JobFailedError
-from hive.jobs.answer.job import Job, Progress
+from hive.jobs.answer.job import Conclusion, Job, Progress
 from hive.jobs.state.outcomes import Outcome
 
 LOOK_EVERY = 0.5
 NODES_EVERY = 2.0
-
-
-@dataclass(slots=True)
-class Tally:
-    """How the outcomes of a job came out."""
-
-    ok: int = 0
-    failed: int = 0
-
-    def add(self, outcome: Outcome) -> None:
-        if outcome.status == "ok":
-            self.ok += 1
-        else:
-            self.failed += 1
-
-    @property
-    def exit_code(self) -> int:
-        return exit_code(self.ok, self.failed)
 
 
 class Show(Protocol):
@@ -117,6 +98,29 @@ def counts_of(progress: Progress) -> str:
     )
 
 
+def code_of(progress: Progress) -> int:
+    """The exit code of a job that has ended."""
+    return exit_code(progress.completed, progress.failed + progress.cancelled)
+
+
+def end_of(job: Job, show: Show, conclusion: Conclusion | None) -> int:
+    """Show what a job came to, where that is known, and how far it is.
+
+    Returns: the exit code of one that has ended. Raises: JobFailedError when the job as a whole
+        went wrong.
+    """
+    value, error, dropped = None, None, 0
+    if conclusion is not None:
+        value, error, dropped = conclusion.value, conclusion.error, conclusion.dropped
+    if dropped:
+        note(f"{dropped} of the outcomes were dropped once the job's caller had read them")
+    progress = job.progress()
+    show.end(job, progress, value, error)
+    if error:
+        raise JobFailedError(f"Job {job.id}: {error}")
+    return code_of(progress)
+
+
 def follow_job(
     job: Job, cluster: Cluster, show: Show, *, label: str, cancels: bool = True, whole: bool = True
 ) -> int:
@@ -128,24 +132,18 @@ def follow_job(
     Returns: the exit code. Raises: KeyboardInterrupt, JobFailedError when the job as a whole went
         wrong.
     """
-    tally = Tally()
     try:
         with watched(job, cluster, Bar(label)) as bar:
-            for outcome in job:
-                tally.add(outcome)
+            for outcome in job.remaining():
                 show.outcome(outcome, bar)
-        result = job.result() if whole else None
+        conclusion = job.conclusion() if whole else None
     except (KeyboardInterrupt, BrokenPipeError) as stop:
         if cancels:
             job.cancel()
         if isinstance(stop, KeyboardInterrupt):
             show.end(job, job.progress(), None, "interrupted")
         raise
-    error = result.error if result else None
-    show.end(job, job.progress(), result.value if result else None, error)
-    if error:
-        raise JobFailedError(f"Job {job.id}: {error}")
-    return tally.exit_code
+    return end_of(job, show, conclusion)
 
 
 @contextmanager

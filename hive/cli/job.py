@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from hive.cli.output import json_option
-from hive.errors import JobFailedError
+from hive.errors import OutcomesDroppedError
 
 if TYPE_CHECKING:
     from hive.cli.follow import Show
@@ -53,16 +54,13 @@ def job(*, job_id: str, follow: bool, cancel: bool, as_json: bool) -> int:
 
 def print_job(found: Job, show: Show) -> int:
     """Show what is there of a job now. Returns: the exit code."""
-    from hive.cli.follow import Tally
+    from hive.cli.follow import end_of
     from hive.cli.output import Bar
 
     result = found.result(timeout=0)
-    tally = Tally()
-    with Bar(found.id) as bar:
+    # They may be dropped meanwhile, which is told at the end.
+    with Bar(found.id) as bar, suppress(OutcomesDroppedError):
         for outcome in result.outcomes:
-            tally.add(outcome)
             show.outcome(outcome, bar)
-    show.end(found, found.progress(), result.value, result.error)
-    if result.error:
-        raise JobFailedError(f"Job {found.id}: {result.error}")
-    return tally.exit_code if result.complete else 0
+    code = end_of(found, show, found.conclusion(timeout=0))
+    return code if result.complete else 0

@@ -25,6 +25,8 @@ APP = "--app=tests.integration.cli_app:app"
 class Cli:
     """Runs `hive` against one broker."""
 
+    program: tuple[str, ...] = ("-m", "hive")
+
     def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
         self.environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
         self.directory = directory
@@ -41,7 +43,7 @@ class Cli:
         traceback.
         """
         done = subprocess.run(
-            [sys.executable, "-m", "hive", *map(str, arguments)],
+            [sys.executable, *self.program, *map(str, arguments)],
             input=stdin,
             capture_output=True,
             text=True,
@@ -55,7 +57,7 @@ class Cli:
         return done
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "hive", *map(str, arguments)]
+        command = [sys.executable, *self.program, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
         return subprocess.Popen(
             command,
@@ -367,6 +369,22 @@ class TestJob:
         assert (seen["over"], seen["completed"], seen["value"]) == (True, 2, 6)
         assert [one["value"] for one in seen["outcomes"]] == [2, 4]
         assert cli("job", job_id).stdout.splitlines()[-1] == "6"
+
+    def test_a_long_input_whose_outcomes_were_dropped_has_gone_well(self, cli: Cli) -> None:
+        keeps_little = "import hive.jobs.answer.job as job; job.KEPT_BYTES = 100_000"
+        cli.program = ("-c", f"{keeps_little}; from hive.cli import main; main()")
+        count = 2_000
+        lines = "".join(f"{number:0500}\n" for number in range(count))
+        done = cli("map", "double", "-", APP, stdin=lines)
+        assert len(done.stdout.splitlines()) == count
+        assert f"{count} of {count} items done" in done.stderr
+        job_id = done.stderr.split()[1].rstrip(":")
+        for follow in ((), ("--follow",)):
+            seen = cli("job", job_id, "--json", *follow)
+            answer = json.loads(seen.stdout)
+            assert (answer["over"], answer["completed"]) == (True, count)
+            assert 0 < len(answer["outcomes"]) < count
+            assert "of the outcomes were dropped" in seen.stderr
 
     def test_following_one_that_runs_and_leaving_it(self, cli: Cli, tmp_path: Path) -> None:
         held = tmp_path / "held"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ import pytest
 
 import hive
 from hive.broker.link.client import client_of
+from hive.errors import OutcomesDroppedError
+from hive.jobs.answer.job import Job, JobResult
 from hive.jobs.input.slots import eligible_slots
 from tests.harness import wait_until
 from tests.integration import map_skills as skills
@@ -287,3 +290,107 @@ def test_an_endless_job_keeps_only_what_was_read_lately(
         assert client.memory_usage(cluster.key(job, "outcomes"), samples=0) < 50_000_000
         first = client.xrange(cluster.key(job, "outcomes"), count=1)[0][1]
     assert int(first[b"first"]) > 500
+
+
+ITEMS = 4_000
+
+
+@pytest.fixture
+def read_job(cluster: MapCluster, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """An iterator's job whose first outcomes were dropped behind its caller."""
+    monkeypatch.setattr("hive.jobs.answer.job.KEPT_BYTES", 200_000)
+    job = hive.map(skills.echo, ("x" * 1_500 for _ in range(ITEMS)), "count", app=cluster.app)
+    assert len(by_index(iter(job))) == ITEMS
+    assert client_of(cluster.app).redis.hexists(cluster.key(job, "state"), "trimmed")
+    return job
+
+
+def test_an_iteration_cannot_begin_with_outcomes_that_were_dropped(
+    cluster: MapCluster, read_job: Job
+) -> None:
+    async def first(job: Job) -> None:
+        async with aclosing(aiter(job)) as outcomes:
+            await anext(outcomes)
+
+    for job in (read_job, hive.job(read_job.id, app=cluster.app)):
+        for ask in (lambda job=job: next(iter(job)), lambda job=job: asyncio.run(first(job))):
+            with pytest.raises(
+                OutcomesDroppedError, match=r"The first \d+ outcomes of job .* were"
+            ):
+                ask()
+        left = by_index(job.remaining())
+        assert 0 < len(left) < ITEMS
+        assert max(left) == ITEMS - 1
+
+
+def test_the_result_of_a_job_with_dropped_outcomes_is_whole(
+    cluster: MapCluster, read_job: Job
+) -> None:
+    async def awaited(job: Job) -> JobResult:
+        return await job
+
+    for job in (read_job, hive.job(read_job.id, app=cluster.app)):
+        for result in (job.result(10), asyncio.run(awaited(job))):
+            assert (result.value, result.complete) == (ITEMS, True)
+            assert 0 < len(result.outcomes) < ITEMS
+            assert "were dropped after the job's caller had read them" in str(result.error)
+        conclusion = job.conclusion(10)
+        assert (conclusion.value, conclusion.error, conclusion.complete) == (ITEMS, None, True)
+        assert conclusion.dropped == ITEMS - len(job.result(0).outcomes)
+
+
+def test_a_reader_that_was_overtaken_by_the_dropping_is_told(
+    cluster: MapCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hive.jobs.answer.job.KEPT_BYTES", 200_000)
+    job = hive.map(skills.echo, ("x" * 1_500 for _ in range(ITEMS)), "count", app=cluster.app)
+    slow = iter(hive.job(job.id, app=cluster.app))
+    next(slow)
+    fast = job.result(60).outcomes
+    assert len(by_index(iter(job))) == ITEMS
+    with pytest.raises(OutcomesDroppedError):
+        list(slow)
+    assert len(fast) == ITEMS, "they were read before"
+
+
+def test_outcomes_that_are_read_again_and_were_dropped_say_so(
+    cluster: MapCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hive.jobs.answer.job.KEPT_BYTES", 200_000)
+    monkeypatch.setattr("hive.jobs.state.outcomes._KEPT_BYTES", 0)
+    job = hive.map(skills.echo, ("x" * 1_500 for _ in range(ITEMS)), "count", app=cluster.app)
+    outcomes = job.result(60).outcomes
+    for _ in job:
+        pass
+    with pytest.raises(OutcomesDroppedError):
+        list(outcomes)
+
+
+def test_an_event_loop_too_drops_what_it_has_read(
+    cluster: MapCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hive.jobs.answer.job.KEPT_BYTES", 200_000)
+
+    async def read(job: Job) -> int:
+        return len([outcome async for outcome in job])
+
+    job = hive.map(skills.echo, ("x" * 1_500 for _ in range(ITEMS)), "count", app=cluster.app)
+    assert asyncio.run(read(job)) == ITEMS
+    assert client_of(cluster.app).redis.hexists(cluster.key(job, "state"), "trimmed")
+
+
+def test_who_goes_on_with_what_is_left_drops_it_in_turn(
+    cluster: MapCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hive.jobs.answer.job.KEPT_BYTES", 200_000)
+    job = hive.map(skills.echo, ("x" * 500 for _ in itertools.count()), app=cluster.app)
+    dropped = 0
+    for _ in range(3):
+        for number, _ in enumerate(job.remaining()):
+            if number % 500 == 499 and job.conclusion(0).dropped > dropped:
+                break
+        dropped = job.conclusion(0).dropped
+    assert dropped > 0
+    job.cancel()
+    left = len(job.result(60).outcomes)
+    assert job.conclusion().dropped + left == job.progress().total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hive.cli.follow import Tally, counts_of, outcome_line
+from hive.cli.follow import code_of, counts_of, outcome_line
 from hive.cli.output import seconds, short
 from hive.jobs.answer.job import Progress
 from hive.jobs.state.outcomes import Outcome, Status
@@ -17,20 +17,13 @@ def outcome(
 
 
 @pytest.mark.parametrize(
-    ("statuses", "code"),
-    [
-        (["ok", "ok"], 0),
-        (["ok", "failed"], 4),
-        (["ok", "timeout"], 4),
-        (["failed", "cancelled"], 1),
-        ([], 0),
-    ],
+    ("completed", "failed", "cancelled", "code"),
+    [(2, 0, 0, 0), (1, 1, 0, 4), (1, 0, 1, 4), (0, 1, 1, 1), (0, 0, 0, 0)],
 )
-def test_the_exit_code_tells_all_from_some_from_none(statuses: list[Status], code: int) -> None:
-    tally = Tally()
-    for status in statuses:
-        tally.add(outcome(status))
-    assert tally.exit_code == code
+def test_the_exit_code_tells_all_from_some_from_none(
+    completed: int, failed: int, cancelled: int, code: int
+) -> None:
+    assert code_of(Progress(2, completed, failed, cancelled, 0, 0)) == code
 
 
 def test_a_line_in_a_pipe_has_the_whole_value_on_one_line() -> None:

@@ -22,7 +22,7 @@ from hive.broker.link.unreadable import ask, skip
 from hive.errors import InvalidInputError, UnknownJobError
 from hive.jobs.answer.errands import Errand, Turns
 from hive.jobs.answer.helping import helping
-from hive.jobs.answer.stream import StreamPosition, entry_of, from_reply
+from hive.jobs.answer.stream import StreamPosition, StreamReader, dropped, entry_of
 from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
 from hive.jobs.answer.value import built_in_value
 from hive.jobs.answer.watch import JobWatch
@@ -83,13 +83,28 @@ class JobResult:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What a job came to as a whole.
+
+    value, error, complete: as in JobResult, but that dropped outcomes are no error. dropped: how
+    many of the first outcomes are gone, since the job's caller had read them.
+    """
+
+    value: Any
+    error: str | None
+    complete: bool
+    dropped: int
+
+
 class Job:
     """One map-reduce.
 
     Iterate over it for outcomes as they complete, `async for` too; `await job` is `job.result()`.
 
-    Every iteration begins with the first outcome. While the broker is away, iterations and `result`
-    wait for it, two minutes at most (READERS_WAIT) and no longer than their own timeout; then they
+    Every iteration begins with the first outcome, or raises OutcomesDroppedError where it is gone.
+    While the broker is away, iterations and `result` wait for it, two minutes at most
+    (READERS_WAIT) and no longer than their own timeout; then they
     raise BrokerUnreachableError, and may be called again. `progress` and `cancel` raise it at once.
     All raise UnknownJobError when the job's results have expired.
     """
@@ -168,6 +183,19 @@ class Job:
                 0,
             )
 
+    def conclusion(self, timeout: float | None = None) -> Conclusion:
+        """Wait for the job to end, without reading its outcomes.
+
+        timeout: seconds to wait (None: until it ends); then the value is the one so far.
+        """
+        reader = self._reader()
+        _asked(reader.begin_behind_all)
+        until = None if timeout is None else time.monotonic() + max(timeout, 0.0)
+        with self._turns() as turns:
+            for _ in self._batches(reader, until, turns):
+                pass
+        return self._told(ended=reader.position.ended, until=until)
+
     def result(self, timeout: float | None = None) -> JobResult:
         """Wait for the job to end.
 
@@ -175,46 +203,56 @@ class Job:
             The job goes on either way.
         """
         outcomes = OutcomeList(self._fetch)
-        position = StreamPosition()
+        reader = self._reader()
         until = None if timeout is None else time.monotonic() + max(timeout, 0.0)
         with self._turns() as turns:
-            for batch in self._batches(position, until, turns):
+            for batch in self._batches(reader, until, turns):
                 outcomes.add(batch)
-        return self._result(outcomes, ended=position.ended, until=until)
+        return self._result(outcomes, ended=reader.position.ended, until=until)
 
     def __iter__(self) -> Iterator[Outcome]:
-        position = StreamPosition()
-        trim = (
-            StreamTrim(self._client, self.id, KEPT_BYTES)
-            if self._caller and self._plan.trims
-            else None
-        )
+        return self._outcomes(self._reader(gapless=True))
+
+    def remaining(self) -> Iterator[Outcome]:
+        """Iterate over the outcomes that were not dropped: all of them, as a rule.
+
+        Of an iterator's job whose caller has read more than 64 MiB of outcomes the first are gone
+        (map.md); an iteration over the job raises OutcomesDroppedError then.
+        """
+        reader = self._reader()
+        _asked(reader.begin_behind_dropped)
+        return self._outcomes(reader)
+
+    def _outcomes(self, reader: StreamReader) -> Iterator[Outcome]:
+        trim = self._trim()
         with self._turns() as turns:
-            for batch in self._batches(position, None, turns):
+            for batch in self._batches(reader, None, turns):
                 for entry in batch:
                     for outcome in decode(entry):
                         yield outcome
                         if turns.due:
                             turns.give(idle=False)
-                if trim is not None:
-                    trim.passed(position)
-                if self._all_seen(position):
+                if trim is not None and trim.passed(reader.position):
+                    trim.drop()
+                if self._all_seen(reader.position):
                     return
 
     def __await__(self) -> Generator[Any, None, JobResult]:
         return self._result_async().__await__()
 
     async def __aiter__(self) -> AsyncIterator[Outcome]:
-        position = StreamPosition()
+        reader, trim = self._reader(gapless=True), self._trim()
         with self._turns() as turns:
-            async with aclosing(self._batches_async(position, turns)) as batches:
+            async with aclosing(self._batches_async(reader, turns)) as batches:
                 async for batch in batches:
                     for entry in batch:
                         for outcome in decode(entry):
                             yield outcome
                             if turns.due:
                                 await turns.give_async(idle=False)
-                    if self._all_seen(position):
+                    if trim is not None and trim.passed(reader.position):
+                        await asyncio.to_thread(trim.drop)
+                    if self._all_seen(reader.position):
                         return
 
     # -- reading the stream
@@ -228,24 +266,27 @@ class Job:
         helps = _asked(lambda: helping(self._app, self.id, self._plan))
         return Turns([*self._errands, *helps])
 
+    def _reader(self, *, gapless: bool = False) -> StreamReader:
+        return StreamReader(self._client, self.id, gapless=gapless and self._plan.trims)
+
+    def _trim(self) -> StreamTrim | None:
+        """What drops the outcomes that an iteration has handed out, where that is the caller's."""
+        if not self._caller or not self._plan.trims:
+            return None
+        return StreamTrim(self._client, self.id, KEPT_BYTES)
+
     def _batches(
-        self, position: StreamPosition, until: float | None, turns: Turns
+        self, reader: StreamReader, until: float | None, turns: Turns
     ) -> Iterator[list[Entry]]:
         """The stream's entries as they come, until its end or that time (monotonic seconds)."""
-        key = steps.job_key(self._client, self.id, "outcomes")
         watch = JobWatch(self._app, self.id, self._plan)
         outage = Outage(READERS_WAIT)
         idle = True
-        while not position.ended:
+        while not reader.position.ended:
             longest = min(_BLOCK, turns.give(idle=idle))
             left = longest if until is None else min(longest, until - time.monotonic())
-            block = max(1, int(left * 1000)) if left > 0 else None
             try:
-                raw = from_reply(
-                    self._client.redis.xread(
-                        {key: position.last}, count=position.batch, block=block
-                    )
-                )
+                raw = reader.read(left)
                 if not raw and watch.due:
                     watch.look()
             except Exception as error:  # noqa: BLE001 _came raises what is no outage
@@ -256,26 +297,22 @@ class Job:
                 outage.over()
             idle = not raw
             if raw:
-                yield position.take(raw)
+                yield reader.position.take(raw)
             elif until is not None and time.monotonic() >= until:
                 return
         turns.over = True
 
     async def _batches_async(
-        self, position: StreamPosition, turns: Turns
+        self, reader: StreamReader, turns: Turns
     ) -> AsyncGenerator[list[Entry], None]:
-        key = steps.job_key(self._client, self.id, "outcomes")
         watch = JobWatch(self._app, self.id, self._plan)
         outage = Outage(READERS_WAIT)
         idle = True
         async with self._client.asyncio_redis() as client:
-            while not position.ended:
+            while not reader.position.ended:
                 left = min(_BLOCK, await turns.give_async(idle=idle))
-                block = max(1, int(left * 1000)) if left > 0 else None
                 try:
-                    raw = from_reply(
-                        await client.xread({key: position.last}, count=position.batch, block=block)
-                    )
+                    raw = await reader.read_async(client, left)
                     if not raw and watch.due:
                         await asyncio.to_thread(watch.look)
                 except Exception as error:  # noqa: BLE001 _came raises what is no outage
@@ -286,7 +323,7 @@ class Job:
                     outage.over()
                 idle = not raw
                 if raw:
-                    yield position.take(raw)
+                    yield reader.position.take(raw)
         turns.over = True
 
     def _all_seen(self, position: StreamPosition) -> bool:
@@ -296,37 +333,48 @@ class Job:
         return self._plan.total is not None and position.items >= self._plan.total
 
     def _fetch(self, entry_id: bytes) -> Entry:
+        """Raises: OutcomesDroppedError, UnknownJobError."""
         key = steps.job_key(self._client, self.id, "outcomes")
         found: Any = _asked(lambda: self._client.redis.xrange(key, entry_id, entry_id))
         if not found:
+            trimmed = _asked(lambda: self._client.redis.hget(self._state, "trimmed"))
+            if trimmed is not None:
+                raise dropped(self.id, int(trimmed))
             raise UnknownJobError(f"The outcomes of job {self.id} have expired.")
         return entry_of(*found[0])
 
     async def _result_async(self) -> JobResult:
         outcomes = OutcomeList(self._fetch)
-        position = StreamPosition()
+        reader = self._reader()
         with self._turns() as turns:
-            async for batch in self._batches_async(position, turns):
+            async for batch in self._batches_async(reader, turns):
                 outcomes.add(batch)
-        return await asyncio.to_thread(self._result, outcomes, ended=position.ended)
+        return await asyncio.to_thread(self._result, outcomes, ended=reader.position.ended)
 
     def _result(
         self, outcomes: OutcomeList, *, ended: bool, until: float | None = None
     ) -> JobResult:
         outcomes.arrange()
-
-        def told() -> tuple[list[Any], Any]:
-            said = self._client.redis.hmget(self._state, "error", "trimmed", "cut")
-            return said, self._value(ended=ended)
-
-        (error, trimmed, cut), value = _asked(told, until)
-        faults = [steps.text(error)] if error else []
-        if trimmed:
+        told = self._told(ended=ended, until=until)
+        faults = [told.error] if told.error else []
+        if told.dropped:
             faults.append(
-                f"The first {int(trimmed)} outcomes were dropped after the job's caller had read "
+                f"The first {told.dropped} outcomes were dropped after the job's caller had read "
                 "them, to bound their memory."
             )
-        return JobResult(outcomes, value, " ".join(faults) or None, ended and not cut)
+        return JobResult(outcomes, told.value, " ".join(faults) or None, told.complete)
+
+    def _told(self, *, ended: bool, until: float | None) -> Conclusion:
+        """What is said of the job as a whole. Raises: BrokerUnreachableError."""
+
+        def ask() -> Conclusion:
+            error, trimmed, cut = self._client.redis.hmget(self._state, "error", "trimmed", "cut")
+            value = self._value(ended=ended)
+            return Conclusion(
+                value, steps.text(error) or None, ended and not cut, int(trimmed or 0)
+            )
+
+        return _asked(ask, until)
 
     def _value(self, *, ended: bool) -> Any:
         if ended:

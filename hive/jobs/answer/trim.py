@@ -29,24 +29,29 @@ class StreamTrim:
         self._marks: deque[tuple[int, bytes, int]] = deque()
         self._marked = 0
 
-    def passed(self, position: StreamPosition) -> None:
-        """The reader has handed out everything up to `position`."""
+    def passed(self, position: StreamPosition) -> bool:
+        """The reader has handed out everything up to `position`. Returns: whether to `drop`."""
         if position.bytes - self._marked < min(_MARK_BYTES, self._kept_bytes):
-            return
+            return False
         self._marked = position.bytes
-        milliseconds, _, sequence = position.last.partition(b"-")
-        self._marks.append(
-            (position.bytes, b"%s-%d" % (milliseconds, int(sequence) + 1), position.items)
-        )
-        behind = None
-        while self._marks and position.bytes - self._marks[0][0] >= self._kept_bytes:
+        self._marks.append((position.bytes, position.last, position.items))
+        return self._is_behind(self._marks[0])
+
+    def drop(self) -> None:
+        """Drop what is far behind the reader. Raises: redis errors."""
+        behind = self._marks[0]
+        while self._is_behind(self._marks[0]):
             behind = self._marks.popleft()
-        if behind is not None:
-            _, entry_id, items = behind
-            try:
-                steps.run(self._client, steps.TRIM, self._job_id, entry_id, items)
-            except Exception as error:
-                if not passes(error):
-                    raise
-                # The next call drops these, too.
-                log.info("outcomes_not_trimmed", job_id=self._job_id, error=str(error))
+        _, entry_id, items = behind
+        milliseconds, _, sequence = entry_id.partition(b"-")
+        stays = b"%s-%d" % (milliseconds, int(sequence) + 1)
+        try:
+            steps.run(self._client, steps.TRIM, self._job_id, stays, items, entry_id)
+        except Exception as error:
+            if not passes(error):
+                raise
+            # The next call drops these, too.
+            log.info("outcomes_not_trimmed", job_id=self._job_id, error=str(error))
+
+    def _is_behind(self, mark: tuple[int, bytes, int]) -> bool:
+        return self._marked - mark[0] >= self._kept_bytes

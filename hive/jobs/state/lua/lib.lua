@@ -2,9 +2,10 @@
 -- Keys, all <prefix>venom:job:<id>:<part> and with the job's time to live (seconds, field `ttl`):
 --   state     hash: plan (JSON), ttl, slots, chunk, deadline (ms), pushed, waiting, done, ok,
 --             failed, timeout, cancelled, us, bytes, seq, moves, eof, sent, stop (status of what
---             will not run), why, error, excuse, reducer (message), ended (ms), trimmed, cut (part
---             of the input never came), leash (ms), silence `ms:looked at`, rounds_of (message),
---             try:<owner> `run:number`, absences (of pullers that nothing was heard of)
+--             will not run), why, error, excuse, reducer (message), ended (ms), trimmed (outcomes),
+--             trimmed_to (entry), cut (part of the input never came), leash (ms), silence
+--             `ms:looked at`, rounds_of (message), try:<owner> `run:number`, absences (of pullers
+--             that nothing was heard of)
 --   blocks    hash: block number -> JSON list of items
 --   left      hash: block number -> items without an outcome
 --   queue     list of `block:base:first:length`, never leased
