@@ -82,8 +82,11 @@ def skill(
         raise InvalidInputError("A skill's description is one line that says what it does.")
     from celery import shared_task  # importing this module alone costs no Celery
 
+    from hive.coroutines import refuse_generator
+
     def register(function: Callable[..., Any]) -> Task[Any, Any]:
         skill_name = name or function.__name__
+        refuse_generator(skill_name, function)
         body = (
             function
             if input is None

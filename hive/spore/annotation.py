@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from celery.app.annotations import prepare, resolve_all
 
 from hive.broker.channel.time_limits import fitting
 from hive.broker.results import repeating
+from hive.coroutines import is_coroutine_function, refuse_generator
 from hive.spore import strategy
 from hive.spore.before_start import fenced
 from hive.spore.request import NAME as REQUEST
+from hive.spore.run.awaited import awaited
 
 
 class Annotation:
@@ -48,4 +51,19 @@ class Annotation:
         }
         if attributes.get("Strategy", task.Strategy) == strategy.CELERYS:
             own["Strategy"] = strategy.NAME
-        return around | attributes | own
+        return around | attributes | own | _awaited(task)
+
+
+def _awaited(task: Any) -> dict[str, Any]:
+    """What is set on a task whose `run` is an `async def`.
+
+    Raises: InvalidInputError where it is an async generator.
+    """
+    run = inspect.getattr_static(task, "run", None)
+    is_static = isinstance(run, staticmethod)
+    function = run.__func__ if isinstance(run, staticmethod) else run
+    refuse_generator(task.name, function)
+    if getattr(function, "hive_awaits", False) or not is_coroutine_function(function):
+        return {}
+    awaiting = awaited(function, task) if is_static else awaited(function)
+    return {"run": staticmethod(awaiting) if is_static else awaiting}

@@ -34,11 +34,11 @@ from hive.process.lifeline import supervisor_fd, watch_supervisor
 from hive.process.liveness import signs_fd
 from hive.spore import garbage
 from hive.spore.grace import Grace
-from hive.spore.guard import guard
 from hive.spore.heartbeat import Heartbeat
 from hive.spore.machine.deaths import Deaths
 from hive.spore.proof_of_life import ProofOfLife
 from hive.spore.request import acknowledge_late
+from hive.spore.run.guard import guard
 from hive.spore.strategy import Turns
 from hive.spore.wakeup import Wakeup
 

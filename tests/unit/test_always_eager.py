@@ -81,3 +81,40 @@ def test_enqueue_task_says_that_it_needs_a_broker(app: Celery, pack: Any) -> Non
     broker = hive.MessageBroker(app)
     with pytest.raises(HiveError, match=r"enqueue_task needs a broker.*hive\.testing\.cluster"):
         asyncio.run(broker.enqueue_task("eager_pack", {"content": "tea"}))
+
+
+@pytest.fixture
+def parcel(app: Celery) -> Any:
+    @hive.skill("Pack a parcel, slowly", name="eager_parcel", input=Parcel)
+    async def eager_parcel(content: str, times: int = 1) -> str:
+        await asyncio.sleep(0)
+        return f"[{content * times}]"
+
+    return eager_parcel
+
+
+def test_an_async_skill_runs_in_place(app: Celery, parcel: Any) -> None:
+    assert parcel.delay("tea").get() == parcel.apply(("tea",)).get() == "[tea]"
+    assert group(parcel.s("tea"), parcel.s("pot"))().get() == ["[tea]", "[pot]"]
+
+
+def test_so_it_does_where_a_loop_runs(app: Celery, parcel: Any) -> None:
+    async def handler() -> Any:
+        return parcel.delay("tea").get()
+
+    assert asyncio.run(handler()) == "[tea]"
+
+
+def test_who_calls_an_async_skill_like_a_function_awaits_it(app: Celery, parcel: Any) -> None:
+    assert asyncio.run(parcel("tea")) == asyncio.run(parcel.run("tea", times=1)) == "[tea]"
+    with pytest.raises(InvalidInputError):
+        parcel("tea", times="many")
+
+
+def test_an_async_generator_is_refused_when_its_task_is_made(app: Celery) -> None:
+    @app.task
+    async def eager_numbers() -> Any:
+        yield 1
+
+    with pytest.raises(InvalidInputError, match="eager_numbers is an async generator"):
+        eager_numbers.delay()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from types import CoroutineType
 from typing import Any
 
 from celery.app.trace import task_has_custom
 
 from hive.exits import ended
+from hive.spore.run.awaited import value_of
 
 
 def guard(tasks: Iterable[Any]) -> None:
@@ -19,16 +21,18 @@ def guard(tasks: Iterable[Any]) -> None:
     """
     for task in tasks:
         if task_has_custom(task, "__call__"):
-            type(task).__call__ = _guarded(type(task).__call__)
+            type(task).__call__ = _guarded(task, type(task).__call__)
         else:
-            task.run = _guarded(task.run)
+            task.run = _guarded(task, task.run)
 
 
-def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            return run(*args, **kwargs)
+            value = run(*args, **kwargs)
+            # It is an `async def` under a decorator that does not say so.
+            return value_of(task, value) if type(value) is CoroutineType else value
         except Exception:
             raise
         except BaseException as error:  # noqa: BLE001 - `ended` raises again what is not to be kept

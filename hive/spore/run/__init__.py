@@ -1,0 +1,1 @@
+"""Around the run of a task in a worker."""
