@@ -29,7 +29,6 @@ from hive.jobs.state.ending import conclude
 from hive.jobs.state.plan import Plan, time_to_live
 from hive.jobs.state.reduce import BUILT_IN
 from hive.logs import get_logger
-from hive.settings import Settings
 from hive.skills import Skill
 
 log = get_logger(__name__)
@@ -96,6 +95,7 @@ def map(  # noqa: A001 the name is the public contract's
     queue, number = queue_of(_wish(called, "priority", priority, unset=_PRIORITY), client.settings)
     with broker_errors():
         slots = _waited_for(client, lambda: eligible_slots(client, requirements))
+    longest = client.settings.hive_task_timeout
     task, task_call = called.call.stored()
     reduce_task, reduce_task_call = reduced.call.stored() if reduced else (None, None)
     listed = items if isinstance(items, Iterable) and isinstance(items, Sized) else None
@@ -105,7 +105,8 @@ def map(  # noqa: A001 the name is the public contract's
         reduce=reduce if reduce is None or isinstance(reduce, str) else "task",
         reduce_task=reduce_task,
         reduce_task_call=reduce_task_call,
-        item_limit=_item_limit(called, client.settings),
+        item_limit=called.limits(application, longest)[0],
+        reduce_limits=reduced.limits(application, longest) if reduced else None,
         slots=slots,
         chunk=0 if chunk == "auto" else chunk,
         queue=queue,
@@ -206,12 +207,6 @@ def _wish(called: Asked, name: str, given: T, *, unset: T) -> T:
             f"signature of {called.skill.task.name}: leave one out."
         )
     return cast("T", wished)
-
-
-def _item_limit(called: Asked, settings: Settings) -> float:
-    """Seconds that one item may run: the task's own limit, else HIVE_TASK_TIMEOUT."""
-    soft, hard = called.limits
-    return float(soft or hard or settings.hive_task_timeout)
 
 
 def _create(

@@ -34,4 +34,5 @@ def fenced(before_start: Callable[..., Any]) -> Callable[..., Any]:
         before_start(task, task_id, args, kwargs)
 
     hook.hive_fence = True  # type: ignore[attr-defined]
+    hook.hive_covers = before_start  # type: ignore[attr-defined]
     return hook

@@ -275,10 +275,14 @@ def _regroup(headers: dict[str, Any], embed: dict[str, Any], request: Any) -> No
 
 
 def _running() -> Any:
-    """The request of the run for which this process publishes just now; None outside of a run."""
+    """The request of the run for which this process publishes just now; None outside of a run.
+
+    An eager one runs for no message of its own: an item of a job is run again under another.
+    """
     request = _behalf.get() or getattr(get_current_task(), "request", None)
-    runs = request is not None and not request.called_directly and Header.of_request(request)
-    return request if runs else None
+    if request is None or request.called_directly or request.is_eager:
+        return None
+    return request if Header.of_request(request) else None
 
 
 _behalf: ContextVar[Any] = ContextVar("hive_behalf", default=None)

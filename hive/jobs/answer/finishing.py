@@ -5,11 +5,14 @@ The task sends them again if something is left; else it reduces, and ends the jo
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from celery import Celery, Task, shared_task
 
 from hive.broker.channel.entries import Entry
+from hive.broker.channel.header import Header
+from hive.broker.channel.time_limits import LIFTED
 from hive.broker.link.client import BrokerClient, client_of
 from hive.errors import UnknownJobError
 from hive.jobs.answer.value import built_in_value, ordered_values
@@ -20,8 +23,10 @@ from hive.jobs.state.outcomes import error_text
 from hive.jobs.state.plan import Plan, stored_plan
 from hive.jobs.state.reduce import BUILT_IN
 from hive.jobs.work.calls import run_reduce
+from hive.jobs.work.in_place import request_in_place
 from hive.jobs.work.patience import patiently
 from hive.jobs.work.puller import message_id
+from hive.jobs.work.time_limit import ItemInterrupted, TimeLimit
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -96,19 +101,32 @@ def reduced(
 ) -> tuple[Any, str]:
     """The reduced value and "", or None and what went wrong.
 
-    tries: runs of this very reduce whose process died.
+    task: this run of `hive.finish`. tries: runs of this very reduce whose process died.
     """
     if plan.reduce is None:
         return None, ""
+    name = plan.reduce_call.name or plan.reduce
     try:
         if plan.reduce in BUILT_IN:
-            name = plan.reduce
             return patiently(lambda: built_in_value(client, job_id, name), job_id), ""
         if tries >= max(1, client.settings.hive_max_retries):
-            return None, f"The reduce task {plan.reduce_call.name} killed its worker {tries} times."
-        values = patiently(lambda: ordered_values(client, job_id), job_id)
-        return run_reduce(app, plan.reduce_call, values), ""
+            return None, f"The reduce task {name} killed its worker {tries} times."
+        return _reduce_task_value(app, client, job_id, plan), ""
+    except ItemInterrupted as interrupted:
+        return None, f"The reduce {name!r} {interrupted.why}."
     except Exception as error:
-        name = plan.reduce_call.name or plan.reduce
         log.exception("reduce_failed", job_id=job_id, reduce=name)
         return None, f"The reduce {name!r} failed: {error_text(error)}"
+
+
+def _reduce_task_value(app: Celery, client: BrokerClient, job_id: str, plan: Plan) -> Any:
+    """What the user's reduce task returns. Raises: what it raises."""
+    values = patiently(lambda: ordered_values(client, job_id), job_id)
+    request = request_in_place(f"{job_id}:reduce", "", Header({}))
+    soft, _ = plan.reduce_limits or (LIFTED, LIFTED)
+    with TimeLimit(soft) as limit:
+        limit.started = time.perf_counter()
+        try:
+            return run_reduce(app, plan.reduce_call, values, request)
+        finally:
+            limit.started = None

@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery, Signature, signature
 
 from hive.broker.application import skill_of
+from hive.broker.channel.time_limits import fitting, hard_limit
 from hive.errors import InvalidInputError, UnknownSkillError
 from hive.jobs.state.outcomes import json_fault, to_json
 from hive.jobs.state.plan import Call
@@ -32,11 +33,15 @@ class Asked:
     call: Call
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def limits(self) -> tuple[float | None, float | None]:
-        """The soft and the hard limit of one call in seconds, its task's own or the signature's."""
+    def limits(self, app: Celery, default: float) -> tuple[float, float]:
+        """The soft and the hard limit of one call in seconds, the signature's or its task's own.
+
+        default: seconds, where neither has one.
+        """
         own = [self.options.get(name) or getattr(self.skill.task, name, None) for name in LIMITS]
-        return own[0], own[1]
+        hard, soft = fitting(own[1], own[0], app.conf)
+        soft = soft or hard or default
+        return soft, hard or hard_limit(soft)
 
 
 def asked(app: Celery, wanted: Any, *, does: str, allowed: tuple[str, ...]) -> Asked:

@@ -99,6 +99,11 @@ def _finish_signature(app: Celery, job_id: str, plan: Plan) -> Signature[None]:
     if plan.requirements and plan.reduce not in (None, *BUILT_IN):
         # The reduce is a task of the user's own, which other nodes need not know.
         options["requirements"] = plan.requirements
+    if plan.reduce_limits is not None:
+        # `finish` itself holds the soft limit. These are for a reduce that cannot be interrupted,
+        # and leave time to gather its values.
+        soft, hard = plan.reduce_limits
+        options |= {"soft_time_limit": soft + MARGIN, "time_limit": hard + MARGIN}
     return app.tasks[FINISH].si(job_id).set(**options)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.unreadable import ask
@@ -66,9 +66,9 @@ class Plan(BaseModel):
 
     task, task_call: the skill's Celery task, as `Call.stored` has it. reduce: a built-in reduce's
     name, or "task" where `reduce_task` and `reduce_task_call` say which. item_limit: seconds that
-    one item may run. slots: how many pullers are sent. chunk: items of a lease, 0 for sized as they
-    run. queue, priority: where the pullers wait. total: number of items, None where they come while
-    the job runs.
+    one item may run. reduce_limits: soft and hard, in seconds, of a reduce task. slots: how many
+    pullers are sent. chunk: items of a lease, 0 for sized as they run. queue, priority: where the
+    pullers wait. total: number of items, None where they come while the job runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -79,6 +79,7 @@ class Plan(BaseModel):
     reduce_task: str | None = None
     reduce_task_call: Call | None = None
     item_limit: float = Field(gt=0)
+    reduce_limits: tuple[PositiveFloat, PositiveFloat] | None = None
     slots: int = Field(ge=1)
     chunk: int = Field(0, ge=0)
     queue: str

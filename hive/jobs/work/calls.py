@@ -20,6 +20,7 @@ from hive.errors import TaskExitError
 from hive.exits import ended
 from hive.jobs.state.outcomes import Status, error_text
 from hive.jobs.state.plan import Call
+from hive.jobs.work.in_place import InPlace, is_noticed, request_in_place
 from hive.jobs.work.lease_size import OVERDUE
 from hive.jobs.work.leases import Lease
 from hive.jobs.work.leftovers import FEW, LONG
@@ -28,9 +29,10 @@ from hive.skills import find_skill
 
 
 class SkillCalls:
-    """Runs a skill's task for items, as `Task.__call__` would for one. A context manager.
+    """Runs a skill's task for items as a worker runs it for messages. A context manager.
 
-    The task's own `__call__`, and its on_success and on_failure hooks, are not called for an item.
+    Where nobody would notice the difference only the task's `run` is called, under one request that
+    goes from item to item; else each item has all of it (InPlace).
     """
 
     def __init__(
@@ -47,21 +49,20 @@ class SkillCalls:
 
         Raises: KeyError when this process does not know the task.
         """
-        self._skill = find_skill(app.tasks[call.name])
         self._task: Any = app.tasks[call.name]
+        self._skill = find_skill(self._task)
         self._shared = call
         self._job_id = job_id
-        self._node = node
         self._limit = limit
-        self._header = header
+        self._request = request_in_place(job_id, node, header)
+        self._in_place = InPlace(self._task) if is_noticed(self._task) else None
 
     def __enter__(self) -> SkillCalls:
+        if self._in_place is not None:
+            self._in_place.__enter__()
+            return self
         _task_stack.push(self._task)
-        # The context says called_directly (by default), so that `self.retry` raises the item's own
-        # error: an item is no message that could be sent again.
-        own = {"id": self._job_id, "hostname": self._node, "group": None, "chord": None}
-        self._task.push_request(**own, **self._header.for_request())
-        self._context: Context = self._task.request_stack.top
+        self._task.request_stack.push(self._request)
         return self
 
     def __exit__(
@@ -70,7 +71,10 @@ class SkillCalls:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._task.pop_request()
+        if self._in_place is not None:
+            self._in_place.__exit__(kind, error, traceback)
+            return
+        self._task.request_stack.pop()
         _task_stack.pop()
 
     def work(self, lease: Lease, *, whole: bool) -> None:
@@ -112,7 +116,7 @@ class SkillCalls:
 
     @property
     def _call(self) -> Callable[[Any, int], Any]:
-        run, context, job_id = self._task.run, self._context, self._job_id
+        run, context, job_id = self._task.run, self._request, self._job_id
         own_arguments, shared = self._skill.arguments, self._shared
 
         def call_plain(item: Any, index: int) -> Any:
@@ -125,18 +129,28 @@ class SkillCalls:
             context.args, context.kwargs = shared.with_own(*own_arguments(item))
             return run(*context.args, **context.kwargs)
 
+        if self._in_place is not None:
+            run_in_place = self._in_place.run
+
+            def call_in_place(item: Any, index: int) -> Any:
+                args, kwargs = shared.with_own(*own_arguments(item))
+                own = {"id": f"{job_id}:{index}", "args": args, "kwargs": kwargs}
+                return run_in_place(Context(context.__dict__, **own))
+
+            return call_in_place
         is_plain = self._skill.input is None and not shared.arguments
         return call_plain if is_plain else call_with_arguments
 
 
-def run_reduce(app: Celery, call: Call, values: list[Any]) -> Any:
+def run_reduce(app: Celery, call: Call, values: list[Any], request: Context) -> Any:
     """Call a user's reduce task with the ordered values, in this process.
 
+    request: under which it runs; it gets its arguments.
     Raises: KeyError when the task is not known here, and whatever it raises.
     """
-    task: Any = app.tasks[call.name]
-    args, kwargs = call.with_own((values,), {})
-    return task(*args, **kwargs)
+    request.args, request.kwargs = call.with_own((values,), {})
+    with InPlace(app.tasks[call.name]) as in_place:
+        return in_place.run(request)
 
 
 def _failure(error: BaseException) -> tuple[Status, str] | None:
@@ -157,6 +171,8 @@ def _failure(error: BaseException) -> tuple[Status, str] | None:
         return error.status, error.why
     if isinstance(error, SoftTimeLimitExceeded):
         return "timeout", error_text(error)
+    if isinstance(error, Retry) and error.exc is not None:
+        return "failed", error_text(error.exc)
     if isinstance(error, Retry | Ignore | Reject):
         what = "an item of a job cannot be retried, ignored or rejected as a message"
         return "failed", f"{type(error).__name__}: {what}"
