@@ -10,6 +10,7 @@ import pytest
 from celery import chain, chord
 from celery.exceptions import TimeLimitExceeded
 
+import hive
 from hive.errors import InvalidInputError, TaskExitError
 from tests.integration import async_skills as skills
 from tests.integration.map_cluster import MapCluster
@@ -57,6 +58,16 @@ def test_it_has_its_request_and_is_the_current_task(cluster: MapCluster) -> None
     assert result.get(timeout=30) == {"name": name, "id": result.id, "current": name}
 
 
+@POOLS
+def test_a_map_and_its_reduce_are_awaited(cluster: MapCluster) -> None:
+    job = hive.map(skills.double, range(20), skills.add_up, app=cluster.app)
+    assert job.result(30).value == 380
+    [outcome] = hive.map(skills.fails, [1], app=cluster.app)
+    assert outcome.status == "failed"
+    [outcome] = hive.map("wait_a_little", [{"seconds": 0.01}], app=cluster.app)
+    assert outcome.value == "well"
+
+
 def test_its_arguments_are_checked(cluster: MapCluster) -> None:
     with pytest.raises(InvalidInputError, match="wait_a_little cannot use its input: seconds"):
         value(skills.wait_a_little, -1)
@@ -87,6 +98,13 @@ def test_its_soft_time_limit_is_raised_where_it_waits(
     assert value(skills.tidies_up, str(log), how) == "told"
     assert log.read_text() == "tidied"
     assert value(skills.others_here) == 0
+
+
+def test_the_limit_of_an_item_is_raised_in_it(cluster: MapCluster, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    [outcome] = hive.map(skills.sleeps_long, [str(log)], app=cluster.app)
+    assert (outcome.status, outcome.error) == ("timeout", "ran longer than 1 s")
+    assert log.read_text() == "tidied"
 
 
 def test_its_hard_time_limit_ends_its_process(cluster: MapCluster) -> None:

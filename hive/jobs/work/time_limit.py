@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 
 from celery.exceptions import SoftTimeLimitExceeded
 
+from hive.coroutines import interrupt
 from hive.jobs.work.leftovers import Leftovers
 
 _NO_LIMIT = float("inf")
@@ -153,7 +154,7 @@ class TimeLimit:
         if reason is None:
             self.started = started
             return
-        raise reason
+        interrupt(reason)
 
     def _reason(self, seconds: float) -> ItemInterrupted | None:
         if self._cancelled:
