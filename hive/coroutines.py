@@ -125,11 +125,14 @@ class Interruptible(Coroutine[Any, Any, T]):
 class Running:
     """A coroutine that runs as a task of a loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, T],
+        context: contextvars.Context,
+    ) -> None:
         self._coroutine = Interruptible(coroutine)
-        self.task: asyncio.Task[Any] = loop.create_task(
-            self._coroutine, context=contextvars.copy_context()
-        )
+        self.task: asyncio.Task[Any] = loop.create_task(self._coroutine, context=context)
 
     def throw(self, error: BaseException) -> None:
         """Raise an error in it where it waits; in the loop's own thread."""
@@ -162,7 +165,7 @@ class Runner:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """As the module's."""
-        self.main = main = Running(self.loop, coroutine)
+        self.main = main = Running(self.loop, coroutine, contextvars.copy_context())
         try:
             while True:
                 try:

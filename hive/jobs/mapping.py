@@ -14,6 +14,7 @@ from hive.broker.application import require_sending
 from hive.broker.link.client import BrokerClient, broker_errors, client_of
 from hive.broker.link.outage import comes_back, until_back
 from hive.broker.link.priorities import queue_of
+from hive.coroutines import is_coroutine_function
 from hive.errors import BrokerMemoryError, InvalidInputError, QueueFullError
 from hive.jobs.answer.job import Job
 from hive.jobs.input.asked import LIMITS, WISHES, Asked, asked
@@ -40,6 +41,8 @@ _PRIORITY = "background"
 _PUSH_BYTES = 1 << 20
 _READS_AT_ONCE = 0.1
 """Seconds for which an iterator is read before `map` returns."""
+MOST_AT_ONCE = 1000
+"""Each item at a time has a thread of its own in the worker's process."""
 
 
 def map(  # noqa: A001 the name is the public contract's
@@ -52,6 +55,7 @@ def map(  # noqa: A001 the name is the public contract's
     timeout: float | None = None,
     chunk: int | Literal["auto"] = "auto",
     feed: Feed = "caller",
+    concurrency: int = 1,
     app: Celery | None = None,
 ) -> Job:
     """Call a skill for each item, on all nodes that can, and reduce the results.
@@ -76,6 +80,8 @@ def map(  # noqa: A001 the name is the public contract's
         nobody has asked for thirty heartbeat intervals, the job ends with what was sent. An async
         iterable is read by `async for` and `await`. "thread": a thread of its own, in a copy of the
         caller's context.
+    concurrency: items at a time in one slot, for a skill that is an `async def` and mostly waits,
+        as for pages. Each has its own time limit and its own outcome.
     app: the Celery application that Hive is installed in; by default the task's own, and for a
         name or a skill the one that is meant (hive.applications).
 
@@ -113,6 +119,7 @@ def map(  # noqa: A001 the name is the public contract's
         priority=number,
         requirements=requirements,
         total=None if listed is None else len(listed),
+        concurrency=_concurrency(concurrency, called.skill),
     )
     job_id = uuid.uuid4().hex
     if listed is None:
@@ -137,6 +144,20 @@ def _feeder(
     if isinstance(items, Iterable):
         return Feeder(sender, iter(items), job_id)
     return AsyncFeeder(sender, items, job_id)
+
+
+def _concurrency(wanted: object, skill: Skill) -> int:
+    """Raises: InvalidInputError where the skill's items cannot run so many at a time."""
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= MOST_AT_ONCE:
+        raise InvalidInputError(
+            f"concurrency is a number of items, 1 to {MOST_AT_ONCE}; it cannot be {wanted!r}."
+        )
+    if wanted > 1 and not is_coroutine_function(skill.task.run):
+        raise InvalidInputError(
+            f"{skill.name} is no async def, and so runs one item at a time in each slot; leave "
+            "concurrency out, and give the nodes more slots (HIVE_CONCURRENCY)."
+        )
+    return wanted
 
 
 def _waited_for(client: BrokerClient, step: Callable[[], T]) -> T:

@@ -296,3 +296,36 @@ async def sleeps_long(log: str) -> None:
     finally:
         await asyncio.sleep(0)
         write(log, "tidied")
+
+
+_at_once = 0
+
+
+@shared_task(bind=True, soft_time_limit=2)
+async def page(self: Any, number: int) -> list[Any]:
+    """Reads a page, as it were. Says how many were read at that time, and what it knows of itself.
+
+    Every tenth fails, the fourth does not come, and the fifth computes.
+    """
+    global _at_once  # noqa: PLW0603
+    _at_once += 1
+    try:
+        if number == 4:
+            await asyncio.sleep(60)
+        await asyncio.sleep(0.3)
+        if number % 10 == 9:
+            raise ConnectionError(f"no page {number}")
+        return [number, _at_once, self.request.id, current_task.name]
+    finally:
+        _at_once -= 1
+
+
+@shared_task(base=Within, autoretry_for=(ConnectionError,))
+async def page_of_tenant(number: int) -> str:
+    await asyncio.sleep(0.05)
+    return f"{_tenant.get()} {number}"
+
+
+@shared_task
+async def waits_for_ever(number: int) -> None:
+    await asyncio.sleep(600)

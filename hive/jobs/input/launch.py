@@ -56,10 +56,11 @@ def send_pullers(
     body = _finish_signature(app, job_id, plan)
     body.on_error(_finish_signature(app, job_id, plan))
     # The puller itself limits each item. These limits are for an item that cannot be interrupted.
+    longest = plan.item_limit + plan.turn - 1.0
     options: dict[str, Any] = {
         "queue": plan.queue,
-        "soft_time_limit": plan.item_limit + MARGIN,
-        "time_limit": plan.item_limit + 2 * MARGIN,
+        "soft_time_limit": longest + MARGIN,
+        "time_limit": longest + 2 * MARGIN,
         "group_id": name("group"),
         "chord": body,
     }

@@ -70,7 +70,7 @@ class Sender:
         self._since = 0.0
         self._ready = deque[Block]()
         self._ready_bytes = 0
-        self._window = window(plan.slots, 0, 0, plan.chunk)
+        self._window = window(plan.slots * plan.concurrency, 0, 0, plan.chunk)
         self._wants_room = False
         self._ended = self._stopped = False
         self._error = ""
@@ -281,7 +281,8 @@ class Sender:
         with self._lock:
             stopped, self._done, micros, self._bytes = reply
             self._stopped = self._stopped or bool(stopped)
-            self._window = window(self._plan.slots, self._done, micros, self._plan.chunk)
+            at_once = self._plan.slots * self._plan.concurrency
+            self._window = window(at_once, self._done, micros, self._plan.chunk)
             self._wants_room = False
             self._changed.notify_all()
 

@@ -68,7 +68,8 @@ class Plan(BaseModel):
     name, or "task" where `reduce_task` and `reduce_task_call` say which. item_limit: seconds that
     one item may run. reduce_limits: soft and hard, in seconds, of a reduce task. slots: how many
     pullers are sent. chunk: items of a lease, 0 for sized as they run. queue, priority: where the
-    pullers wait. total: number of items, None where they come while the job runs.
+    pullers wait. total: number of items, None where they come while the job runs. concurrency:
+    items at a time in one slot.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -86,6 +87,7 @@ class Plan(BaseModel):
     priority: int | None = Field(None, ge=0, le=10)
     requirements: dict[str, Any] | None = None
     total: int | None = Field(None, ge=0)
+    concurrency: int = Field(1, ge=1)
 
     @field_validator("reduce")
     @classmethod
@@ -103,6 +105,14 @@ class Plan(BaseModel):
     def reduce_call(self) -> Call:
         """What is called for the values, where `reduce` is "task"."""
         return self.reduce_task_call or Call(name=self.reduce_task or "")
+
+    @property
+    def turn(self) -> float:
+        """Seconds after which a puller goes to the end of its queue, so that others have theirs.
+
+        Of items that run at a time all wait then for the longest, so that it is less often.
+        """
+        return 1.0 if self.concurrency == 1 else min(10.0, max(1.0, self.item_limit))
 
     @property
     def trims(self) -> bool:

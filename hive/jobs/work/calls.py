@@ -116,7 +116,8 @@ class SkillCalls:
 
     @property
     def _call(self) -> Callable[[Any, int], Any]:
-        run, context, job_id = self._task.run, self._request, self._job_id
+        guarded, context, job_id = self._task.run, self._request, self._job_id
+        run = getattr(guarded, "hive_unguarded", guarded)
         own_arguments, shared = self._skill.arguments, self._shared
 
         def call_plain(item: Any, index: int) -> Any:

@@ -1,4 +1,4 @@
-"""A thread beside a puller that looks after a lease while one of its items runs long."""
+"""A thread beside a puller that looks after its leases while an item of theirs runs long."""
 
 from __future__ import annotations
 
@@ -28,37 +28,38 @@ class Keeper(threading.Thread):
     It cuts a lease before it counts, so that the puller starts no item that is given back.
     """
 
-    def __init__(
-        self, client: BrokerClient, job_id: str, plan: Plan, node: str, limit: TimeLimit
-    ) -> None:
+    def __init__(self, client: BrokerClient, job_id: str, plan: Plan, node: str) -> None:
         super().__init__(name=f"hive-keeper-{job_id[:8]}", daemon=True)
-        self.lease: Lease | None = None
+        self._leases: dict[int, tuple[Lease, TimeLimit]] = {}
         self._client = client
         self._job_id = job_id
         self._plan = plan
         self._node = node
-        self._limit = limit
+        self._next_look = 0.0
         self._over = threading.Event()
+
+    def look_after(self, lease: Lease, limit: TimeLimit) -> None:
+        """From now on this is the lease of the thread that calls, and the limit of its items."""
+        self._leases[threading.get_ident()] = lease, limit
 
     def finish(self) -> None:
         """End the thread, soon; it does nothing more for a closed lease."""
         self._over.set()
 
     def run(self) -> None:
-        next_look = 0.0
         while not self._over.wait(TARGET / 2):
-            lease = self.lease
-            if lease is None or lease.closed:
-                continue
-            age = time.perf_counter() - lease.started
+            looked_after = [pair for pair in [*self._leases.values()] if not pair[0].closed]
             try:
-                if age > STUCK and not self._plan.chunk and not lease.cut and len(lease.items) > 1:
-                    self._split(lease)
-                if age > _LOOK and time.perf_counter() > next_look:
-                    next_look = time.perf_counter() + _LOOK
-                    self._look_for_a_stop(lease)
+                for lease, _ in looked_after:
+                    self._look_at(lease)
+                self._look_for_a_stop(looked_after)
             except redis.exceptions.RedisError as error:
                 log.warning("keeper_waits", job_id=self._job_id, error=str(error))
+
+    def _look_at(self, lease: Lease) -> None:
+        is_stuck = time.perf_counter() - lease.started > STUCK
+        if is_stuck and not self._plan.chunk and not lease.cut and len(lease.items) > 1:
+            self._split(lease)
 
     def _split(self, lease: Lease) -> None:
         with lease.lock:
@@ -72,9 +73,14 @@ class Keeper(threading.Thread):
             if steps.run(self._client, steps.SPLIT, self._job_id, lease.id, *commit.arguments()):
                 lease.committed = done
 
-    def _look_for_a_stop(self, lease: Lease) -> None:
+    def _look_for_a_stop(self, looked_after: list[tuple[Lease, TimeLimit]]) -> None:
+        now = time.perf_counter()
+        if now <= self._next_look or all(now - lease.started <= _LOOK for lease, _ in looked_after):
+            return
+        self._next_look = now + _LOOK
         stopped = steps.run(self._client, steps.TOUCH, self._job_id, 0, 0)[0]
-        if stopped and not lease.closed:
-            lease.cut = True
-            if stopped == b"cancelled":
-                self._limit.cancel()
+        for lease, limit in looked_after:
+            if stopped and not lease.closed:
+                lease.cut = True
+                if stopped == b"cancelled":
+                    limit.cancel()

@@ -20,6 +20,7 @@ from hive.jobs.input.launch import PULL
 from hive.jobs.state import steps
 from hive.jobs.state.outcomes import from_json
 from hive.jobs.state.plan import Plan, read_plan, stored_plan
+from hive.jobs.work.at_once import StrandLimit, Strands
 from hive.jobs.work.calls import SkillCalls
 from hive.jobs.work.keeper import Keeper
 from hive.jobs.work.lease_size import lease_length
@@ -30,9 +31,8 @@ from hive.logs import get_logger
 
 log = get_logger(__name__)
 
-_BUDGET = 1.0
-"""Seconds after which a puller goes to the end of its queue, so that other tasks have their turn.
-"""
+_TURN = 1.0
+"""Seconds after which a puller goes to the end of its queue, where its plan says nothing else."""
 _WAIT = 0.02
 _LINGER = 0.3
 _AGAIN = {"": "recover", "begin": "begin again", "help": "help again"}
@@ -88,7 +88,7 @@ class Puller:
             str(delivery.get("routing_key") or ""), delivery.get("priority")
         )
         self.attempts_allowed = self.client.settings.hive_max_retries + 1
-        self.ends = time.monotonic() + _BUDGET
+        self.ends = time.monotonic() + _TURN
         self._run_id = uuid.uuid4().hex[:12]
         self._calls = 0
 
@@ -126,20 +126,38 @@ class Puller:
             return self._decline(reply, f"{self.node}: {error.message}")
         if plan is None:
             return False
+        name = plan.call.name
+        if name not in self.app.tasks:
+            log.error("unknown_task_in_job", job_id=self.job_id, task=name, node=self.node)
+            return self._decline(
+                reply,
+                f"{self.node} does not know the task {name!r}; "
+                "start its worker with the module that defines it",
+            )
+        if plan.concurrency > 1:
+            return self._pull_at_once(plan, reply)
         with TimeLimit(plan.item_limit) as limit:
-            try:
-                calls = SkillCalls(
-                    self.app, plan.call, self.job_id, self.node, limit, header=self.header
-                )
-            except KeyError:
-                name = plan.call.name
-                log.error("unknown_task_in_job", job_id=self.job_id, task=name, node=self.node)
-                return self._decline(
-                    reply,
-                    f"{self.node} does not know the task {name!r}; "
-                    "start its worker with the module that defines it",
-                )
-            return Pulling(self, plan, calls, limit).run(reply)
+            return Pulling(self, plan, self._calls_of(plan, limit), limit).run(reply)
+
+    def _calls_of(self, plan: Plan, limit: TimeLimit) -> SkillCalls:
+        return SkillCalls(self.app, plan.call, self.job_id, self.node, limit, header=self.header)
+
+    def _pull_at_once(self, plan: Plan, reply: list[Any]) -> bool:
+        """Work in strands, several items at a time. Returns: as `run`."""
+        self.ends += plan.turn - _TURN
+        keeper = Keeper(self.client, self.job_id, plan, self.node)
+
+        def pulls(limit: StrandLimit, reply: list[Any] | None) -> bool:
+            strand = Strand(self, strands, limit)
+            calls = self._calls_of(plan, limit)
+            return Pulling(strand, plan, calls, limit, keeper).pull(strand.first(reply))
+
+        strands = Strands(plan.concurrency, plan.item_limit, pulls)
+        keeper.start()
+        try:
+            return strands.run(reply)
+        finally:
+            keeper.finish()
 
     def _decline(self, reply: list[Any], excuse: str) -> bool:
         """This node cannot do it: leave the items to nodes that can."""
@@ -220,15 +238,50 @@ class Puller:
             time.sleep(_WAIT)
 
 
+class Strand(Puller):
+    """One strand of a puller's run: it leases under the puller's name."""
+
+    def __init__(self, puller: Puller, strands: Strands, limit: StrandLimit) -> None:
+        vars(self).update(vars(puller))
+        self._run_id = uuid.uuid4().hex[:12]
+        self._strands = strands
+        self._limit = limit
+
+    def first(self, reply: list[Any] | None) -> list[Any]:
+        """The reply to begin with: what another has got, or that of a step of its own."""
+        if reply is not None:
+            self._strands.found()
+            return reply
+        reply = self._step("")
+        return self.wait_for_items(reply) if reply[0] in (b"wait", b"linger") else reply
+
+    def wait_for_items(self, reply: list[Any]) -> list[Any]:
+        return super().wait_for_items(reply) if self._strands.is_last(self._limit) else [b"end"]
+
+    def _step(self, *args: Any, **options: Any) -> list[Any]:
+        reply = super()._step(*args, **options)
+        if reply[0] == b"run":
+            self._strands.found()
+        return reply
+
+
 class Pulling:
     """The leases of one run, one after the other."""
 
-    def __init__(self, puller: Puller, plan: Plan, calls: SkillCalls, limit: TimeLimit) -> None:
+    def __init__(
+        self,
+        puller: Puller,
+        plan: Plan,
+        calls: SkillCalls,
+        limit: TimeLimit,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """keeper: one that looks after other leases, too; for `pull`."""
         self.puller = puller
         self.plan = plan
         self.calls = calls
         self.limit = limit
-        self.keeper = Keeper(puller.client, puller.job_id, plan, puller.node, limit)
+        self.keeper = keeper or Keeper(puller.client, puller.job_id, plan, puller.node)
         self.block = b""
         self.items: list[Any] = []
         self.base = 0
@@ -237,18 +290,22 @@ class Pulling:
         """Work from the first lease on. Returns: whether the puller has to be sent again."""
         self.keeper.start()
         try:
-            with self.calls:
-                while reply[0] == b"run":
-                    reply = self._one_lease(reply)
-                    if reply[0] in (b"wait", b"linger"):
-                        reply = self.puller.wait_for_items(reply)
-                return bool(reply[0] == b"yield")
+            return self.pull(reply)
         finally:
             self.keeper.finish()
 
+    def pull(self, reply: list[Any]) -> bool:
+        """The same, where the keeper is another's to start and to finish."""
+        with self.calls:
+            while reply[0] == b"run":
+                reply = self._one_lease(reply)
+                if reply[0] in (b"wait", b"linger"):
+                    reply = self.puller.wait_for_items(reply)
+            return bool(reply[0] == b"yield")
+
     def _one_lease(self, reply: list[Any]) -> list[Any]:
         lease = self._open(reply)
-        self.keeper.lease = lease
+        self.keeper.look_after(lease, self.limit)
         try:
             self.calls.work(lease, whole=bool(self.plan.chunk))
         finally:

@@ -38,4 +38,5 @@ def _guarded(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         except BaseException as error:  # noqa: BLE001 - `ended` raises again what is not to be kept
             return ended(error)
 
+    guarded.hive_unguarded = run  # type: ignore[attr-defined]  # for items, which have a guard
     return guarded
