@@ -32,6 +32,7 @@ from hive.logs import get_logger
 from hive.security.tls import tls_parameters
 from hive.settings import Settings
 from hive.spore import control
+from hive.spore.annotation import PlainAnnotation
 from hive.spore.bootsteps import SporeConsumerStep, SporeStep
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def install(
     What the application configured itself wins, except for FORCED; one warning names every
     conflict.
     With ENABLE_HIVE=false the application only gets the broker's address, where it has none, and
-    stays plain Celery.
+    stays plain Celery, but for tasks that are an `async def`: these run all the same.
 
     Installing it again in the same application only adds duties and routes.
 
@@ -111,6 +112,7 @@ def _equip(app: Celery, settings: Settings, policy: Policy | None) -> None:
             ssl = tls_parameters(settings)
             secured = {} if ssl is None else {"broker_use_ssl": ssl, "redis_backend_use_ssl": ssl}
             configure(app, {"broker_url": url, "result_backend": url, **secured})
+        app.conf.task_annotations = PlainAnnotation(app.conf.task_annotations)
         return
     secured = tls(app, settings)
     prefix = (app.conf.broker_transport_options or {}).get("global_keyprefix", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from operator import itemgetter
 from typing import Any
 
 from celery.app.annotations import prepare, resolve_all
@@ -16,8 +17,9 @@ from hive.spore.request import NAME as REQUEST
 from hive.spore.run.awaited import awaited
 
 
-class Annotation:
-    """For Celery's setting `task_annotations`.
+class PlainAnnotation:
+    """For Celery's setting `task_annotations`, in an application without Hive: a task that is an
+    `async def` runs there, too.
 
     own: the application's own value of the setting. Of a list of annotations Celery takes the first
         that answers, so an own "*" would hide Hive's. Therefore this one stands alone, and asks the
@@ -28,11 +30,22 @@ class Annotation:
         self._own = prepare(own)
 
     def annotate(self, task: Any) -> dict[str, Any]:
-        """The attributes to set on a task, as Celery calls it."""
+        """The attributes to set on a task, as Celery calls it.
+
+        Raises: InvalidInputError where the task is an async generator.
+        """
         attributes: dict[str, Any] = {}
         answers: Any = resolve_all(self._own, task)
         for answer in answers:
             attributes |= answer
+        return attributes | _awaited(task)
+
+
+class Annotation(PlainAnnotation):
+    """The same, in an application of the hive."""
+
+    def annotate(self, task: Any) -> dict[str, Any]:
+        attributes = super().annotate(task)
         hard = attributes.get("time_limit", task.time_limit)
         hard, soft = fitting(
             hard, attributes.get("soft_time_limit", task.soft_time_limit), task.app.conf
@@ -51,7 +64,7 @@ class Annotation:
         }
         if attributes.get("Strategy", task.Strategy) == strategy.CELERYS:
             own["Strategy"] = strategy.NAME
-        return around | attributes | own | _awaited(task)
+        return around | attributes | own
 
 
 def _awaited(task: Any) -> dict[str, Any]:
@@ -65,5 +78,6 @@ def _awaited(task: Any) -> dict[str, Any]:
     refuse_generator(task.name, function)
     if getattr(function, "hive_awaits", False) or not is_coroutine_function(function):
         return {}
-    awaiting = awaited(function, task) if is_static else awaited(function)
+    awaiting = awaited(function, (lambda _: task) if is_static else itemgetter(0))
+    awaiting.hive_awaits = True  # type: ignore[attr-defined]
     return {"run": staticmethod(awaiting) if is_static else awaiting}

@@ -118,3 +118,20 @@ def test_an_async_generator_is_refused_when_its_task_is_made(app: Celery) -> Non
 
     with pytest.raises(InvalidInputError, match="eager_numbers is an async generator"):
         eager_numbers.delay()
+
+
+def test_an_async_skill_runs_in_plain_celery_too() -> None:
+    with kept_registry():
+        app = Celery("plain", set_as_current=False)
+        app.conf.task_always_eager = True
+        app.conf.task_annotations = {"*": {"rate_limit": "9/s"}}
+        hive.install(app, make_settings(enable_hive=False))
+
+        @app.task
+        async def eager_plain(content: str) -> str:
+            await asyncio.sleep(0)
+            return content
+
+        assert eager_plain.delay("tea").get() == "tea"
+        assert asyncio.run(eager_plain("tea")) == "tea"
+        assert eager_plain.rate_limit == "9/s"

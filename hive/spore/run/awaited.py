@@ -1,4 +1,4 @@
-"""Tasks that are an `async def`: their worker awaits them."""
+"""Tasks that are an `async def`: Celery gets their value instead of a coroutine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pydantic import BaseModel
 from hive import coroutines
 
 
-def awaited(run: Callable[..., Any], task: Any = None) -> Callable[..., Any]:
-    """The method `run` of a task, which gives Celery a value instead of a coroutine.
+def awaited(
+    run: Callable[..., Any], task_of: Callable[[tuple[Any, ...]], Any]
+) -> Callable[..., Any]:
+    """The function of a task, which gives Celery a value instead of a coroutine.
 
-    run: an `async def`, or what decorates one. task: whose it is; None where that is its first
-        argument.
+    run: an `async def`, or what decorates one. task_of: whose it is, from the arguments of a call.
 
     Who calls the task like a function gets what the function gives: a coroutine to await. The
     values come where Celery runs it: in a worker, as a job's item, and in place (`apply`).
@@ -25,9 +26,8 @@ def awaited(run: Callable[..., Any], task: Any = None) -> Callable[..., Any]:
 
     @functools.wraps(run)
     def run_awaited(*args: Any, **kwargs: Any) -> Any:
-        return value_of(args[0] if task is None else task, run(*args, **kwargs))
+        return value_of(task_of(args), run(*args, **kwargs))
 
-    run_awaited.hive_awaits = True  # type: ignore[attr-defined]
     return run_awaited
 
 
