@@ -70,14 +70,6 @@ def whoami(self: Any, value: Any) -> dict[str, Any]:
     }
 
 
-@shared_task(bind=True, max_retries=5)
-def retries_itself(self: Any, value: Any) -> None:
-    try:
-        raise ValueError("again")
-    except ValueError as error:
-        raise self.retry(exc=error) from error
-
-
 @shared_task
 def picky(number: int) -> Any:
     """Fails in every way that an item can fail without ending its process."""

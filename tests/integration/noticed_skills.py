@@ -78,6 +78,8 @@ def reduces_in_the_open(values: list[Any]) -> str:
 
 def does(item: dict[str, Any]) -> str:
     say([item], "run")
+    if item["do"] == "retry" and Path(item["log"]).read_text().count('"run"') == 1:
+        raise KeyError("no luck yet")
     if item["do"] == "fail":
         raise ValueError("no luck")
     if item["do"] == "sleep":
@@ -85,12 +87,12 @@ def does(item: dict[str, Any]) -> str:
     return "done"
 
 
-@shared_task(base=Hooked)
+@shared_task(base=Hooked, autoretry_for=(KeyError,), default_retry_delay=0.1)
 def hooked(item: dict[str, Any]) -> str:
     return does(item)
 
 
-@shared_task(soft_time_limit=1)
+@shared_task(soft_time_limit=1, autoretry_for=(KeyError,), default_retry_delay=0.1)
 def heard(item: dict[str, Any]) -> str:
     return does(item)
 

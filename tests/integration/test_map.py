@@ -165,11 +165,6 @@ def test_what_a_signature_says_of_a_whole_job_holds_for_it(cluster: MapCluster) 
     ]
 
 
-def test_an_item_that_would_be_retried_fails_with_its_own_error(cluster: MapCluster) -> None:
-    result = hive.map(skills.retries_itself, [1, 2], app=cluster.app).result(60)
-    assert [outcome.error for outcome in result.outcomes] == ["ValueError: again"] * 2
-
-
 def test_progress_adds_up_while_it_runs_and_at_the_end(cluster: MapCluster) -> None:
     job = hive.map(skills.slow_echo, range(60), app=cluster.app)
 

@@ -74,6 +74,23 @@ class JobOnScripts:
             self.owned[owner] = reply
         return reply
 
+    def put_off(self, owner: str, *, done: int = 0, ms: int = 60_000, runs: int = 1) -> None:
+        """Commit `done` items of the owner's lease; the next one waits for its retry."""
+        held = self.owned[owner]
+        entry = json.dumps([[owner] * done, [1] * done, None, "n", held[6]])
+        facts = (held[1], held[4], done, entry, done, 0, 0, 0, done, "", ms, f"{runs}:{runs}:")
+        first = self.run(steps.PUT_OFF, *facts)
+        left = held[5] - done - 1
+        assert first == (held[4] + done + 1 if left else -1)
+        self.owned[owner] = [*held[:4], held[4] + done + 1, left, *held[6:]]
+        if not left:
+            del self.owned[owner]
+
+    def make_due(self) -> None:
+        """The retries of all items that wait are due."""
+        for member in self.client.redis.zrange("venom:job:job:later", 0, -1):
+            self.client.redis.zadd("venom:job:job:later", {member: 1})
+
     def range_of(self, owner: str) -> tuple[int, int]:
         """First item and number of items of an owner's lease."""
         return self.owned[owner][4], self.owned[owner][5]
@@ -102,17 +119,30 @@ class JobOnScripts:
         ranges = self.client.redis.lrange("venom:job:job:queue", 0, -1) + self.client.redis.lrange(
             "venom:job:job:back", 0, -1
         )
-        for raw in ranges + self.client.redis.hvals("venom:job:job:leases"):
+        for raw in ranges + self.held():
             _, _, first, length, *_ = raw.decode().split(":")
             found.update(range(int(first), int(first) + int(length)))
+        found.update(self.waits())
         return found
+
+    def held(self) -> list[bytes]:
+        leases = self.client.redis.hgetall("venom:job:job:leases")
+        return [lease for lease_id, lease in leases.items() if not lease_id.startswith(b"later:")]
+
+    def waits(self) -> list[int]:
+        """Items that wait for their retry, without those that a release before has taken."""
+        rows = self.client.redis.hkeys("venom:job:job:leases")
+        waits = [
+            member.split(b":") for member in self.client.redis.zrange("venom:job:job:later", 0, -1)
+        ]
+        return [int(first) for _, _, first, _, row, _ in waits if b"later:" + row in rows]
 
     def check(self) -> None:
         assert self.places() == Counter(range(self.pushed)), "an item is lost or doubled"
-        leased = sum(
-            int(raw.split(b":")[3]) for raw in self.client.redis.hvals("venom:job:job:leases")
-        )
-        assert self.state("pushed") == self.state("done") + self.state("waiting") + leased
+        leased = sum(int(raw.split(b":")[3]) for raw in self.held())
+        waits = len(self.waits())
+        assert self.state("pushed") == self.state("done") + self.state("waiting") + leased + waits
+        assert self.state("later") == self.client.redis.zcard("venom:job:job:later")
         assert all(
             self.client.redis.ttl(name) > 0 for name in self.client.redis.keys("venom:job:*")
         )
@@ -413,6 +443,93 @@ def test_a_deadline_is_kept_by_the_brokers_clock(client: BrokerClient) -> None:
     assert job.outcomes() == [(0, 5, "timeout")]
 
 
+def test_an_item_that_waits_for_its_retry_is_leased_by_itself_when_it_is_due(
+    client: BrokerClient,
+) -> None:
+    job = JobOnScripts(client)
+    job.push(10, last=True)
+    job.step("a", want=3)
+    job.put_off("a", done=1)
+    job.check()
+    assert job.range_of("a") == (2, 1)
+    job.step("a", done=1, want=1)
+    assert job.range_of("a") == (3, 1)
+    job.make_due()
+    job.step("a", done=1, want=5)
+    assert (job.range_of("a"), job.owned["a"][12]) == ((1, 1), b"1:1:")
+    job.check()
+    job.step("a", done=1)
+    assert client.redis.exists("venom:job:job:again") == 0
+    job.check()
+
+
+def test_a_puller_comes_back_for_each_item_that_waits_as_long_as_there_are_pullers(
+    client: BrokerClient,
+) -> None:
+    job = JobOnScripts(client, slots=4)
+    job.push(3, last=True)
+    for owner, seconds in (("a", 20), ("b", 40)):
+        job.step(owner, mode="begin")
+        job.put_off(owner, ms=seconds * 1000)
+    job.step("c", mode="begin")
+    for owner, seconds in (("a", 20), ("b", 40)):
+        later, ms = job.step(owner)
+        assert later == b"later"
+        assert seconds - 10 < ms / 1000 <= seconds
+    assert job.step("c", done=1) == [b"end"], "one for each item is enough"
+    assert job.step("a", mode="begin", go=False)[0] == b"later", "redelivered, it promises it again"
+    assert job.run(steps.RETURNED, 3, 3, "finish")[0] == b"wait", "should none of them come"
+    job.make_due()
+    assert job.run(steps.RETURNED, 3, 3, "finish") == [b"more", 2, 0]
+    job.check()
+
+
+def test_a_job_that_is_stopped_waits_for_no_retry(client: BrokerClient) -> None:
+    job = JobOnScripts(client)
+    job.push(3, last=True)
+    job.step("a")
+    job.put_off("a", runs=3)
+    job.step("b")
+    assert job.run(steps.STOP, "cancelled", "enough", 0) == 1
+    assert (job.state("cancelled"), job.state("later"), job.state("waiting")) == (2, 0, 0)
+    job.put_off("b")
+    assert (job.state("cancelled"), job.state("done"), job.state("later")) == (3, 3, 0)
+    attempts = {
+        int(fields[b"first"]): json.loads(fields[b"r"])[2]
+        for _, fields in client.redis.xrange("venom:job:job:outcomes")
+    }
+    assert attempts == {0: 3, 1: 1, 2: 0}, "the runs that were begun"
+
+
+def test_a_release_that_knows_no_retries_runs_early_what_waits_and_loses_nothing(
+    client: BrokerClient,
+) -> None:
+    job = JobOnScripts(client)
+    job.push(1, last=True)
+    job.step("a", mode="begin")
+    job.put_off("a")
+    release_before_takes_what_waits(job)
+    job.check()
+    job.step("b")
+    assert (job.range_of("b"), job.owned["b"][6]) == ((0, 1), 1)
+    job.make_due()
+    job.step("b", done=1)
+    job.check()
+    assert job.outcomes() == [(0, 1, "b")]
+
+
+def release_before_takes_what_waits(job: JobOnScripts) -> None:
+    """As its scripts take back leases whose owner is gone."""
+    for lease_id, lease in job.client.redis.hgetall("venom:job:job:leases").items():
+        if lease_id.startswith(b"later:"):
+            block, base, first, length, attempt, *_ = lease.decode().split(":")
+            given = ":".join((block, base, first, length, str(int(attempt) + 1)))
+            job.client.redis.hdel("venom:job:job:leases", lease_id)
+            job.client.redis.rpush("venom:job:job:back", given)
+            job.client.redis.expire("venom:job:job:back", 600)
+            job.client.redis.hincrby("venom:job:job:state", "waiting", 1)
+
+
 class History:
     """What may happen to a job, in an order that a seed chooses."""
 
@@ -428,6 +545,10 @@ class History:
             self.come_back,
             self.reclaim,
             self.split,
+            self.retry,
+            self.retry,
+            self.become_due,
+            self.other_release,
             self.work,
             self.work,
             self.work,
@@ -466,6 +587,19 @@ class History:
         if self.job.run(steps.SPLIT, held[1], held[4], done, entry, done, 0, 0, 0, done, ""):
             self.job.owned[owner] = [*held[:4], held[4] + done, 1, *held[6:]]
 
+    def retry(self, owner: str) -> None:
+        held = self.job.owned.get(owner)
+        lease = held and self.job.client.redis.hget("venom:job:job:leases", held[1])
+        if held and lease and int(lease.split(b":")[2]) == held[4]:
+            done = self.chance.randrange(held[5])
+            self.job.put_off(owner, done=done, ms=self.chance.choice((0, 60_000)))
+
+    def become_due(self, _: str) -> None:
+        self.job.make_due()
+
+    def other_release(self, _: str) -> None:
+        release_before_takes_what_waits(self.job)
+
     def work(self, owner: str) -> None:
         held = self.job.owned.get(owner)
         self.job.step(
@@ -479,6 +613,7 @@ class History:
         self.job.push(last=True)
         for owner in self.owners:
             self.reclaim(owner)
+        self.job.make_due()
         while (
             self.job.step(
                 "last", done=self.job.owned["last"][5] if "last" in self.job.owned else 0, want=50

@@ -173,7 +173,8 @@ class _Delivery:
         signature = self.task.signature_from_request(
             request, countdown=countdown, retries=request.retries
         )
-        signature.apply_async()
+        if not request.is_eager:  # as an item of a job, which its job runs again
+            signature.apply_async()
         when: Any = countdown  # celery-types has no float here
         raise Retry(
             f"another delivery of {self.task.name} runs with its key", when=when, sig=signature

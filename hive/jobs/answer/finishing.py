@@ -5,28 +5,19 @@ The task sends them again if something is left; else it reduces, and ends the jo
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-from celery import Celery, Task, shared_task
+from celery import Task, shared_task
 
 from hive.broker.channel.entries import Entry
 from hive.broker.channel.header import Header
-from hive.broker.channel.time_limits import LIFTED
 from hive.broker.link.client import BrokerClient, client_of
 from hive.errors import UnknownJobError
-from hive.jobs.answer.value import built_in_value, ordered_values
+from hive.jobs.answer.reducing import Reducer, RunsAgain, note_retry, reduced
 from hive.jobs.input.launch import FINISH, send_pullers
 from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
-from hive.jobs.state.outcomes import error_text
 from hive.jobs.state.plan import Plan, stored_plan
-from hive.jobs.state.reduce import BUILT_IN
-from hive.jobs.work.calls import run_reduce
-from hive.jobs.work.in_place import request_in_place
 from hive.jobs.work.patience import patiently
 from hive.jobs.work.puller import message_id
-from hive.jobs.work.time_limit import ItemInterrupted, TimeLimit
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -63,7 +54,7 @@ def finish(self: Task[..., None], job_id: str) -> None:
     reply = patiently(lambda: steps.run(client, steps.RETURNED, job_id, *facts), job_id)
     match reply[0]:
         case b"wait":
-            raise self.retry(countdown=1.0)
+            raise self.retry(countdown=int(reply[1]) / 1000)
         case b"more":
             waiting, stalled = int(reply[1]), int(reply[2])
             log.warning("job_goes_on", job_id=job_id, waiting=waiting, stalled=stalled)
@@ -75,9 +66,21 @@ def finish(self: Task[..., None], job_id: str) -> None:
                 countdown=1.0 if stalled else 0.0,
             )
         case b"reduce":
-            deaths = patiently(lambda: deaths_of(client, message_id(self)), job_id)
-            value, error = reduced(self.app, client, job_id, plan, tries=deaths)
-            patiently(lambda: conclude(client, job_id, value, error), job_id)
+            _reduce_and_end(self, client, job_id, plan)
+
+
+def _reduce_and_end(task: Task[..., None], client: BrokerClient, job_id: str, plan: Plan) -> None:
+    """End the job with its reduced value, or, when the reduce is retried, send `finish` again."""
+    deaths = patiently(lambda: deaths_of(client, message_id(task)), job_id)
+    header = Header.of_task(task) or Header({})
+    by = Reducer(task.app, header, str(task.request.hostname), deaths)
+    try:
+        value, error = reduced(by, client, job_id, plan)
+    except RunsAgain as asked:
+        retrial = asked.retrial
+        patiently(lambda: note_retry(client, job_id, retrial), job_id)
+        raise task.retry(countdown=retrial.ms_left / 1000) from None
+    patiently(lambda: conclude(client, job_id, value, error), job_id)
 
 
 def deaths_of(client: BrokerClient, publish_id: str) -> int:
@@ -87,46 +90,3 @@ def deaths_of(client: BrokerClient, publish_id: str) -> int:
     """
     packed = client.redis.hget(client.key("entries"), publish_id)
     return 0 if packed is None else Entry.head(publish_id, packed).deaths
-
-
-def reduce_limit(app: Celery, client: BrokerClient, plan: Plan) -> float:
-    """Seconds that a job's reduce task may run."""
-    task = app.tasks.get(plan.reduce_call.name)
-    own = getattr(task, "soft_time_limit", None) or getattr(task, "time_limit", None)
-    return float(own or client.settings.hive_task_timeout)
-
-
-def reduced(
-    app: Celery, client: BrokerClient, job_id: str, plan: Plan, *, tries: int
-) -> tuple[Any, str]:
-    """The reduced value and "", or None and what went wrong.
-
-    task: this run of `hive.finish`. tries: runs of this very reduce whose process died.
-    """
-    if plan.reduce is None:
-        return None, ""
-    name = plan.reduce_call.name or plan.reduce
-    try:
-        if plan.reduce in BUILT_IN:
-            return patiently(lambda: built_in_value(client, job_id, name), job_id), ""
-        if tries >= max(1, client.settings.hive_max_retries):
-            return None, f"The reduce task {name} killed its worker {tries} times."
-        return _reduce_task_value(app, client, job_id, plan), ""
-    except ItemInterrupted as interrupted:
-        return None, f"The reduce {name!r} {interrupted.why}."
-    except Exception as error:
-        log.exception("reduce_failed", job_id=job_id, reduce=name)
-        return None, f"The reduce {name!r} failed: {error_text(error)}"
-
-
-def _reduce_task_value(app: Celery, client: BrokerClient, job_id: str, plan: Plan) -> Any:
-    """What the user's reduce task returns. Raises: what it raises."""
-    values = patiently(lambda: ordered_values(client, job_id), job_id)
-    request = request_in_place(f"{job_id}:reduce", "", Header({}))
-    soft, _ = plan.reduce_limits or (LIFTED, LIFTED)
-    with TimeLimit(soft) as limit:
-        limit.started = time.perf_counter()
-        try:
-            return run_reduce(app, plan.reduce_call, values, request)
-        finally:
-            limit.started = None

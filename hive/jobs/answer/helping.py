@@ -6,20 +6,18 @@ The errand of `Job`, inside of tasks. Ending is part of it, since `hive.finish` 
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Any
 
 from celery import Celery
 
 from hive.broker.link.client import client_of
 from hive.broker.link.outage import PAUSE, passes
 from hive.jobs.answer.errands import Errand
-from hive.jobs.answer.finishing import STALLED_ROUNDS, reduce_limit, reduced
+from hive.jobs.answer.finishing import STALLED_ROUNDS
+from hive.jobs.answer.reducing import Reducer, RunsAgain, note_retry, reduced
 from hive.jobs.input.launch import send_finish
 from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
 from hive.jobs.state.plan import Plan
-from hive.jobs.state.reduce import BUILT_IN
 from hive.jobs.work.helping import Helper, can_help, request_in_hand
 from hive.jobs.work.time_limit import InnerTimeLimit
 from hive.logs import get_logger
@@ -78,27 +76,18 @@ class Helping:
         facts = (self._helper.attempts_allowed, STALLED_ROUNDS, self._helper.owner)
         if steps.run(self._client, steps.RETURNED, self._job_id, *facts)[0] != b"reduce":
             return False
+        by = Reducer(self._app, self._helper.header, self._helper.node, limit=InnerTimeLimit)
         try:
-            value, error = self._reduced()
+            value, error = reduced(by, self._client, self._job_id, self._plan)
+        except RunsAgain as asked:
+            note_retry(self._client, self._job_id, asked.retrial)
+            return False
         except BaseException:
             # What interrupts the task, or ends its process: another reduces.
             self._leave_it_to_others()
             raise
         conclude(self._client, self._job_id, value, error)
         return True
-
-    def _reduced(self) -> tuple[Any, str]:
-        if self._plan.reduce in (None, *BUILT_IN):
-            return reduced(self._app, self._client, self._job_id, self._plan, tries=0)
-        with InnerTimeLimit(reduce_limit(self._app, self._client, self._plan)) as limit:
-            try:
-                limit.started = time.perf_counter()
-                value = reduced(self._app, self._client, self._job_id, self._plan, tries=0)
-            finally:
-                limit.started = None
-        if limit.outer_error is not None:
-            raise limit.outer_error
-        return value
 
     def _leave_it_to_others(self) -> None:
         try:

@@ -45,7 +45,8 @@ _BLOCK = 1.0
 class Progress:
     """How far a job is, in items. total: None until an iterator has ended.
 
-    completed: ok. failed: failed or timed out. running: under a lease. pending: sent, not leased.
+    completed: ok. failed: failed or timed out. running: under a lease. pending: sent, not leased,
+    or waiting for its retry.
     """
 
     total: int | None
@@ -152,10 +153,11 @@ class Job:
                 "cancelled",
                 "waiting",
                 "eof",
+                "later",
             )
         if raw[0] is None:
             raise self._unknown()
-        pushed, done, ok, failed, timeout, cancelled, waiting, eof = (
+        pushed, done, ok, failed, timeout, cancelled, waiting, eof, later = (
             int(field or 0) for field in raw
         )
         return Progress(
@@ -163,8 +165,8 @@ class Job:
             ok,
             failed + timeout,
             cancelled,
-            pushed - done - waiting,
-            waiting,
+            max(0, pushed - done - waiting - later),
+            waiting + later,
         )
 
     def cancel(self) -> None:

@@ -22,6 +22,7 @@ PUSH = _step("push", refusable=True)
 """The same script, for what brings items."""
 STEP = _step("step")
 SPLIT = _step("split")
+PUT_OFF = _step("put_off")
 RECLAIM = _step("reclaim")
 TOUCH = _step("touch")
 STOP = _step("stop")

@@ -16,10 +16,11 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from hive.broker.channel.header import Header
-from hive.errors import TaskExitError
+from hive.errors import InvalidInputError, TaskExitError
 from hive.exits import ended
 from hive.jobs.state.outcomes import Status, error_text
 from hive.jobs.state.plan import Call
+from hive.jobs.work.again import Arguments, is_sent_again, retrial_of
 from hive.jobs.work.in_place import InPlace, is_noticed, request_in_place
 from hive.jobs.work.lease_size import OVERDUE
 from hive.jobs.work.leases import Lease
@@ -50,6 +51,7 @@ class SkillCalls:
         Raises: KeyError when this process does not know the task.
         """
         self._task: Any = app.tasks[call.name]
+        self._app = app
         self._skill = find_skill(self._task)
         self._shared = call
         self._job_id = job_id
@@ -82,7 +84,7 @@ class SkillCalls:
 
         Returns: nothing; `lease.results` has what was done.
         """
-        call = self._call
+        call = self._call(lease)
         values, micros = lease.results.values, lease.results.micros
         limit, clock = self._limit, time.perf_counter
         put_back, few = limit.leftovers.put_back, len(lease.items) <= FEW
@@ -102,9 +104,8 @@ class SkillCalls:
             except BaseException as error:  # noqa: BLE001
                 if limit.outer_error is not None:
                     return  # it is no failure of the item, which others run
-                value, failure = None, _failure(error)
-                if failure is not None:
-                    lease.results.errors[offset] = failure
+                value = None
+                self._note(lease, offset, error)
             now = clock()
             if few or now - last > LONG:
                 put_back()
@@ -114,11 +115,31 @@ class SkillCalls:
             if now > overdue and not whole:
                 return
 
-    @property
-    def _call(self) -> Callable[[Any, int], Any]:
+    def _note(self, lease: Lease, offset: int, error: BaseException) -> None:
+        """Note what became of an item that raised: it has failed, or is to run again."""
+        try:
+            if is_sent_again(error):
+                own = self._arguments(lease)(lease.items[offset])
+                lease.retrials[offset] = retrial_of(self._app, error, lease.again, own)
+                return
+        except InvalidInputError as fault:
+            error = fault
+        failure = _failure(error)
+        if failure is not None:
+            lease.results.errors[offset] = failure
+
+    def _arguments(self, lease: Lease) -> Callable[[Any], Arguments]:
+        """How the items of a lease are turned into arguments."""
+        own, shared, again = self._skill.arguments, self._shared, lease.again.arguments
+        if again is not None:
+            return lambda _: again
+        return lambda item: shared.with_own(*own(item))
+
+    def _call(self, lease: Lease) -> Callable[[Any, int], Any]:
         guarded, context, job_id = self._task.run, self._request, self._job_id
         run = getattr(guarded, "hive_unguarded", guarded)
-        own_arguments, shared = self._skill.arguments, self._shared
+        arguments = self._arguments(lease)
+        context.retries = lease.again.retries
 
         def call_plain(item: Any, index: int) -> Any:
             context.id = f"{job_id}:{index}"
@@ -127,31 +148,20 @@ class SkillCalls:
 
         def call_with_arguments(item: Any, index: int) -> Any:
             context.id = f"{job_id}:{index}"
-            context.args, context.kwargs = shared.with_own(*own_arguments(item))
+            context.args, context.kwargs = arguments(item)
             return run(*context.args, **context.kwargs)
 
         if self._in_place is not None:
             run_in_place = self._in_place.run
 
             def call_in_place(item: Any, index: int) -> Any:
-                args, kwargs = shared.with_own(*own_arguments(item))
+                args, kwargs = arguments(item)
                 own = {"id": f"{job_id}:{index}", "args": args, "kwargs": kwargs}
                 return run_in_place(Context(context.__dict__, **own))
 
             return call_in_place
-        is_plain = self._skill.input is None and not shared.arguments
-        return call_plain if is_plain else call_with_arguments
-
-
-def run_reduce(app: Celery, call: Call, values: list[Any], request: Context) -> Any:
-    """Call a user's reduce task with the ordered values, in this process.
-
-    request: under which it runs; it gets its arguments.
-    Raises: KeyError when the task is not known here, and whatever it raises.
-    """
-    request.args, request.kwargs = call.with_own((values,), {})
-    with InPlace(app.tasks[call.name]) as in_place:
-        return in_place.run(request)
+        is_plain = self._skill.input is None and not self._shared.arguments
+        return call_plain if is_plain and lease.again.arguments is None else call_with_arguments
 
 
 def _failure(error: BaseException) -> tuple[Status, str] | None:
@@ -172,9 +182,7 @@ def _failure(error: BaseException) -> tuple[Status, str] | None:
         return error.status, error.why
     if isinstance(error, SoftTimeLimitExceeded):
         return "timeout", error_text(error)
-    if isinstance(error, Retry) and error.exc is not None:
-        return "failed", error_text(error.exc)
     if isinstance(error, Retry | Ignore | Reject):
-        what = "an item of a job cannot be retried, ignored or rejected as a message"
+        what = "an item of a job cannot be ignored or rejected as a message, nor sent again as one"
         return "failed", f"{type(error).__name__}: {what}"
     return "failed", error_text(error)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import redis
 from celery import Celery
@@ -26,6 +26,7 @@ from hive.logs import get_logger
 
 log = get_logger(__name__)
 
+T = TypeVar("T")
 Went = Literal["worked", "nothing", "done"]
 
 
@@ -47,6 +48,8 @@ class Helper(Puller):
     Its leases are owned by the task's message, and go back when that dies. It holds none between
     two calls of `work`, since nobody knows when the next one comes.
     """
+
+    _commits = "helped"
 
     def __init__(self, app: Celery, request: Any, job_id: str, plan: Plan) -> None:
         super().__init__(app, request, job_id)
@@ -91,12 +94,12 @@ class Helper(Puller):
         return super().commit(*lease_and_commit, go=go)
 
     def _in_spite_of_outages(
-        self, step: Callable[[], list[Any]], mode: str, waits: Callable[[], None]
-    ) -> list[Any]:
+        self, step: Callable[[], T], mode: str, waits: Callable[[], None]
+    ) -> T:
         """Wait for the broker no longer than who asks for the job does, and only with outcomes that
         would be lost. What interrupts the task ends it.
         """
-        longest = READERS_WAIT if not mode else -1.0
+        longest = READERS_WAIT if mode in ("", self._commits) else -1.0
         return until_back(step, longest=longest, waits=lambda _: waits(), away=passes)
 
 

@@ -11,7 +11,7 @@ from hive.broker.link.client import BrokerClient
 from hive.jobs.state import steps
 from hive.jobs.state.plan import Plan
 from hive.jobs.work.lease_size import STUCK, TARGET
-from hive.jobs.work.leases import Lease, commit_of
+from hive.jobs.work.leases import Lease, commit_of, put_off
 from hive.jobs.work.time_limit import TimeLimit
 from hive.logs import get_logger
 
@@ -69,9 +69,20 @@ class Keeper(threading.Thread):
             done = len(lease.results.micros)
             if done >= len(lease.items):
                 return
-            commit = commit_of(lease, 0, done, self._node, self._plan.reduce)
+            if not self._put_off(lease, done):
+                return
+            commit = commit_of(lease, lease.committed, done, self._node, self._plan.reduce)
             if steps.run(self._client, steps.SPLIT, self._job_id, lease.id, *commit.arguments()):
                 lease.committed = done
+
+    def _put_off(self, lease: Lease, done: int) -> bool:
+        """Let those of the items done wait that run again. Returns: whether the lease is there."""
+        while (offset := lease.next_retrial(lease.committed, done)) is not None:
+            step = put_off(lease, lease.committed, offset, self._node, self._plan.reduce)
+            if steps.run(self._client, steps.PUT_OFF, self._job_id, *step.arguments()) < 0:
+                return False
+            lease.committed = offset + 1
+        return True
 
     def _look_for_a_stop(self, looked_after: list[tuple[Lease, TimeLimit]]) -> None:
         now = time.perf_counter()

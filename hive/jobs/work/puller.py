@@ -7,7 +7,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from celery import Celery, Task, shared_task
 
@@ -20,22 +21,24 @@ from hive.jobs.input.launch import PULL
 from hive.jobs.state import steps
 from hive.jobs.state.outcomes import from_json
 from hive.jobs.state.plan import Plan, read_plan, stored_plan
+from hive.jobs.work.again import Again
 from hive.jobs.work.at_once import StrandLimit, Strands
 from hive.jobs.work.calls import SkillCalls
 from hive.jobs.work.keeper import Keeper
 from hive.jobs.work.lease_size import lease_length
-from hive.jobs.work.leases import Commit, Lease, commit_of
+from hive.jobs.work.leases import Commit, Lease, PutOff, commit_of, put_off
 from hive.jobs.work.patience import patiently
 from hive.jobs.work.time_limit import TimeLimit
 from hive.logs import get_logger
 
 log = get_logger(__name__)
 
+T = TypeVar("T")
 _TURN = 1.0
 """Seconds after which a puller goes to the end of its queue, where its plan says nothing else."""
 _WAIT = 0.02
 _LINGER = 0.3
-_AGAIN = {"": "recover", "begin": "begin again", "help": "help again"}
+_AGAIN = {"": "recover", "begin": "begin again", "help": "help again", "helped": "help again"}
 """How step.lua is told that the reply to such a step was lost."""
 
 
@@ -53,8 +56,9 @@ def pull(self: Task[..., None], job_id: str) -> None:
     It returns nothing, so that two copies of one puller (killed between a retry and its
     acknowledgement) are one member of their chord.
     """
-    if Puller(self.app, self.request, job_id).run():
-        raise self.retry(countdown=0)
+    puller = Puller(self.app, self.request, job_id)
+    if puller.run():
+        raise self.retry(countdown=puller.pause)
 
 
 def message_id(task: Task[..., Any]) -> str:
@@ -73,6 +77,8 @@ def _message_id(request: Any) -> str:
 class Puller:
     """One run of `hive.pull`: at most a second, or one item."""
 
+    _commits = ""  # the mode of a step that commits
+
     def __init__(self, app: Celery, request: Any, job_id: str) -> None:
         """request: of the message for which it works."""
         delivery = request.delivery_info or {}
@@ -89,6 +95,8 @@ class Puller:
         )
         self.attempts_allowed = self.client.settings.hive_max_retries + 1
         self.ends = time.monotonic() + _TURN
+        self.pause = 0.0
+        """Seconds after which it is sent again."""
         self._run_id = uuid.uuid4().hex[:12]
         self._calls = 0
 
@@ -146,16 +154,22 @@ class Puller:
         """Work in strands, several items at a time. Returns: as `run`."""
         self.ends += plan.turn - _TURN
         keeper = Keeper(self.client, self.job_id, plan, self.node)
+        pauses: list[float] = []
 
         def pulls(limit: StrandLimit, reply: list[Any] | None) -> bool:
             strand = Strand(self, strands, limit)
             calls = self._calls_of(plan, limit)
-            return Pulling(strand, plan, calls, limit, keeper).pull(strand.first(reply))
+            again = Pulling(strand, plan, calls, limit, keeper).pull(strand.first(reply))
+            if again:
+                pauses.append(strand.pause)
+            return again
 
         strands = Strands(plan.concurrency, plan.item_limit, pulls)
         keeper.start()
         try:
-            return strands.run(reply)
+            again = strands.run(reply)
+            self.pause = min(pauses, default=0.0)
+            return again
         finally:
             keeper.finish()
 
@@ -171,7 +185,7 @@ class Puller:
         self, lease: bytes, commit: Commit, want: int, block: bytes, *, go: bool
     ) -> list[Any]:
         """Commit a lease and take the next, in one round trip; the reply is step.lua's."""
-        return self._step("", lease, commit, want=want, block=block, go=go)
+        return self._step(self._commits, lease, commit, want=want, block=block, go=go)
 
     def _step(
         self,
@@ -201,11 +215,23 @@ class Puller:
             if not (mode and self.redelivered):
                 mode = _AGAIN.get(mode, mode)
 
-        return self._in_spite_of_outages(step, mode, waits)
+        reply = self._in_spite_of_outages(step, mode, waits)
+        if reply[0] == b"later":
+            self.pause = int(reply[1]) / 1000
+            return [b"yield"]
+        return reply
+
+    def put_off(self, step: PutOff) -> int:
+        """Let an item of a lease wait for its retry, and commit what is done before it.
+
+        Returns: the first item that is still under the lease; below 0 when there is none.
+        """
+        run = partial(steps.run, self.client, steps.PUT_OFF, self.job_id, *step.arguments())
+        return int(self._in_spite_of_outages(run, "", lambda: None))
 
     def _in_spite_of_outages(
-        self, step: Callable[[], list[Any]], mode: str, waits: Callable[[], None]
-    ) -> list[Any]:
+        self, step: Callable[[], T], mode: str, waits: Callable[[], None]
+    ) -> T:
         return patiently(step, self.job_id, waits=waits)
 
     def wait_for_items(self, reply: list[Any]) -> list[Any]:
@@ -314,18 +340,25 @@ class Pulling:
         return self._commit(lease, job_us=int(reply[8]), job_done=int(reply[9]))
 
     def _open(self, reply: list[Any]) -> Lease:
-        _, lease_id, block, base, first, length, attempt, body, _, _, ms_left, _ = reply
+        _, lease_id, block, base, first, length, attempt, body, _, _, ms_left, _, again = reply
         if body:
             self.block, self.base, self.items = block, base, from_json(body)
         if ms_left >= 0:
             self.limit.set_deadline(ms_left / 1000)
         offset = first - self.base
-        return Lease(lease_id, first, attempt, self.items[offset : offset + length])
+        items = self.items[offset : offset + length]
+        return Lease(lease_id, first, attempt, items, Again.read(again))
 
     def _commit(self, lease: Lease, *, job_us: int, job_done: int) -> list[Any]:
         done, start = len(lease.results.micros), lease.committed
+        node, reduce = self.puller.node, self.plan.reduce
         while True:
-            commit = commit_of(lease, start, done, self.puller.node, self.plan.reduce)
+            offset = lease.next_retrial(start, done)
+            if offset is not None:
+                held = self.puller.put_off(put_off(lease, start, offset, node, reduce))
+                start = done if held < 0 else held - lease.first
+                continue
+            commit = commit_of(lease, start, done, node, reduce)
             job_cost = job_us / job_done / 1e6 if job_done else 0.0
             want = lease_length(max(done, 1), lease.cost, job_cost, len(commit.entry))
             reply = self.puller.commit(

@@ -10,6 +10,6 @@ if ARGV[4] ~= '' then
   redis.call('HSET', STATE, 'error', before and before .. ' ' .. ARGV[4] or ARGV[4])
 end
 redis.call('XADD', OUTCOMES, '*', 'end', 1)
-redis.call('DEL', BLOCKS, LEFT, QUEUE, BACK, LEASES, PARTIALS, WAKE, CALLER)
+redis.call('DEL', BLOCKS, LEFT, QUEUE, BACK, LEASES, PARTIALS, WAKE, CALLER, LATER, AGAIN, COMING)
 keep_alive()
 return 1

@@ -5,12 +5,17 @@
 --             will not run), why, error, excuse, reducer (message), ended (ms), trimmed (outcomes),
 --             trimmed_to (entry), cut (part of the input never came), leash (ms), silence
 --             `ms:looked at`, rounds_of (message), try:<owner> `run:number`, absences (of pullers
---             that nothing was heard of)
+--             that nothing was heard of), later (items in it), rows (of them in leases),
+--             reduce_again, reduce_due (ms)
 --   blocks    hash: block number -> JSON list of items
 --   left      hash: block number -> items without an outcome
 --   queue     list of `block:base:first:length`, never leased
 --   back      list of `block:base:first:length:attempt`, given back
 --   leases    hash: lease -> `block:base:first:length:attempt:owner:node`
+--   later     sorted set: `block:base:first:attempt:row:node` of an item that waits for its retry
+--             -> when it is due (ms); row is 0, or stands for the lease `later:<row>`
+--   again     hash: item that was retried -> `runs:retries:arguments`
+--   coming    sorted set: puller that went away and comes back for what is due later -> when (ms)
 --   outcomes  stream, one entry a commit: first, n and either d (JSON) or r (JSON, the same outcome
 --             for all n), or `end`
 --   partials  list of JSON [first, partial result, error]
@@ -20,14 +25,15 @@
 -- <prefix>venom:pullers is a hash: owner -> its jobs, with a blank between two: a puller has one of
 -- its own, and a task all those that it works on while it waits for them.
 -- base is the index of a block's first item, first and length are a range of item indexes.
--- Always: pushed = done + waiting + items under lease, and every item without an outcome is in
--- exactly one of queue, back, leases.
+-- Always: pushed = done + waiting + later + items under lease, and every item without an outcome is
+-- in exactly one of queue, back, leases, later.
 local JOB = P .. 'job:' .. ARGV[2] .. ':'
 local STATE, BLOCKS, LEFT, QUEUE, BACK = JOB .. 'state', JOB .. 'blocks', JOB .. 'left',
   JOB .. 'queue', JOB .. 'back'
 local LEASES, OUTCOMES, PARTIALS, VALUE = JOB .. 'leases', JOB .. 'outcomes', JOB .. 'partials',
   JOB .. 'value'
 local WAKE, CALLER, PULLERS = JOB .. 'wake', JOB .. 'caller', P .. 'pullers'
+local LATER, AGAIN, COMING = JOB .. 'later', JOB .. 'again', JOB .. 'coming'
 
 local function bump(field, by) return redis.call('HINCRBY', STATE, field, by) end
 
@@ -36,7 +42,8 @@ local function bump(field, by) return redis.call('HINCRBY', STATE, field, by) en
 local function keep_alive()
   local ttl = redis.call('HGET', STATE, 'ttl')
   if not ttl then return end
-  for _, name in ipairs({STATE, BLOCKS, LEFT, QUEUE, BACK, LEASES, OUTCOMES, PARTIALS, WAKE}) do
+  for _, name in ipairs({STATE, BLOCKS, LEFT, QUEUE, BACK, LEASES, OUTCOMES, PARTIALS, WAKE, LATER,
+    AGAIN, COMING}) do
     redis.call('EXPIRE', name, ttl)
   end
 end
@@ -60,10 +67,19 @@ local function settled(block, n)
   end
 end
 
+-- How often an item was retried, which is then forgotten. It is always in a range of its own.
+local function retried_runs(first, length)
+  local again = length == 1 and redis.call('HGET', AGAIN, first)
+  if not again then return 0 end
+  redis.call('HDEL', AGAIN, first)
+  return tonumber(string.match(again, '^%d+'))
+end
+
 -- Items that will not run (again) get their outcome.
 local function without_run(block, first, length, status, error, attempts, node)
+  attempts = tonumber(attempts) + retried_runs(tonumber(first), tonumber(length))
   redis.call('XADD', OUTCOMES, '*', 'first', first, 'n', length, 'r',
-    cjson.encode({status, error, tonumber(attempts), node}))
+    cjson.encode({status, error, attempts, node}))
   bump(status, length)
   settled(block, length)
 end
@@ -115,6 +131,53 @@ local function dismiss(owner)
   redis.call('HDEL', PULLERS, owner)
 end
 
+-- The leases that somebody holds.
+local function held_leases()
+  local held = {}
+  for _, id in ipairs(redis.call('HKEYS', LEASES)) do
+    if string.sub(id, 1, 6) ~= 'later:' then held[#held + 1] = read_lease(id) end
+  end
+  return held
+end
+
+-- An item waits for its retry, for so many ms. For the scripts of a release that knows no retries
+-- it is under lease to nobody, too, so that they run it early, and do not end the job without it.
+-- That is told of the first thousand.
+local MOST_ROWS = 1000
+local function wait_for_retry(lease, item, ms)
+  local row = 0
+  if redis.call('HLEN', LEASES) < MOST_ROWS then
+    row = bump('seq', 1)
+    bump('rows', 1)
+    redis.call('HSET', LEASES, 'later:' .. row,
+      table.concat({lease.block, lease.base, item, 1, lease.attempt - 1, '', lease.node}, ':'))
+  end
+  redis.call('ZADD', LATER, now() + ms,
+    table.concat({lease.block, lease.base, item, lease.attempt, row, lease.node}, ':'))
+  bump('later', 1)
+end
+
+-- Items that waited for their retry may be leased; in a job that was stopped they get the outcome
+-- of that. What such a release has taken meanwhile is its own.
+local function end_waits(waits)
+  for _, wait in ipairs(waits) do
+    local block, base, first, attempt, row = string.match(wait, '^(%d+):(%d+):(%d+):(%d+):(%d+):')
+    redis.call('ZREM', LATER, wait)
+    bump('later', -1)
+    if row ~= '0' then bump('rows', -1) end
+    if row == '0' or redis.call('HDEL', LEASES, 'later:' .. row) == 1 then
+      give_back(block, base, tonumber(first), 1, attempt, attempt - 1)
+    end
+  end
+end
+
+-- What is due may be leased.
+local MOST_AT_ONCE = 1000
+local function end_due_waits()
+  if redis.call('EXISTS', LATER) == 0 then return end
+  end_waits(redis.call('ZRANGEBYSCORE', LATER, '-inf', now(), 'LIMIT', 0, MOST_AT_ONCE))
+end
+
 -- Take a lease back: its items are tried again. Where its owner died (`died` is 1) under a single
 -- item, and too often, that item is what kills, and fails.
 local function reclaim(lease, died, allowed)
@@ -134,8 +197,7 @@ end
 local function reclaim_all_of(owner, died, allowed)
   if redis.call('EXISTS', LEASES) == 0 then return 0 end
   local n, absent = 0, died == 1 and redis.call('HEXISTS', P .. 'absences', owner) == 1
-  for _, id in ipairs(redis.call('HKEYS', LEASES)) do
-    local lease = read_lease(id)
+  for _, lease in ipairs(held_leases()) do
     if lease.owner == owner then
       if absent and n == 0 then died = bump('absences', 1) > 10 * allowed and 1 or 0 end
       reclaim(lease, died, allowed)
@@ -154,6 +216,7 @@ local function write_outcomes(lease, first, n, entry, counts, us, partial)
   if partial ~= '' then redis.call('RPUSH', PARTIALS, partial) end
   bump('us', us)
   bump('moves', 1)
+  if n == 1 then redis.call('HDEL', AGAIN, first) end
   settled(lease.block, n)
 end
 
@@ -170,6 +233,7 @@ local function stop_job(status, why)
       without_run(block, first, length, status, why, tonumber(attempt) and attempt - 1 or 0, '')
     end
   end
+  end_waits(redis.call('ZRANGE', LATER, 0, -1))
   wake_pullers(1000)
 end
 

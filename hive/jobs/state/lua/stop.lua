@@ -6,11 +6,11 @@
 local ended = redis.call('HMGET', STATE, 'ttl', 'ended')
 if not ended[1] or ended[2] then return 0 end
 stop_job(ARGV[3], ARGV[4])
+end_waits(redis.call('ZRANGE', LATER, 0, -1))
 if ARGV[6] == '1' then redis.call('HSET', STATE, 'cut', 1) end
 if ARGV[5] == '1' then
-  for _, id in ipairs(redis.call('HKEYS', LEASES)) do
-    local lease = read_lease(id)
-    redis.call('HDEL', LEASES, id)
+  for _, lease in ipairs(held_leases()) do
+    redis.call('HDEL', LEASES, lease.id)
     give_back(lease.block, lease.base, lease.first, lease.length, lease.attempt, lease.attempt)
   end
 end
