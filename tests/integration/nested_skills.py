@@ -103,7 +103,7 @@ def keeps_its_request(self: Any, numbers: int) -> list[Any]:
     return [len(seen), [self.request.id, [numbers], self.name], seen]
 
 
-@shared_task(soft_time_limit=1)
+@shared_task(soft_time_limit=2)
 def runs_out_of_time(directory: str, swallows: bool) -> str:
     """Waits for more than it has time for; what it works on may catch all that is raised."""
     items = [[directory, number, 20.0] for number in range(2)]
@@ -188,6 +188,33 @@ def kills_once(item: tuple[str, int]) -> int:
         Path(directory, "killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.005)
+    return number
+
+
+@shared_task
+def dies_beside_another(directory: str) -> str:
+    """Maps two items, and dies under the one that it runs itself; its second run maps nothing."""
+    if Path(directory, "job").exists():
+        return "again"
+    Path(directory, "pid").write_text(str(os.getpid()))
+    job = hive.map(kills_who_waits, [[directory, number] for number in range(2)])
+    Path(directory, "job").write_text(job.id)
+    job.result()
+    return "not killed"
+
+
+@shared_task
+def kills_who_waits(item: tuple[str, int]) -> int:
+    """Once both items run, kills the process of the task that waits; elsewhere waits for a file."""
+    directory, number = item
+    Path(directory, f"run-{number}-{os.getpid()}").touch()
+    end = time.monotonic() + 30
+    while len(list(Path(directory).glob("run-*"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    if str(os.getpid()) == Path(directory, "pid").read_text():
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not Path(directory, "go").exists() and time.monotonic() < end:
+        time.sleep(0.01)
     return number
 
 

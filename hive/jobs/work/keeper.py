@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -47,6 +48,8 @@ class Keeper(threading.Thread):
         self._over.set()
 
     def run(self) -> None:
+        # An alarm that an item has blocked would come to this thread, and may end the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while not self._over.wait(TARGET / 2):
             looked_after = [pair for pair in [*self._leases.values()] if not pair[0].closed]
             try:
