@@ -11,6 +11,7 @@ from typing import Any
 import redis
 from celery.exceptions import Ignore
 
+from hive.broker import in_hand
 from hive.broker.channel.fence import is_taken_away
 from hive.broker.channel.header import Header
 from hive.broker.link.client import client_of
@@ -35,6 +36,7 @@ def fenced(before_start: Callable[..., Any]) -> Callable[..., Any]:
             held_by = delivery.incarnation if delivery is not None else ""
             log.warning("fenced_run_dropped", task_id=task_id, incarnation=held_by)
             raise Ignore("Another node has it: this one was taken for dead.")
+        in_hand.begins(task.request)
         _tell_of_deaths(task)
         before_start(task, task_id, args, kwargs)
 

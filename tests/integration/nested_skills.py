@@ -89,6 +89,13 @@ def tree(depth: int) -> int:
     return int(result.value)
 
 
+@shared_task
+def maps_elsewhere(wanted: dict[str, Any]) -> list[str | None]:
+    """Says where the items of its map ran, which demand that of their node."""
+    job = hive.map(echo, range(4), requirements=wanted)
+    return [outcome.node for outcome in job.result().outcomes]
+
+
 @shared_task(bind=True)
 def keeps_its_request(self: Any, numbers: int) -> list[Any]:
     """Says who it is before, amid and after."""

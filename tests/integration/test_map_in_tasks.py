@@ -65,6 +65,24 @@ def test_tasks_on_all_slots_that_wait_for_their_own_maps_end(
     assert [one.get(timeout=40) for one in sent] == [value] * 2
 
 
+def test_threads_of_tasks_on_all_slots_that_wait_for_maps_end(
+    cluster: MapCluster, tmp_path: Path
+) -> None:
+    sent = [skills.asks_in_threads.delay(str(tmp_path), 2) for _ in range(2)]
+    assert [one.get(timeout=40) for one in sent] == [[204, 204, 204]] * 2
+
+
+def test_a_waiting_task_runs_no_item_whose_requirements_its_node_does_not_meet(
+    cluster: MapCluster, tmp_path: Path
+) -> None:
+    with occupied(cluster, tmp_path):
+        cluster.spore("other", concurrency=1, options=NESTED)
+        for wanted in ({"node": "other@h"}, {"node": "one@h"}):
+            task = skills.maps_elsewhere.apply_async((wanted,), requirements={"node": "one@h"})
+            assert task.get(timeout=40) == [wanted["node"]] * 4
+    cluster.spores[-1].stop()
+
+
 def test_a_map_of_maps_of_maps_ends(cluster: MapCluster) -> None:
     result = hive.map(skills.tree, [3, 3, 2], "sum", app=cluster.app).result(60)
     assert (result.value, result.error, result.complete) == (20, None, True)

@@ -9,6 +9,7 @@ import asyncio
 
 from celery import Celery
 
+from hive.broker.in_hand import request_in_hand
 from hive.broker.link.client import client_of
 from hive.broker.link.outage import PAUSE, passes
 from hive.jobs.answer.errands import Errand
@@ -18,7 +19,7 @@ from hive.jobs.input.launch import send_finish
 from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
 from hive.jobs.state.plan import Plan
-from hive.jobs.work.helping import Helper, can_help, request_in_hand
+from hive.jobs.work.helping import Helper, can_help
 from hive.jobs.work.time_limit import InnerTimeLimit
 from hive.logs import get_logger
 

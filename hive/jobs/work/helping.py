@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import redis
 from celery import Celery
-from celery._state import _task_stack  # type: ignore[attr-defined]  # what current_task reads
 
 from hive.broker.channel.header import Header
 from hive.broker.link.client import BrokerClient
@@ -28,18 +27,6 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 Went = Literal["worked", "nothing", "done"]
-
-
-def request_in_hand() -> Any:
-    """The request of the message that this thread works on: a task's own, or a puller's whose item
-    runs. None outside of workers, also for a task that a program calls by itself.
-    """
-    for task in reversed(_task_stack.stack or ()):
-        for request in reversed(task.request_stack.stack or ()):
-            header = Header.of_request(request)
-            if header is not None and header.is_delivered:
-                return request
-    return None
 
 
 class Helper(Puller):

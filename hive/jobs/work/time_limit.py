@@ -87,7 +87,8 @@ class TimeLimit:
             if callable(before):
                 self._handle(number, self._passing(before))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (_SIGNAL,))
-        self.leftovers.note((_SIGNAL, signal.SIGALRM), own_alarm=bool(self._passed))
+        own_alarm = bool(self._passed) or callable(outer)
+        self.leftovers.note((_SIGNAL, signal.SIGALRM), own_alarm=own_alarm)
         _clock.add(self)
         return self
 
