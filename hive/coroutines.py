@@ -94,6 +94,14 @@ def interrupt(error: BaseException) -> None:
     runner.interrupt(error)
 
 
+def noted() -> BaseException | None:
+    """What `interrupt` has kept in this thread to be raised as soon as the loop can; None for
+    nothing.
+    """
+    runner = _here.runner
+    return None if runner is None or runner.main is None else runner.main.thrown
+
+
 class Interruptible(Coroutine[Any, Any, T]):
     """A coroutine into which another error than CancelledError can be thrown while it waits.
 
@@ -133,6 +141,11 @@ class Running:
     ) -> None:
         self._coroutine = Interruptible(coroutine)
         self.task: asyncio.Task[Any] = loop.create_task(self._coroutine, context=context)
+
+    @property
+    def thrown(self) -> BaseException | None:
+        """What is to be raised in it next."""
+        return self._coroutine.thrown
 
     def throw(self, error: BaseException) -> None:
         """Raise an error in it where it waits; in the loop's own thread."""

@@ -18,6 +18,7 @@ from celery import current_task, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
 import hive
+from hive import coroutines
 from tests.integration.jobs import wait_for  # noqa: F401 the workers are to know it
 from tests.integration.map_skills import echo, first_and_last, marked, pause, square
 
@@ -67,6 +68,7 @@ WAYS: dict[str, Callable[[], Any]] = {
     "a reduce task": lambda: hive.map(square, range(20), first_and_last).result().value,
     "cancels": _cancels,
     "a deadline": _has_a_deadline,
+    "an async skill": lambda: hive.map(square_soon, range(20), "sum").result().value,
     "nothing": lambda: hive.map(square, [], "sum").result().value,
 }
 
@@ -111,16 +113,42 @@ def keeps_its_request(self: Any, numbers: int) -> list[Any]:
 
 
 @shared_task(soft_time_limit=2)
-def runs_out_of_time(directory: str, swallows: bool) -> str:
+def runs_out_of_time(directory: str, how: str) -> str:
     """Waits for more than it has time for; what it works on may catch all that is raised."""
+    coroutines.run(asyncio.sleep(0))  # as in a process that has run a coroutine before
     items = [[directory, number, 20.0] for number in range(2)]
-    job = hive.map(catches_all if swallows else marked, items)
+    job = hive.map(LONG[how], items)
     Path(directory, "job").write_text(job.id)
     try:
         job.result()
     except SoftTimeLimitExceeded:
         return "interrupted"
     return "not interrupted"
+
+
+@shared_task
+async def waits_beside(item: tuple[str, int, float]) -> int:
+    """As `marked`, asynchronously."""
+    directory, number, seconds = item
+    Path(directory, str(number)).touch()  # noqa: ASYNC240
+    await asyncio.sleep(seconds)
+    return number
+
+
+@shared_task
+async def square_soon(number: int) -> int:
+    await asyncio.sleep(0.001)
+    return number * number
+
+
+@shared_task
+async def async_waits(how: str, directory: str, tasks: int) -> Any:
+    """As `waits`, asynchronously."""
+    await asyncio.to_thread(_meet, directory, tasks)
+    skill = square if how.startswith("sync") else square_soon
+    if how.endswith("result"):
+        return hive.map(skill, range(20), "sum").result().value
+    return (await hive.map(skill, range(20), "sum")).value
 
 
 @shared_task
@@ -223,6 +251,9 @@ def kills_who_waits(item: tuple[str, int]) -> int:
     while not Path(directory, "go").exists() and time.monotonic() < end:
         time.sleep(0.01)
     return number
+
+
+LONG = {"raised": marked, "swallowed by the item": catches_all, "async": waits_beside}
 
 
 @shared_task(soft_time_limit=1)

@@ -55,6 +55,7 @@ def occupied(cluster: MapCluster, directory: Path) -> Iterator[None]:
         ("a reduce task", [0, 361, 20]),
         ("cancels", ["cancelled"]),
         ("a deadline", [1, ["ok", "timeout", "timeout", "timeout"]]),
+        ("an async skill", SQUARES),
         ("nothing", 0),
     ],
 )
@@ -100,17 +101,25 @@ def test_an_item_that_a_waiting_task_runs_has_its_own_limit(cluster: MapCluster)
     assert [outcome.value for outcome in statuses.outcomes] == [["ok", "timeout", "ok"]] * 2
 
 
-@pytest.mark.parametrize("swallows", [False, True], ids=["raised", "swallowed by the item"])
+@pytest.mark.parametrize("how", ["sync await", "sync result", "async await", "async result"])
+def test_async_tasks_on_all_slots_that_wait_for_their_own_maps_end(
+    cluster: MapCluster, tmp_path: Path, how: str
+) -> None:
+    sent = [skills.async_waits.delay(how, str(tmp_path), 2) for _ in range(2)]
+    assert [one.get(timeout=40) for one in sent] == [SQUARES] * 2
+
+
+@pytest.mark.parametrize("how", skills.LONG)
 def test_a_task_that_runs_out_of_time_gives_back_the_item_that_it_ran(
-    cluster: MapCluster, tmp_path: Path, swallows: bool
+    cluster: MapCluster, tmp_path: Path, how: str
 ) -> None:
     with occupied(cluster, tmp_path):
-        task = skills.runs_out_of_time.delay(str(tmp_path), swallows)
+        task = skills.runs_out_of_time.delay(str(tmp_path), how)
         assert task.get(timeout=40) == "interrupted"
         job = hive.job((tmp_path / "job").read_text(), app=cluster.app)
         job.cancel()
         statuses = [outcome.status for outcome in by_index(iter(job)).values()]
-        assert statuses[0] == ("ok" if swallows else "cancelled")
+        assert statuses[0] == ("ok" if how.startswith("swallowed") else "cancelled")
         assert {"timeout", "failed"}.isdisjoint(statuses)
 
 

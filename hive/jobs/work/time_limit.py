@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from hive.coroutines import interrupt
+from hive.coroutines import interrupt, noted
 from hive.jobs.work.leftovers import Leftovers
 
 _NO_LIMIT = float("inf")
@@ -136,16 +136,22 @@ class TimeLimit:
         return both
 
     def _passing(self, outer: _Handler) -> _Handler:
-        def passing(number: int, frame: FrameType | None) -> Any:
+        def passing(number: int, frame: FrameType | None) -> None:
             if number == signal.SIGALRM:
                 self.leftovers.rang()
+            before = noted()
             try:
-                return outer(number, frame)
+                outer(number, frame)
             except BaseException as error:
-                self.outer_error, self.over = error, True
+                self._is_interrupted(error if noted() is before else noted())
                 raise
+            if noted() is not before:
+                self._is_interrupted(noted())
 
         return passing
+
+    def _is_interrupted(self, error: BaseException | None) -> None:
+        self.outer_error, self.over = error, True
 
     def _fire(self, _signal: int, _frame: FrameType | None) -> None:
         now = time.perf_counter()
