@@ -10,7 +10,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
-from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
+from celery.exceptions import (
+    Ignore,
+    InvalidTaskError,
+    Reject,
+    Retry,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
 from celery.worker.request import Request as CeleryRequest
 
 from hive.broker.channel.header import Header
@@ -22,6 +30,8 @@ from hive.spore.machine.footprint import Footprint
 log = get_logger(__name__)
 
 NAME = "hive.spore.request:Request"
+
+_OF_THE_POOL = (WorkerLostError, TimeLimitExceeded, Terminated)
 
 
 class Request(CeleryRequest):
@@ -99,6 +109,10 @@ class Request(CeleryRequest):
         error = self._error = getattr(exc_info.exception, "exc", exc_info.exception)
         if not isinstance(error, Retry | Ignore | Reject):
             self._note("failed")
+        if isinstance(error, MemoryError) or (return_ok and isinstance(error, _OF_THE_POOL)):
+            # Celery would end the whole worker, or take the process for lost. But the task raised
+            # it, perhaps as another's result that it waited for, and that is its own result.
+            exc_info.exception = RuntimeError(f"{type(error).__name__}: {error}")
         super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def on_retry(self, exc_info: Any) -> None:

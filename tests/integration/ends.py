@@ -14,7 +14,13 @@ from typing import Any
 
 import click
 from celery import Task, shared_task
-from celery.exceptions import Reject, SoftTimeLimitExceeded
+from celery.exceptions import (
+    Reject,
+    SoftTimeLimitExceeded,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
 
 
 class Exit(SystemExit):
@@ -80,6 +86,18 @@ def leaves_within(log: str, how: str) -> Any:
 @shared_task(autoretry_for=(Exception,), default_retry_delay=0)
 def leaves_and_retries(log: str, how: str) -> Any:
     return leaves.run(log, how)
+
+
+RAISED = {
+    kind.__name__: kind for kind in (MemoryError, WorkerLostError, TimeLimitExceeded, Terminated)
+}
+
+
+@shared_task
+def raises(log: str, kind: str) -> None:
+    with Path(log).open("a") as ran:
+        ran.write("x")
+    raise RAISED[kind]("as another task did")
 
 
 @shared_task

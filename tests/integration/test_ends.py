@@ -17,6 +17,7 @@ from celery.exceptions import TimeLimitExceeded
 
 import hive
 from hive.broker.ledger.dead_letters import DeadLetters
+from hive.broker.link.client import client_of
 from hive.errors import DeadLetterError, TaskExitError
 from tests.harness import wait_until
 from tests.integration import ends
@@ -85,6 +86,20 @@ def test_so_it_is_with_a_task_class_that_calls_it_otherwise(
 
 def test_an_exit_is_no_exception_that_is_retried(cluster: Cluster, tmp_path: Path) -> None:
     assert ended(ends.leaves_and_retries, tmp_path / "log", "3") == BADLY["3"]
+
+
+@pytest.mark.parametrize("kind", ends.RAISED)
+def test_what_a_task_raises_fails_it_and_not_its_worker(
+    cluster: Cluster, tmp_path: Path, kind: str
+) -> None:
+    """Also where Celery would think that the process was out of memory, lost, or killed."""
+    log = tmp_path / "log"
+    with pytest.raises(ends.RAISED[kind], match="as another task did"):
+        ends.raises.delay(str(log), kind).get(timeout=30)
+    assert ended(ends.leaves, tmp_path / "next", "0") is None
+    assert log.read_text() == "x"
+    client = client_of(cluster.app)
+    wait_until(lambda: not client.redis.hlen("venom:entries"), what="all is acknowledged")
 
 
 def test_a_chain_goes_on_after_an_exit_without_a_code(cluster: Cluster, tmp_path: Path) -> None:
