@@ -47,11 +47,12 @@ def dumps(value: Any, **form: Any) -> str:
 
 def _encode(body: Any) -> Any:
     """The same, by what the program has registered as "json", which perhaps knows no marks."""
-    payload: Any = serialization.dumps(body, serializer="json")[2]
+    encode = registry._encoders["json"].encoder  # kombu's own dumps would cost as much again
+    payload: Any = encode(body)
     mark: Any = _MARK if isinstance(payload, str) else _MARK.encode()
     if mark not in payload or _decode(_PROBE) != {"__type__": 1, "__value__": 2}:
         return payload
-    return serialization.dumps(_as_it_is(body), serializer="json")[2]
+    return encode(_as_it_is(body))
 
 
 def _decode(body: Any) -> Any:
