@@ -78,6 +78,17 @@ class TaskExitError(HiveError):
     """The task called `sys.exit`, or raised what is no Exception."""
 
 
+class TaskFailedError(HiveError):
+    """The task said that it failed; it gave no reason.
+
+    `meta` is what it gave instead of an exception (`update_state(state="FAILURE", meta=…)`).
+    """
+
+    def __init__(self, message: str | None = None, *, meta: object = None) -> None:
+        super().__init__(message or "The task said that it failed; it gave no reason.")
+        self.meta = meta
+
+
 class NoEligibleNodeError(HiveError):
     """No known node can ever run this task; start a node that offers what it requires."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from celery.app.annotations import prepare, resolve_all
 
 from hive.broker.channel.time_limits import fitting
-from hive.broker.results import repeating
+from hive.broker.results import failure, repeating
 from hive.coroutines import is_coroutine_function, refuse_generator
 from hive.spore import strategy
 from hive.spore.before_start import fenced
@@ -55,6 +55,7 @@ class Annotation(PlainAnnotation):
             "@retry": repeating.retry,
             "@replace": repeating.replace,
             "@add_to_chord": repeating.add_to_chord,
+            "@update_state": failure.update_state,
         }
         own = {
             "Request": REQUEST,

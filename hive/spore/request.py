@@ -23,6 +23,7 @@ from celery.worker.request import Request as CeleryRequest
 
 from hive.broker.channel.header import Header
 from hive.broker.channel.incarnation import Incarnation, Outcome, current
+from hive.broker.results.backend import Backend
 from hive.logs import get_logger
 from hive.spore.machine.deaths import Deaths
 from hive.spore.machine.footprint import Footprint
@@ -109,6 +110,10 @@ class Request(CeleryRequest):
         error = self._error = getattr(exc_info.exception, "exc", exc_info.exception)
         if not isinstance(error, Retry | Ignore | Reject):
             self._note("failed")
+        elif isinstance(error, Ignore) and self._context.chord:  # type: ignore[attr-defined]
+            backend = self.task.backend
+            if isinstance(backend, Backend):
+                backend.end_ignored_member(self._context)  # type: ignore[attr-defined]
         if isinstance(error, MemoryError) or (return_ok and isinstance(error, _OF_THE_POOL)):
             # Celery would end the whole worker, or take the process for lost. But the task raised
             # it, perhaps as another's result that it waited for, and that is its own result.

@@ -130,7 +130,7 @@ class TaskRecords:
     def meta(self, task_id: str) -> dict[str, Any] | None:
         """The stored result's meta, as Celery decodes it; None when nothing is stored."""
         meta: dict[str, Any] = self._app.backend.get_task_meta(task_id, cache=False)
-        return meta if "task_id" in meta else None
+        return _usable(meta) if "task_id" in meta else None
 
     def store(
         self,
@@ -335,6 +335,25 @@ def _added(meta: Mapping[str, Any]) -> dict[str, Any]:
                 given.pop(fault["loc"][0], None)
 
 
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "args": (list, tuple),
+    "kwargs": Mapping,
+    "worker": str,
+    "queue": str,
+    "retries": int,
+}
+
+
+def _usable(meta: dict[str, Any]) -> dict[str, Any]:
+    """A result's meta without what another program wrote in another form."""
+    return {
+        name: value
+        for name, value in meta.items()
+        if value is None or name not in _TYPES or isinstance(value, _TYPES[name])
+    }
+
+
 def _knows_better(meta: dict[str, Any], place: Place) -> bool:
     """Whether the stored result says more than the task's place in the channel."""
     if meta["status"] == states.SUCCESS:
@@ -366,12 +385,17 @@ def _error_text(state: str, result: Any) -> str | None:
 
 
 def _moment(value: Any) -> datetime | None:
-    """Unix seconds, or ISO text (Celery's own are in UTC), as a time in UTC."""
-    if value is None or value == "":
+    """Unix seconds, or ISO text (Celery's own are in UTC), as a time in UTC; None for what another
+    program wrote in another form.
+    """
+    if value is None:
         return None
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    try:
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value, UTC)
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except (ValueError, OverflowError, OSError):
+        return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -20,7 +20,7 @@ from celery.backends.redis import (
     RedisBackend,
 )
 from celery.exceptions import BackendStoreError
-from celery.states import FAILURE, STARTED
+from celery.states import FAILURE, PENDING, STARTED
 
 from hive.broker.channel.fence import is_taken_away
 from hive.broker.channel.header import Header
@@ -36,9 +36,10 @@ from hive.broker.link.client import client_of
 from hive.broker.link.coding import SERIALIZER
 from hive.broker.link.scripts import ALLOW_OOM, Script
 from hive.broker.link.silence import keepalive
+from hive.broker.results.failure import as_exception, as_failure
 from hive.broker.results.store_line import StoreLines
 from hive.broker.results.waiting import ResultConsumer, reading
-from hive.errors import BrokerMemoryError
+from hive.errors import BrokerMemoryError, TaskFailedError
 from hive.logs import get_logger
 
 log = get_logger(__name__)
@@ -82,6 +83,25 @@ class Backend(RedisBackend):
             more = {"req": header.requirements, "stated": header.is_stated}
             meta["hive"] |= {key: value for key, value in more.items() if value}
         return meta
+
+    def encode_result(self, result: Any, state: str) -> Any:
+        return super().encode_result(as_failure(result, state), state)
+
+    def exception_to_python(self, exc: Any) -> Any:
+        return as_exception(exc, super().exception_to_python)
+
+    def meta_from_decoded(self, meta: Any) -> dict[str, Any]:
+        """A result as it was stored, also by a program that stores no more than it must."""
+        if not isinstance(meta, dict) or not isinstance(meta.get("status"), str):
+            error = TaskFailedError("What is stored as its result cannot be read.", meta=meta)
+            return {"status": FAILURE, "result": error}
+        read: dict[str, Any] = super().meta_from_decoded({"result": None, **meta})
+        return read
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        meta: dict[str, Any] = super()._get_task_meta_for(task_id)  # type: ignore[misc]
+        # Where nothing is stored, Celery says PENDING, and no more.
+        return meta if meta["status"] == PENDING else {"task_id": task_id, **meta}
 
     def _store_result(
         self,
@@ -134,6 +154,16 @@ class Backend(RedisBackend):
             return
         with following_up():
             super().on_chord_part_return(request, state, result, propagate=propagate, **kwargs)
+
+    def end_ignored_member(self, request: Any) -> None:
+        """Let a chord go on whose member stated its own failure, and ended by `raise Ignore()`.
+
+        Celery counts no ignored member: the chord would never end.
+        """
+        meta = self.get_task_meta(request.id, cache=False)
+        if meta["status"] == FAILURE:
+            with on_behalf_of(request):
+                self.on_chord_part_return(request, FAILURE, meta["result"])
 
     def mark_as_failure(
         self,
