@@ -170,7 +170,7 @@ def uninstall(app: Celery) -> None:
     app.__dict__.pop("AsyncResult", None)
     app.steps["worker"].discard(SporeStep)
     app.steps["consumer"].discard(SporeConsumerStep)
-    for name in ("hive", "hive_settings", "hive_installation", "hive_recoveries"):
+    for name in ("hive", "hive_settings", "hive_results", "hive_installation", "hive_recoveries"):
         vars(app).pop(name, None)
 
 

@@ -18,6 +18,7 @@ from hive.agents.report import ItemReport, Report
 from hive.agents.resolve import Resolution, Resolver
 from hive.broker.application import skills_of
 from hive.broker.ledger.records import TaskStatus
+from hive.broker.ledger.stored import require_results
 from hive.broker.link.client import broker_errors
 from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage
 from hive.broker.link.unreadable import ask, skip
@@ -165,6 +166,7 @@ class ParallelSkill:
         priority: str | int,
         wait_timeout: float,
     ) -> None:
+        require_results(self._broker.app, "parallel_execute")
         texts = _parsed_list(subtasks, "subtasks")
         seconds = _checked_wait(wait_timeout)
         resolver = await self._resolver()

@@ -22,6 +22,7 @@ from hive.broker.control.mailbox import HIVE_COMMAND
 from hive.broker.control.subscription import BroadcastSubscription
 from hive.broker.ledger.queue_stats import queue_stats
 from hive.broker.ledger.records import TaskRecords, TaskStatus
+from hive.broker.ledger.stored import require_results
 from hive.broker.ledger.zombies import ZombieTask, read_zombies
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.coding import dumps
@@ -113,6 +114,7 @@ class MessageBroker:
         if task_id is None:
             return await self._in_thread(self._send, skill, checked, options)
         task_id = checked_name("A task_id", id_text(task_id))
+        require_results(self.app, "enqueue_task with a task_id")
         return await self._in_thread(self._send_once, skill, checked, options, task_id)
 
     async def get_task_status(self, task_id: str | UUID) -> TaskStatus | None:
@@ -138,6 +140,7 @@ class MessageBroker:
         Returns: False when the task is completed already, which is final.
         Raises: InvalidInputError.
         """
+        require_results(self.app, "update_task_status")
         if result is not None:
             _require_json(result, "A result")
         return await self._in_thread(

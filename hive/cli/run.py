@@ -66,11 +66,13 @@ def run(
       hive run summarize https://example.org/ sentences=2
       hive run scan_path /srv/app/settings.py --json
     """
+    from hive.broker.ledger.stored import require_results
     from hive.cli.cluster import connected, wait_for_spore
 
     positional, named = split_arguments(arguments)
     demands = json_object(requirements, "--requirements")
     with connected(application) as cluster:
+        require_results(cluster.app, "hive run")
         known = cluster.skill(skill)
         known.check(*positional, **named)
         left = wait_for_spore(cluster, timeout)
@@ -82,7 +84,8 @@ def run(
         }
         options = {name: wish for name, wish in wishes.items() if wish is not None}
         try:
-            sent = known.task.apply_async(tuple(positional), named, **options)
+            # Its result is the task's record, also of a task that has none by itself.
+            sent = known.task.apply_async(tuple(positional), named, ignore_result=False, **options)
         # Celery checks the arguments of a task without an input model by its signature.
         except TypeError as error:
             raise InvalidInputError(f"{known.name} cannot be called like that: {error}.") from None
@@ -124,6 +127,7 @@ def _wait(sent: AsyncResult[Any], cluster: Cluster, timeout: float | None) -> No
     """
     from celery.exceptions import TimeoutError as NotYet
 
+    from hive.broker.ledger.stored import NO_FAILURE, asking
     from hive.broker.link.client import broker_errors
     from hive.cli.cluster import Attendance
 
@@ -134,9 +138,12 @@ def _wait(sent: AsyncResult[Any], cluster: Cluster, timeout: float | None) -> No
         if left <= 0:
             raise LateError(f"Task {sent.id} was not done within {timeout:.1f} s.")
         try:
-            sent.get(timeout=left, propagate=False)
+            with asking(cluster.app):
+                sent.get(timeout=left, propagate=False)
         except NotYet:
             attendance.look()
+        except NO_FAILURE:
+            return  # it has failed, in a form of its own; the record tells
         # Celery raises this when it cannot reconnect to the results; the cause says why.
         except RuntimeError as gave_up:
             note(f"task {sent.id} goes on without this command")

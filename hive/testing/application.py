@@ -28,6 +28,7 @@ _RESULTS = "CELERY_RESULT_BACKEND"
 _HELD = (
     "hive",
     "hive_settings",
+    "hive_results",
     "hive_installation",
     "hive_recoveries",
     "hive_policy",

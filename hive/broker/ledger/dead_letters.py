@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from celery import Celery, states
+from celery import Celery
 from pydantic import BaseModel, ConfigDict
 
 from hive.broker.channel.entries import Entry
 from hive.broker.channel.steps import LIBRARY
+from hive.broker.ledger.stored import forget_failure, stored_result
 from hive.broker.ledger.telling import split_row, tell
 from hive.broker.link.client import BrokerClient, client_of
 from hive.broker.link.priorities import HIGHEST
@@ -27,7 +28,6 @@ log = get_logger(__name__)
 
 REVIVE = Script("hive.broker.ledger", "revive", include=(LIBRARY,))
 PURGE_DEAD = Script("hive.broker.ledger", "purge_dead", include=(LIBRARY,))
-FORGET_RESULT = Script("hive.broker.ledger", "forget_result")
 PAGE = Script("hive.broker.ledger", "dead_page", include=(LIBRARY,))
 ORDER = Script("hive.broker.ledger", "dead_order", include=(LIBRARY,))
 BATCH = 500
@@ -239,22 +239,6 @@ class DeadLetters:
             for publish_id, packed, buried in zip(batch, entries, dead, strict=True):
                 if packed is not None and buried is not None:
                     yield _letter(publish_id, packed, *split_row(buried))
-
-
-def stored_result(app: Celery, task_id: str) -> Any:
-    """What the result backend holds for a task, as it holds it; None when nothing is stored."""
-    backend: Any = app.backend
-    return backend.get(backend.get_key_for_task(task_id))
-
-
-def forget_failure(app: Celery, task_id: str, stored: Any) -> None:
-    """Forget a stored failure that was read before: who waits for the new run would get it.
-
-    A success is kept, and one that was stored meanwhile: the new run is on its way already.
-    """
-    backend: Any = app.backend
-    if backend.decode_result(stored)["status"] != states.SUCCESS:
-        FORGET_RESULT(backend.client, (backend.get_key_for_task(task_id),), (stored,))
 
 
 def _letter(publish_id: str, packed: bytes, ms: int, reason: str) -> DeadLetter:

@@ -21,7 +21,15 @@ from hive.broker.channel.entries import Entry
 from hive.broker.channel.header import Header
 from hive.broker.channel.publishing import derived_id
 from hive.broker.channel.steps import LIBRARY
-from hive.broker.ledger.dead_letters import DeadLetters, forget_failure, stored_result
+from hive.broker.ledger.dead_letters import DeadLetters
+from hive.broker.ledger.stored import (
+    asking,
+    decoded,
+    forget_failure,
+    require_results,
+    stored_meta,
+    stored_result,
+)
 from hive.broker.ledger.waiting import memory_wait
 from hive.broker.link.client import client_of
 from hive.broker.link.priorities import DEFAULT, HIGHEST, usable
@@ -101,7 +109,8 @@ class TaskRecords:
 
         None when no task has that id, or its result has expired or was never kept.
 
-        Raises: redis-py's connection errors.
+        Raises: HiveError when it may have ended, and the application's result backend cannot tell
+            of that; redis-py's connection errors.
         """
         # First the place, then the result: a task that ends between the two is found by its result.
         # The second round is for a task that is being sent again: its old result went away after
@@ -112,6 +121,7 @@ class TaskRecords:
                 return self._by_result(task_id, meta, place)
             if place is not None:
                 return self._by_place(task_id, place, meta or {})
+        require_results(self._app, "The record of a task that does not wait or run")
         return None
 
     def locate(self, task_id: str) -> Place | None:
@@ -129,8 +139,8 @@ class TaskRecords:
 
     def meta(self, task_id: str) -> dict[str, Any] | None:
         """The stored result's meta, as Celery decodes it; None when nothing is stored."""
-        meta: dict[str, Any] = self._app.backend.get_task_meta(task_id, cache=False)
-        return _usable(meta) if "task_id" in meta else None
+        meta = stored_meta(self._app, task_id)
+        return None if meta is None else _usable(meta)
 
     def store(
         self,
@@ -176,7 +186,8 @@ class TaskRecords:
         value = (
             HiveError(error or "It failed; no reason was given.") if status == "failed" else result
         )
-        self._app.backend.store_result(task_id, value, _CELERY_STATES[status], request=request)
+        with asking(self._app):
+            self._app.backend.store_result(task_id, value, _CELERY_STATES[status], request=request)
         return True
 
     def send_again(self, task_id: str) -> bool:
@@ -192,7 +203,7 @@ class TaskRecords:
         # Read again: another caller may have sent it meanwhile, and what is stored now may be that
         # run's start or end.
         stored = stored_result(self._app, task_id)
-        meta = {} if stored is None else self._app.backend.decode_result(stored)
+        meta = {} if stored is None else decoded(self._app, stored)
         if _state_of(meta.get("status", states.PENDING)) != "failed" or not self._publish_again(
             task_id, meta
         ):

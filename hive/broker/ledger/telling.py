@@ -62,7 +62,8 @@ def _store_failure(app: Celery, publish_id: str, packed: bytes, reason: str) -> 
     except ValueError:
         entry = Entry.head(publish_id, packed)
     request = entry.context()
-    backend: Any = app.backend
+    task = app.tasks.get(entry.task_name)
+    backend: Any = app.backend if task is None else task.backend
     if entry.task_id and not entry.headers.get("ignore_result"):
         what = f"{entry.task_name}[{entry.task_id}]"
         died = "" if reason.startswith(UNREADABLE) else f" died {entry.deaths} times"

@@ -10,6 +10,7 @@ from celery import Task, shared_task
 from hive.broker.channel.entries import Entry
 from hive.broker.channel.header import Header
 from hive.broker.link.client import BrokerClient, client_of
+from hive.broker.results.on_broker import ON_BROKER
 from hive.errors import UnknownJobError
 from hive.jobs.answer.reducing import Reducer, RunsAgain, note_retry, reduced
 from hive.jobs.input.launch import FINISH, send_pullers
@@ -33,6 +34,7 @@ STALLED_ROUNDS = 3
     acks_on_failure_or_timeout=False,
     reject_on_worker_lost=True,
     ignore_result=True,
+    **ON_BROKER,
 )
 def finish(self: Task[..., None], job_id: str) -> None:
     """Body and errback of a job's chord: whichever way its pullers ended, the job does too.

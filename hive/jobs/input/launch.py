@@ -16,6 +16,7 @@ from hive.broker.channel.header import Header
 from hive.broker.channel.publishing import derived_id, following_up, unrepeated
 from hive.broker.link.client import client_of
 from hive.broker.link.outage import until_back
+from hive.broker.results.on_broker import results_on_broker
 from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
 from hive.jobs.state.plan import MARGIN, Plan
@@ -73,8 +74,9 @@ def send_pullers(
     ids = [name(index) for index in range(pullers)]
     with unrepeated(), app.producer_or_acquire() as producer, ExitStack() as rest:
         # A chord does this, too. The list is lazy, since the Redis backend does not look into one.
-        app.backend.apply_chord((options["group_id"], regen(map(app.AsyncResult, ids))), body)
-        app.backend.set_chord_size(options["group_id"], pullers)
+        backend = results_on_broker(app)
+        backend.apply_chord((options["group_id"], regen(map(app.AsyncResult, ids))), body)
+        backend.set_chord_size(options["group_id"], pullers)
         for index, task_id in enumerate(ids):
             own = {**options, "task_id": task_id, "group_index": index}
             if first:

@@ -16,6 +16,7 @@ from hive.broker.channel.header import Header
 from hive.broker.link.client import client_of
 from hive.broker.link.outage import passes
 from hive.broker.link.priorities import list_index, queue_lists
+from hive.broker.results.on_broker import ON_BROKER
 from hive.errors import UnknownJobError
 from hive.jobs.input.launch import PULL
 from hive.jobs.state import steps
@@ -49,6 +50,7 @@ _AGAIN = {"": "recover", "begin": "begin again", "help": "help again", "helped":
     acks_late=True,
     reject_on_worker_lost=True,
     ignore_result=False,
+    **ON_BROKER,
 )
 def pull(self: Task[..., None], job_id: str) -> None:
     """Lease, run and commit items of a job.
