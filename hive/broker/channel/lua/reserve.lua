@@ -135,7 +135,7 @@ local function take(id, list, score, popped)
     leave(id, list, score)
     return
   end
-  redis.call('HSET', reserved, id, stamp .. promise(memory))
+  redis.call('HSET', reserved, id, memory > 0 and stamp .. promise(memory) or stamp)
   if check_absences then deaths = deaths + begin_elsewhere(id) end
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, home, deaths, revoked
