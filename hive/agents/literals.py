@@ -32,6 +32,8 @@ NUMBER_WORDS = {
     "dozen": 12,
 }
 
+_LONGEST_NUMBER = 18
+
 _EXTENSIONS = (
     "py|pyi|txt|toml|cfg|ini|json|ya?ml|md|rst|jsx?|tsx?|sh|env|lock|html?|xml|csv|log|"
     "rs|go|java|kt|cc?|cpp|hh?|hpp|rb|php|pl|lua|sql|tf|conf|pem|key|in"
@@ -98,5 +100,7 @@ def _quoted(value: str) -> Literal:
 
 
 def numbers_value(word: str) -> int | None:
-    """3 for `3` and `three`; None for another word."""
-    return int(word) if word.isdigit() else NUMBER_WORDS.get(word)
+    """3 for `3` and `three`; None for another word, and for digits that count nothing."""
+    if word.isdecimal() and len(word) <= _LONGEST_NUMBER:
+        return int(word)
+    return NUMBER_WORDS.get(word)

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from hive import json_text
 from hive.agents.arguments import item_field
 from hive.agents.report import ItemReport, Report
 from hive.agents.resolve import Resolution, Resolver
@@ -318,7 +319,7 @@ def _parsed_list(text: object, name: str) -> list[Any]:
     if not isinstance(text, str):
         raise InvalidInputError(f"{name} must be JSON text, a list, not {type(text).__name__}.")
     try:
-        value = json.loads(text)
+        value = json_text.read(text)
     except ValueError as error:
         raise InvalidInputError(
             f'{name} is not JSON ({error}); give a list, for instance ["a", "b"].'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,25 +12,24 @@ from typing import Any, TextIO
 import click
 from pydantic import BaseModel, ValidationError
 
+from hive import json_text
 from hive.errors import InvalidInputError
 from hive.skills import Skill
 
 LIST_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".txt", ".lst"})
+BLANK = " \t\r\n"
+"""What JSON takes for blank; all else belongs to a text."""
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
 def value_of(text: str) -> Any:
     """`3` is a number, `{"url": …}` a dict, `https://…` the text itself; NaN and Infinity, which
-    JSON lacks, are text.
+    JSON lacks, are text, and so is what looks like a number that none can be (`12e45678`).
     """
     try:
-        return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        return json_text.read(text)
+    except ValueError:
         return text
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def split_arguments(words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
@@ -64,7 +62,7 @@ class Priority(click.ParamType[str | int]):
     ) -> str | int:
         if value in ("high_priority", "background"):
             return value
-        if str(value).isdecimal() and int(value) <= 10:
+        if str(value).isdecimal() and len(str(value)) <= 10 and int(value) <= 10:
             return int(value)
         return self.fail(
             f"{value!r} is neither high_priority nor background nor a number from 0 to 10.",
@@ -81,7 +79,7 @@ def json_object(text: str | None, option: str) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        value = json.loads(text)
+        value = json_text.read(text)
     except ValueError as error:
         raise InvalidInputError(
             f"{option} is not JSON ({error}). Example: {option} '{{\"gpu\": true}}'"
@@ -97,7 +95,7 @@ def read_items(words: Sequence[str], stdin: TextIO | None = None) -> Iterable[An
     """The items of `hive map`: a list, or an iterator over the lines of stdin.
 
     words: `-` for stdin, one name of a file (a JSON list, or an item a line), or the items
-        themselves.
+        themselves. Lines end at LF or CR LF, as JSON Lines has it, and at nothing else.
 
     Raises: InvalidInputError for a file that is missing, unreadable or not what its name says, and
         for an empty list.
@@ -117,8 +115,15 @@ def read_items(words: Sequence[str], stdin: TextIO | None = None) -> Iterable[An
 
 
 def _strict_stdin() -> TextIO:
-    """Standard input as UTF-8 whatever the locale says, with no byte taken for what it is not."""
-    return open(sys.stdin.fileno(), encoding="utf-8-sig", closefd=False)
+    """Standard input as UTF-8 whatever the locale says, with no byte taken for what it is not.
+
+    Raises: InvalidInputError where there is none.
+    """
+    try:
+        descriptor = sys.stdin.fileno()
+    except (AttributeError, ValueError):  # the shell's `<&-` leaves None
+        raise InvalidInputError("There are no items: stdin is closed.") from None
+    return open(descriptor, encoding="utf-8-sig", newline="\n", closefd=False)
 
 
 def _is_file(word: str) -> bool:
@@ -130,7 +135,7 @@ def _is_file(word: str) -> bool:
     if (
         "://" not in word
         and Path(word).suffix in LIST_SUFFIXES
-        and not word.lstrip().startswith(("[", "{", '"'))
+        and not word.lstrip(BLANK).startswith(("[", "{", '"'))
     ):
         raise InvalidInputError(
             f"There is no file {word!r}. To use that text as an item, write it as JSON: "
@@ -141,7 +146,7 @@ def _is_file(word: str) -> bool:
 
 def _from_file(path: Path) -> list[Any]:
     try:
-        text = path.read_text("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInputError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start})."
@@ -150,9 +155,7 @@ def _from_file(path: Path) -> list[Any]:
         raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}.") from None
     if path.suffix == ".json":
         return _list_of(text, str(path))
-    return (
-        list(_from_stream(iter(text.splitlines(keepends=True)), str(path))) if text.strip() else []
-    )
+    return list(_from_stream(iter(text.split("\n")), str(path))) if text.strip(BLANK) else []
 
 
 def _from_stream(lines: Iterable[str], name: str = "stdin") -> Iterator[Any]:
@@ -161,27 +164,31 @@ def _from_stream(lines: Iterable[str], name: str = "stdin") -> Iterator[Any]:
     A text that opens a JSON list and does not close it on its first line is one JSON list.
     """
     stream = _decoded(lines, name)
-    first = next((line for line in stream if line.strip()), None)
+    written = (line for line in stream if line)
+    first = next(written, None)
     if first is None:
         raise InvalidInputError(f"There are no items: {name} is empty.")
-    if not first.lstrip().startswith("["):
-        yield value_of(first.strip())
-    elif isinstance(opened := value_of(first.strip()), list):
-        second = next((line for line in stream if line.strip()), None)
+    if not first.startswith("["):
+        yield value_of(first)
+    elif isinstance(opened := value_of(first), list):
+        second = next(written, None)
         if second is None:
             yield from _checked(opened, name)
             return
         yield opened
-        yield value_of(second.strip())
+        yield value_of(second)
     else:
-        yield from _list_of(first + "".join(stream), name)
+        yield from _list_of("\n".join([first, *stream]), name)
         return
-    yield from (value_of(line.strip()) for line in stream if line.strip())
+    yield from map(value_of, written)
 
 
 def _decoded(lines: Iterable[str], name: str) -> Iterator[str]:
+    """The lines without the blank around them. Raises: InvalidInputError."""
     try:
-        yield from lines
+        yield from (line.strip(BLANK) for line in lines)
+    except OSError as error:
+        raise InvalidInputError(f"{name} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError as error:
         raise InvalidInputError(
             f"{name} is not UTF-8 text ({error.reason} at byte {error.start})."
@@ -190,7 +197,7 @@ def _decoded(lines: Iterable[str], name: str) -> Iterator[str]:
 
 def _list_of(text: str, name: str) -> list[Any]:
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json_text.read(text)
     except ValueError as error:
         raise InvalidInputError(f"{name} is not a JSON list: {error}.") from None
     if not isinstance(value, list):

@@ -134,6 +134,9 @@ def test_a_single_task_is_looked_up_too(skill: ParallelSkill) -> None:
     [
         ("[1, 2", "not JSON"),
         ("one, two", "not JSON"),
+        ("[1, NaN]", "not JSON"),
+        ("[12e45678]", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ('{"a": 1}', "must be a JSON list, not an object"),
         ('"a"', "must be a JSON list, not a text"),
         ("[]", "empty"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from itertools import chain
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ PLAIN = Skill("plain", "", fetch)
         ("NaN", "NaN"),
         ("Infinity", "Infinity"),
         ("[NaN]", "[NaN]"),
+        *((text, text) for text in ("12e45678", "-1e999", "5e-400", "0123", "1_000", "9" * 5_000)),
+        ('{"x": 12e45678}', '{"x": 12e45678}'),
+        (r'"half an emoji \ud83d"', "half an emoji \ud83d"),
+        ("\udcff", "\udcff"),
+        ("a\0b", "a\0b"),
         ("", ""),
         ("[" * 100_000, "[" * 100_000),
     ],
@@ -82,15 +88,27 @@ def test_several_words_are_the_items_even_where_they_name_files(tmp_path: Path) 
         ("list", "[1,\n 2]\n", [1, 2]),
         ("list", "[1, 2]\n", [1, 2]),
         ("a.txt", "https://a/\r\nhttps://b/", ["https://a/", "https://b/"]),
+        ("a.txt", "one\rline\r\n 2 \r\n", ["one\rline", 2]),
+        ("a.txt", "\ufeffé\n\ufeff\n", ["é", "\ufeff"]),
+        ("a.txt", "12e45678\n1e5\n", ["12e45678", 1e5]),
+        *(
+            ("a.jsonl", f'{{"x": "a{sign}b"}}\n"{sign}"\n', [{"x": f"a{sign}b"}, sign])
+            for sign in ("\u2028", "\u2029", "\x85", "\xa0")
+        ),
+        *(
+            ("a.txt", f"a{sign}b\n{sign}c{sign}\n", [f"a{sign}b", f"{sign}c{sign}"])
+            for sign in "\u2028\u2029\x85\xa0\x0b\x0c\x1c\x1d\x1e\x1f\0"
+        ),
     ],
 )
 def test_one_word_that_names_a_file_stands_for_its_items(
     tmp_path: Path, name: str, text: str, items: list[object]
 ) -> None:
     file = tmp_path / name
-    file.write_text(text, "utf-8")
+    file.write_bytes(text.encode())
     assert read_items([str(file)]) == items
-    assert list(chain(read_items(["-"], io.StringIO(text.lstrip("\ufeff"))))) == items
+    with file.open(encoding="utf-8-sig", newline="\n") as stdin:
+        assert list(read_items(["-"], stdin)) == items
 
 
 @pytest.mark.parametrize(
@@ -106,6 +124,10 @@ def test_one_word_that_names_a_file_stands_for_its_items(
         ("a.txt", b"[\n1,\n", "not a JSON list"),
         ("a.txt", b"[]", "empty list"),
         ("a.txt", b"caf\xe9\n", "not UTF-8"),
+        ("a.txt", "x\n".encode("utf-16"), "not UTF-8"),
+        ("a.json", b"[1, 12e45678]", "12e45678 is no number"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.json", b"[" + b"9" * 5_000 + b"]", "not a JSON list"),
     ],
 )
 def test_a_file_that_holds_no_items_is_refused_with_its_fault(
@@ -179,3 +201,10 @@ def test_a_field_that_no_item_could_have_is_refused(
 ) -> None:
     with pytest.raises(InvalidInputError, match=fault):
         with_fields(skill, ["https://a/"], fields)
+
+
+def test_a_stdin_that_is_closed_is_told_of_in_a_sentence() -> None:
+    command = f"{sys.executable} -m hive map fetch - <&-"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+    assert "stdin" in ran.stderr

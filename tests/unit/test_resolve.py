@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from hive.agents.literals import numbers_value
 from hive.agents.resolve import Resolver
 from hive.errors import InvalidInputError, UnknownSkillError
 from hive.skills import registered, skill
@@ -541,3 +542,9 @@ def test_two_skills_with_the_same_words_are_ambiguous() -> None:
 def test_without_any_skill_nothing_is_found() -> None:
     with pytest.raises(UnknownSkillError, match="Known skills: none"):
         Resolver([]).resolve_map("Summarize")
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5_000, "①"])
+def test_digits_that_count_nothing_are_words(number: str) -> None:
+    assert numbers_value(number) is None
+    assert numbers_value("٣") == 3
