@@ -21,6 +21,7 @@ from hive.broker.application import skills_of
 from hive.broker.ledger.records import TaskStatus
 from hive.broker.ledger.stored import require_results
 from hive.broker.link.client import broker_errors
+from hive.broker.link.names import is_encodable
 from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage
 from hive.broker.link.unreadable import ask, skip
 from hive.broker.message_broker import MessageBroker
@@ -278,6 +279,8 @@ class ParallelSkill:
 
     def _members(self, job_id: str) -> list[str]:
         client = self._broker.client
+        if not is_encodable(job_id):
+            return []
         with broker_errors():
             key = client.key("subtasks", job_id)
             stored: bytes | None = ask(client, client.redis.get, key)

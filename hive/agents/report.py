@@ -7,8 +7,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
+from hive import json_text
 from hive.broker.ledger.records import TaskStatus
 from hive.jobs.state.outcomes import Outcome
+from hive.json_text import sayable
 
 Status = Literal["completed", "failed", "pending"]
 
@@ -34,7 +36,7 @@ class ItemReport(BaseModel):
                 result=outcome.value,
                 node=outcome.node,
             )
-        why = outcome.error or outcome.status
+        why = sayable(outcome.error or outcome.status)
         return cls(item_index=outcome.index, status="failed", error=why, node=outcome.node)
 
     @classmethod
@@ -85,8 +87,9 @@ class Report(BaseModel):
         }
         rate = round(counts["completed"] / len(results), 4) if results else 0.0
         summary = Summary(total_tasks=len(results), success_rate=rate, **counts)
-        return cls(summary=summary, results=list(results), job_id=job_id, error=error)
+        said = None if error is None else sayable(error)
+        return cls(summary=summary, results=list(results), job_id=job_id, error=said)
 
     def to_json(self) -> str:
-        """The answer as JSON; a value that JSON cannot hold is shown as text."""
-        return self.model_dump_json(exclude=None if self.error else {"error"}, fallback=str)
+        """The answer as JSON; a value that JSON cannot hold is shown as text, NaN as null."""
+        return json_text.write(self.model_dump(exclude=None if self.error else {"error"}))

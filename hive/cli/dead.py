@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
+from hive import json_text
 from hive.cli.confirmation import confirmed, yes_option
-from hive.cli.output import console, exit_code, json_option, note, print_json, seconds, table
+from hive.cli.output import (
+    console,
+    exit_code,
+    json_option,
+    note,
+    print_json,
+    seconds,
+    seen,
+    table,
+)
 from hive.errors import UnknownTaskError
 
 if TYPE_CHECKING:
@@ -67,7 +76,7 @@ def list_letters(limit: int, offset: int, as_json: bool) -> None:
         page = letters.page(limit, offset)
         total = letters.count()
     if as_json:
-        print_json([letter.model_dump(mode="json", exclude=DETAILS) for letter in page])
+        print_json([letter.model_dump(exclude=DETAILS) for letter in page])
     elif page:
         rows = [
             (
@@ -112,10 +121,10 @@ def show(letter_id: str, as_json: bool) -> None:
             f"No dead letter has the id {letter_id!r}; `hive dead list` shows them."
         )
     if as_json:
-        print_json(letter.model_dump(mode="json"))
+        print_json(letter.model_dump())
     else:
         for line in _described(letter):
-            click.echo(line)
+            click.echo(seen(line))
 
 
 @dead.command("retry", short_help="Send them again.")
@@ -209,4 +218,4 @@ def _moment(at: datetime) -> str:
 
 
 def _json(value: object) -> str:
-    return "–" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return "–" if value is None else json_text.write(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import threading
 import time
@@ -11,11 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import click
 import redis
 
+from hive import json_text
 from hive.cli.cluster import Attendance, Cluster
-from hive.cli.output import Bar, console, exit_code, note, seconds, short
+from hive.cli.output import (
+    Bar,
+    console,
+    ends_json_by,
+    exit_code,
+    note,
+    print_value,
+    seconds,
+    short,
+    write_json,
+)
 from hive.errors import ClusterUnreachableError, JobFailedError
 from hive.jobs.answer.job import Conclusion, Job, Progress
 from hive.jobs.state.outcomes import Outcome
@@ -48,28 +57,33 @@ class Lines:
 
     def end(self, job: Job, progress: Progress, value: Any, error: str | None) -> None:
         if value is not None:
-            click.echo(
-                value
-                if isinstance(value, str)
-                else json.dumps(value, ensure_ascii=False, default=str)
-            )
+            print_value(value)
         note(f"job {job.id}: {counts_of(progress)}")
 
 
 class JsonDocument:
-    """One JSON object whose `outcomes` are written as they come, so that none has to be kept."""
+    """One JSON object whose `outcomes` are written as they come, so that none has to be kept.
+
+    It is whole however the command ends.
+    """
 
     def __init__(self, job_id: str) -> None:
         self._separator = "\n"
-        click.echo(f'{{"job_id": {json.dumps(job_id)},\n"outcomes": [', nl=False)
+        self._tally = Tally()
+        ends_json_by(self._cut_off)
+        write_json(f'{{"job_id": {json_text.write(job_id)},\n"outcomes": [', whole=False)
 
     def outcome(self, outcome: Outcome, bar: Bar) -> None:
-        click.echo(
-            self._separator
-            + json.dumps(dataclasses.asdict(outcome), ensure_ascii=False, default=str),
-            nl=False,
-        )
+        self._tally.add(outcome)
+        written = json_text.write(dataclasses.asdict(outcome))
+        write_json(self._separator + written, whole=False)
         self._separator = ",\n"
+
+    def _cut_off(self, error: str) -> None:
+        """The job may go on, but nothing more is heard of it here."""
+        seen = {"completed": self._tally.ok, "failed": self._tally.failed}
+        unknown = dict.fromkeys(field.name for field in dataclasses.fields(Progress))
+        self._end({**unknown, **seen, "over": False, "value": None, "error": error})
 
     def end(self, job: Job, progress: Progress, value: Any, error: str | None) -> None:
         rest = {
@@ -78,7 +92,10 @@ class JsonDocument:
             "value": value,
             "error": error,
         }
-        click.echo("\n],\n" + json.dumps(rest, ensure_ascii=False, default=str).removeprefix("{"))
+        self._end(rest)
+
+    def _end(self, rest: dict[str, Any]) -> None:
+        write_json("\n],\n" + json_text.write(rest).removeprefix("{"))
 
 
 def counts_of(progress: Progress) -> str:
@@ -189,5 +206,5 @@ def outcome_line(outcome: Outcome, width: int | None = None) -> str:
     where = f"{outcome.node or '-'}  {seconds(outcome.seconds)}{again}"
     head = f"{outcome.index:>6}  {outcome.status:<9}  {where}  "
     if width is None:
-        return head + json.dumps(said, ensure_ascii=False, default=str)
+        return head + json_text.write(said)
     return head + short(said, max(20, width - len(head) - 1))

@@ -15,7 +15,8 @@ from typing import NoReturn
 import click
 
 from hive.cli.discovery import discover
-from hive.errors import HiveError
+from hive.cli.output import end_json, ends_json_by, escape_what_cannot_be_said, note
+from hive.errors import HiveError, InvalidInputError
 
 INTERRUPTED = 130
 
@@ -79,6 +80,7 @@ def hive() -> None:
 
 def main() -> NoReturn:
     """Run the command line of this process and end it with the command's exit code."""
+    escape_what_cannot_be_said()
     code = execute(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -98,6 +100,7 @@ def execute(arguments: Sequence[str]) -> int:
 
     Returns: the exit code.
     """
+    ends_json_by(None)
     try:
         if arguments and arguments[0] in COMMANDS:
             discover(arguments)
@@ -105,21 +108,25 @@ def execute(arguments: Sequence[str]) -> int:
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
+        end_json(error.format_message())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
+        end_json("interrupted")
         return INTERRUPTED
     except HiveError as error:
         return complain(error)
     except Exception as error:
         known = _expected(error)
         if known is None:
+            end_json(f"a defect of Hive: {error!r}")
             raise
         return complain(known)
 
 
 def complain(error: HiveError) -> int:
-    """Print the error as one line on stderr. Returns: its exit code."""
-    click.echo(f"hive: {' '.join(error.message.split())}", err=True)
+    """Print the error as one line on stderr, and in the command's JSON. Returns: its exit code."""
+    note(f"hive: {' '.join(error.message.split())}")
+    end_json(error.message)
     return error.exit_code
 
 
@@ -142,4 +149,6 @@ def _expected(error: Exception) -> HiveError | None:
             return HiveError(f"The broker refused a command: {refused}")
     if isinstance(error, OSError):
         return HiveError(str(error))
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidInputError(f"{error.object!a:.100} is no text that can be sent.")
     return None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from hive.cli.output import app_option, json_option
+from hive import json_text
+from hive.cli.output import app_option, json_option, write_json
 from hive.logs import log_to_stderr
 
 
@@ -45,7 +44,7 @@ def _announce(host: str, port: int) -> None:
 
 
 def _announce_json(host: str, port: int) -> None:
-    click.echo(json.dumps({"url": _address(host, port), "port": port}))
+    write_json(json_text.write({"url": _address(host, port), "port": port}))
 
 
 def _address(host: str, port: int) -> str:

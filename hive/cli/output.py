@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import io
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
+
+from hive import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,10 +24,59 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 PIPE_WIDTH = 140
 
+# What a terminal would obey instead of showing it: controls, and what turns the text's direction.
+# Half characters stand here as well: no terminal has them.
+_UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_unanswered: ContextVar[Callable[[str], None] | None] = ContextVar("unanswered", default=None)
+"""What ends the command's JSON with an error, should there be one; None where it needs no end."""
+
 
 def json_option(command: Command) -> Command:
-    """The option `--json` that every command has; the command gets it as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+    """The option `--json` that every command has; the command gets it as `as_json`.
+
+    A command that fails before it has written any JSON answers `{"error": …}`, on one line.
+    """
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print JSON for programs.",
+        is_eager=True,
+        callback=_expect_json,
+    )(command)
+
+
+def _expect_json(_context: click.Context, _option: click.Parameter, asked: bool) -> bool:
+    ends_json_by(_answer_error if asked else None)
+    return asked
+
+
+def _answer_error(message: str) -> None:
+    write_json(json_text.write({"error": message}))
+
+
+def ends_json_by(end: Callable[[str], None] | None) -> None:
+    """Say what makes whole JSON of what is written so far, given an error's message.
+
+    None: it is whole, or there is none.
+    """
+    _unanswered.set(end)
+
+
+def end_json(message: str) -> None:
+    """The command has failed, or was interrupted: end its JSON, once."""
+    end = _unanswered.get()
+    ends_json_by(None)
+    if end is not None:
+        end(message)
+
+
+def escape_what_cannot_be_said() -> None:
+    """Let this process print backslash escapes of what a stream's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def app_option(command: Command) -> Command:
@@ -45,12 +98,49 @@ def exit_code(done: int, failed: int) -> int:
 
 def print_json(data: object) -> None:
     """Write one JSON document to stdout; what JSON has no word for is written as its text."""
-    click.echo(json.dumps(data, ensure_ascii=False, indent=2, default=str))
+    write_json(json_text.write(data, indent=2))
+
+
+def write_json(text: str, *, whole: bool = True) -> None:
+    """Write JSON text to stdout, in what its encoding has.
+
+    whole: it ends a document, and gets a newline.
+    """
+    _say(json_text.in_encoding(text, _encoding_of(sys.stdout)), nl=whole)
+    if whole:
+        ends_json_by(None)
+
+
+def print_value(value: object, *, indent: int | None = None) -> None:
+    """Write what a task returned to stdout: a text as it is, all else as JSON."""
+    if isinstance(value, str):
+        _say(seen(value) if sys.stdout.isatty() else value)
+    else:
+        text = json_text.write(value, indent=indent)
+        _say(json_text.in_encoding(text, _encoding_of(sys.stdout)))
+
+
+def _encoding_of(stream: TextIO) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def _say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Write a text with escapes for what the stream does not have: click takes an encoding that has
+    little for a mistake, and writes UTF-8 with question marks there.
+    """
+    encoding = _encoding_of(sys.stderr if err else sys.stdout)
+    said = text.encode(encoding, "backslashreplace").decode(encoding)
+    click.echo(said, err=err, nl=nl, color=True)
+
+
+def seen(text: str) -> str:
+    """The text with escapes for what a terminal would not show; newlines and tabs stay."""
+    return _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def note(text: str) -> None:
     """Tell the person something that is not the command's result."""
-    click.echo(text, err=True)
+    _say(seen(text), err=True)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -97,14 +187,14 @@ class Bar:
     def line(self, text: str) -> None:
         """Print a line of the command's result on stdout, above the bar if it is there, too."""
         if self._live is not None and not self._out.stderr:
-            self._out.print(text, markup=False, soft_wrap=True)
+            self._out.print(seen(text), markup=False, soft_wrap=True)
         else:
-            click.echo(text)
+            _say(text)
 
     def note(self, text: str) -> None:
         """Print a line for the person that is no result."""
         if self._live is not None:
-            self._out.print(text, markup=False, soft_wrap=True)
+            self._out.print(seen(text), markup=False, soft_wrap=True)
         else:
             note(text)
 
@@ -162,7 +252,7 @@ def table(
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(str(cell)) for cell in row))
+        made.add_row(*(Text(seen(str(cell))) for cell in row))
     return made
 
 
@@ -183,6 +273,5 @@ def seconds(value: float) -> str:
 
 def short(value: object, limit: int = 100) -> str:
     """One line of a value, cut to `limit` characters: text as it is, all else as compact JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    line = " ".join(text.split())
+    line = seen(" ".join((value if isinstance(value, str) else json_text.write(value)).split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"

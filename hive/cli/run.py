@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import click
 
 from hive.broker.link.priorities import queue_of
 from hive.cli.items import Priority, json_object, split_arguments
-from hive.cli.output import app_option, json_option, note, print_json
+from hive.cli.output import app_option, json_option, note, print_json, print_value
 from hive.errors import HiveError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -108,13 +107,9 @@ def _finish(
         raise HiveError(f"The result of task {sent.id} is not kept, or has expired.")
     failed = record.status != "completed"
     if as_json:
-        print_json(record.model_dump(mode="json"))
+        print_json(record.model_dump())
     elif not failed:
-        click.echo(
-            record.result
-            if isinstance(record.result, str)
-            else json.dumps(record.result, ensure_ascii=False, indent=2)
-        )
+        print_value(record.result, indent=2)
     if failed:
         raise HiveError(f"{name} failed on {record.assigned_node}: {record.error}")
     return 0

@@ -13,6 +13,7 @@ from rich.console import Console
 from hive.cli.output import (
     Bar,
     console,
+    ends_json_by,
     exit_code,
     json_option,
     note,
@@ -73,7 +74,9 @@ def scan(*, path: Path, fail_on: str | None, timeout: float | None, as_json: boo
     scanned: list[tuple[str, Outcome | None]] = []
     if items:
         with connected() as cluster:
-            scanned = _run(cluster, items, timeout)
+            if as_json:
+                ends_json_by(lambda error: _answer_cut_off(path, scanned, error))
+            _run(cluster, items, timeout, scanned)
     reports = [one.value for _, one in scanned if one is not None and one.status == "ok"]
     findings = findings_of(one for _, one in scanned if one is not None)
     skipped = _each_once([*skipped, *(left for report in reports for left in report["skipped"])])
@@ -185,9 +188,14 @@ def _survey(path: Path) -> tuple[list[_Item], list[dict[str, Any]]]:
 
 
 def _run(
-    cluster: Cluster, items: Sequence[_Item], timeout: float | None
-) -> list[tuple[str, Outcome | None]]:
-    """Map the skills over the items: each file with its outcome, None where it has none."""
+    cluster: Cluster,
+    items: Sequence[_Item],
+    timeout: float | None,
+    scanned: list[tuple[str, Outcome | None]],
+) -> None:
+    """Map the skills over the items; adds to `scanned` each file with its outcome, None where it
+    has none, also of what was done when it fails.
+    """
     from hive.cli.cluster import wait_for_spore
     from hive.cli.follow import watched
     from hive.jobs.mapping import map as hive_map
@@ -198,14 +206,31 @@ def _run(
         its = [item for item in items if item.skill is skill]
         job = hive_map(skill, [item.argument for item in its], timeout=left, app=cluster.app)
         work.append((its, job))
-    scanned: list[tuple[str, Outcome | None]] = []
     try:
         for its, job in work:
-            with watched(job, cluster, Bar(f"scan {len(its)} files")):
-                outcomes = {outcome.index: outcome for outcome in job}
-            scanned += [(item.file, outcomes.get(index)) for index, item in enumerate(its)]
+            outcomes: dict[int, Outcome] = {}
+            try:
+                with watched(job, cluster, Bar(f"scan {len(its)} files")):
+                    outcomes.update((outcome.index, outcome) for outcome in job)
+            finally:
+                scanned += [(item.file, outcomes.get(index)) for index, item in enumerate(its)]
     except KeyboardInterrupt:
         for _, job in work:
             job.cancel()
         raise
-    return scanned
+
+
+def _answer_cut_off(path: Path, scanned: Sequence[tuple[str, Outcome | None]], error: str) -> None:
+    """The JSON of a scan that did not come to its end: what it knows, and why it ended."""
+    known = [(file, one) for file, one in scanned if one is not None]
+    print_json(
+        {
+            "path": str(path.absolute()),
+            "files": len({file for file, _ in known}),
+            "findings": findings_of(one for _, one in known),
+            "failures": [
+                {"path": file, "error": one.error} for file, one in known if one.status != "ok"
+            ],
+            "error": error,
+        }
+    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import click
 
-from hive.cli.output import json_option
+from hive import json_text
+from hive.cli.output import json_option, write_json
 from hive.logs import log_to_stderr
 
 
@@ -51,13 +51,10 @@ def spore(application: str, name: str | None, concurrency: int | None, as_json: 
     slots = concurrency or settings.hive_concurrency or max(1, int(read_limits().cpus))
     supervisor = Supervisor(application, settings, node_name=name, concurrency=slots)
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "node_name": supervisor.node_name,
-                    "slots": supervisor.concurrency,
-                    "pid": os.getpid(),
-                }
-            )
-        )
+        told = {
+            "node_name": supervisor.node_name,
+            "slots": supervisor.concurrency,
+            "pid": os.getpid(),
+        }
+        write_json(json_text.write(told))
     return supervisor.run()

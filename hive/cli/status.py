@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hive.cli.output import console, json_option, print_json, seconds, table
+from hive.cli.output import console, json_option, print_json, seconds, seen, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,14 +70,14 @@ def status(as_json: bool) -> None:
     for wait in waits:
         out.print(wait.sentence, markup=False, soft_wrap=True)
     for line in sentences(differing):
-        out.print(f"DIFFERS: {line}", markup=False, style="yellow", soft_wrap=True)
+        out.print(seen(f"DIFFERS: {line}"), markup=False, style="yellow", soft_wrap=True)
     said = [f"FAILING: {state.sentence}" for state in failing]
     if alarm is not None:
         said.append(f"ALARM: {alarm.sentence}; `hive account` tells more")
     if last is not None:
         said.append(f"PUT ASIDE: {len(aside)}, the last {last}")
     for fault in said:
-        out.print(fault, markup=False, style="bold red")
+        out.print(seen(fault), markup=False, style="bold red")
 
 
 def told(fault: Alarm | DutyState | None) -> dict[str, Any] | None:

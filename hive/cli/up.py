@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import click
 
-from hive.cli.output import console, json_option, print_json
+from hive import json_text
+from hive.cli.output import console, json_option, print_json, write_json
 from hive.errors import HiveError, SettingsError
 from hive.local.background import ReadyPipe, end, start_detached
 from hive.local.local_hive import LocalHive
@@ -206,7 +206,7 @@ class _Told:
     def ready(self, hive: dict[str, Any]) -> None:
         if self._as_json:
             # The JSON is one line, which its reader can take while `hive up` runs on.
-            click.echo(json.dumps(hive))
+            write_json(json_text.write(hive))
             return
         nodes = hive["nodes"]
         click.echo(

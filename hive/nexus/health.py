@@ -22,6 +22,7 @@ from hive.broker.link.unreadable import ask, skip
 from hive.errors import StoredFormatError
 from hive.foreman.watch.duty import duty_states
 from hive.foreman.watch.watchdog import LEASE_NAME
+from hive.json_text import sayable
 from hive.nexus.context import Nexus, nexus_of
 
 TICK_OVERDUE = 10.0
@@ -94,7 +95,7 @@ def _examine(nexus: Nexus) -> Health:
         version=VERSION,
         broker_reachable=True,
         watchdog_last_tick=tick,
-        refused="; ".join(refused) or None,
+        refused=sayable("; ".join(refused)) or None,
         **known,
     )
 

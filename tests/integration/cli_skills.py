@@ -16,6 +16,16 @@ def double(number: int) -> int:
     return 2 * number
 
 
+@skill("Return what it was given", name="mirror")
+def mirror(value: Any) -> Any:
+    return value
+
+
+@skill("Return what is no number, among numbers", name="not_numbers")
+def not_numbers(number: float) -> dict[str, Any]:
+    return {"mean": float("nan"), "all": [float("-inf"), number]}
+
+
 @skill("Raise an error", name="fail")
 def fail(text: str) -> None:
     raise ValueError(text)

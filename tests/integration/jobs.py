@@ -23,6 +23,16 @@ def add_numbers(a: int, b: int = 0) -> int:
     return a + b
 
 
+@skill("Say it again, and what is no number", name="say_again", intents=("say again",))
+def say_again(text: str) -> dict[str, Any]:
+    return {"said": text, "mean": float("nan")}
+
+
+@skill("Complain", name="complain", intents=("complain",))
+def complain(text: str) -> None:
+    raise ValueError(text)
+
+
 @skill("Fail until a file is there", name="needs_file", intents=("need a file",))
 def needs_file(path: str) -> str:
     if not Path(path).exists():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -90,6 +91,104 @@ def cli(hive_of_two: Cluster, tmp_path: Path) -> Cli:
 def lonely(broker: BrokerServer, tmp_path: Path) -> Cli:
     """A broker without a spore."""
     return Cli(broker.environment, tmp_path)
+
+
+def strictly(text: str) -> Any:
+    """Read as programs do that know no NaN."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+class TestWhatCannotBeSaid:
+    def test_what_is_no_number_is_null(self, cli: Cli) -> None:
+        said = {"mean": None, "all": [None, 1]}
+        assert strictly(cli("run", "not_numbers", "1", APP).stdout) == said
+        assert strictly(cli("run", "not_numbers", "1", APP, "--json").stdout)["result"] == said
+        (one,) = strictly(cli("map", "not_numbers", "1", APP, "--json").stdout)["outcomes"]
+        assert one["value"] == said
+        listed = cli("map", "not_numbers", "1", APP, "--reduce", "list").stdout
+        assert strictly(listed) == [said]
+        kept = cli("map", "mirror", "12e45678", "NaN", APP, "--reduce", "list").stdout
+        assert strictly(kept) == ["12e45678", "NaN"]
+
+    @pytest.mark.parametrize(
+        ("encoding", "env"),
+        [
+            ("cp1252", {"PYTHONIOENCODING": "cp1252:strict"}),
+            ("utf-8", {"LC_ALL": "C", "LANG": "C"}),
+            ("ascii", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        ],
+    )
+    def test_text_that_the_terminal_does_not_have_is_escaped(
+        self, cli: Cli, encoding: str, env: dict[str, str]
+    ) -> None:
+        value = "\ud83d é € \U0001f600 \x1b[31m\x9b\0"
+        word, env = json.dumps(value), {**os.environ, **cli.environment, **env}
+
+        def run(*arguments: str, code: int = 0) -> str:
+            done = subprocess.run(
+                [sys.executable, "-m", "hive", *arguments, APP],
+                capture_output=True,
+                env=env,
+                cwd=cli.directory,
+                timeout=60,
+            )
+            assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
+            assert done.returncode == code
+            return done.stdout.decode(encoding)
+
+        assert "\\ud83d" in run("run", "mirror", word)
+        assert strictly(run("run", "mirror", word, "--json"))["result"] == value
+        assert "\\ud83d" in run("map", "mirror", word, "1")
+        outcomes = strictly(run("map", "mirror", word, "1", "--json"))["outcomes"]
+        assert sorted(str(outcome["value"]) for outcome in outcomes) == sorted(["1", value])
+        assert "\\ud83d" in run("map", "fail", word, code=1)
+        told = strictly(run("run", "fail", word, "--json", code=1))
+        assert told["error"].startswith("ValueError: \\ud83d é €")
+
+    def test_a_command_that_fails_before_it_has_an_answer_answers_with_its_error(
+        self, cli: Cli
+    ) -> None:
+        nowhere = {"REDIS_PORT": str(free_port())}
+        for command in ("status", "dead list", "queue stats", "node list", "run mirror 1"):
+            done = cli(*command.split(), "--json", code=3, env=nowhere)
+            assert "does not answer" in strictly(done.stdout)["error"]
+            assert done.stderr.count("\n") == 1
+        assert (
+            "neither"
+            in strictly(cli("run", "mirror", "--json", "--priority=x", code=2).stdout)["error"]
+        )
+        assert cli("status", code=3, env=nowhere).stdout == ""
+
+    def test_a_map_whose_broker_is_lost_ends_its_json(self, tmp_path: Path) -> None:
+        cluster = Cluster(tmp_path)
+        try:
+            cluster.spawn("a", options=SKILLS)
+            cluster.wait_online("a")
+            cli = Cli(cluster.server.environment, tmp_path)
+            path = tmp_path / "held"
+            program = (
+                "import sys, hive.jobs.answer.job as job, hive.cli; job.READERS_WAIT = 1.0; "
+                f"sys.argv = ['hive', 'map', 'hold', {str(path)!r}, 'gone/x', '--json', {APP!r}]; "
+                "hive.cli.main()"
+            )
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            with subprocess.Popen(
+                [sys.executable, "-c", program],
+                text=True,
+                env=cli.environment,
+                cwd=tmp_path,
+                **pipes,
+            ) as running:
+                wait_until(path.exists)
+                cluster.server.kill()
+                out, err = running.communicate(timeout=60)
+            assert (running.returncode, "Traceback" in err) == (3, False), err
+            told = strictly(out)
+            assert "does not answer" in told["error"]
+            assert told["over"] is False
+            assert told["total"] is None
+        finally:
+            cluster.close()
 
 
 class TestLooking:

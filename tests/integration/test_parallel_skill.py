@@ -155,6 +155,34 @@ def test_items_that_are_no_list_are_an_error_in_the_answer(
         assert (got["results"], got["job_id"], got["summary"]["total_tasks"]) == ([], None, 0)
 
 
+HALF = r'"half an emoji \ud83d"'
+
+
+def strictly(text: str) -> dict[str, Any]:
+    """Read out of bytes, as a program that knows no NaN."""
+    read = json.loads(text.encode(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    return dict(read)
+
+
+def test_half_characters_and_what_is_no_number_are_answered(skill: ParallelSkill) -> None:
+    half = json.loads(HALF)
+    (said,) = strictly(asyncio.run(skill.map_reduce("Say again", f"[{HALF}]")))["results"]
+    assert said["result"] == {"said": half, "mean": None}
+    for work in (
+        skill.map_reduce("Complain", f"[{HALF}]"),
+        skill.parallel_execute("All", json.dumps([f"Complain: {HALF}"])),
+    ):
+        (failed,) = strictly(asyncio.run(work))["results"]
+        assert failed["error"].startswith("ValueError: ")
+        assert r"\ud83d" in failed["error"]
+    for work in (
+        skill.get_task_status(half),
+        skill.map_reduce(f"Bake {half}", "[1]"),
+        skill.parallel_execute(half, f"[{HALF}]"),
+    ):
+        assert strictly(asyncio.run(work))["error"]
+
+
 def test_what_no_skill_does_is_an_error_that_lists_the_skills(skill: ParallelSkill) -> None:
     for work in (
         skill.map_reduce("Bake a cake", '["a"]'),

@@ -61,6 +61,7 @@ def run_raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], in
         (redis.exceptions.ResponseError("OOM command not allowed"), 1, "refused a command: OOM"),
         (kombu.exceptions.OperationalError("refused"), 3, "does not answer (refused)"),
         (PermissionError(13, "Permission denied", "/root/x"), 1, "Permission denied"),
+        (UnicodeEncodeError("utf-8", "x\udcff", 1, 2, "no"), 2, r"'x\udcff' is no text"),
         (click.UsageError("what?"), 2, "Error: what?"),
         (KeyboardInterrupt(), 130, ""),
     ],

@@ -8,6 +8,7 @@ import redis
 from pydantic import BaseModel, ConfigDict
 
 from hive.broker.link.client import BrokerClient
+from hive.json_text import sayable
 
 _SHOWN = 80
 
@@ -90,7 +91,7 @@ _KINDS = {
 
 def _read(key: str, noted: str) -> PutAside:
     try:
-        where, row, reason = map(str, json.loads(noted))
+        where, row, reason = (sayable(str(part)) for part in json.loads(noted))
     except (ValueError, TypeError):
         return PutAside(key=key, row=noted[:200], reason="it is no note of Hive's")
     return PutAside(key=where, row=row, reason=reason)

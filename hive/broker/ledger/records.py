@@ -32,11 +32,13 @@ from hive.broker.ledger.stored import (
 )
 from hive.broker.ledger.waiting import memory_wait
 from hive.broker.link.client import client_of
+from hive.broker.link.names import is_encodable
 from hive.broker.link.priorities import DEFAULT, HIGHEST, usable
 from hive.broker.link.scripts import Script
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import NodeTable
 from hive.errors import HiveError, InvalidInputError, UnknownSkillError
+from hive.json_text import sayable
 from hive.skills import Skill, find_skill, import_skills, skill_of_task
 
 State = Literal["pending", "running", "completed", "failed", "dead"]
@@ -112,6 +114,8 @@ class TaskRecords:
         Raises: HiveError when it may have ended, and the application's result backend cannot tell
             of that; redis-py's connection errors.
         """
+        if not is_encodable(task_id):
+            return None
         # First the place, then the result: a task that ends between the two is found by its result.
         # The second round is for a task that is being sent again: its old result went away after
         # its place was looked up.
@@ -389,8 +393,8 @@ def _error_text(state: str, result: Any) -> str | None:
     if state not in states.EXCEPTION_STATES or state == states.RETRY:
         return None
     if isinstance(result, HiveError):
-        return result.message
-    return (
+        return sayable(result.message)
+    return sayable(
         f"{type(result).__name__}: {result}" if isinstance(result, BaseException) else str(result)
     )
 
@@ -425,5 +429,6 @@ def _payload(skill: Skill | None, args: Sequence[Any], kwargs: Mapping[str, Any]
         names = list(skill.input.model_fields)
     else:
         names = list(inspect.signature(skill.task.run).parameters)
-    named = dict(zip(names, args, strict=False)) | dict(kwargs)
+    given = {sayable(name): value for name, value in kwargs.items()}
+    named = dict(zip(names, args, strict=False)) | given
     return named | ({"args": list(args[len(names) :])} if len(args) > len(names) else {})

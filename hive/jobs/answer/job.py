@@ -17,6 +17,7 @@ from celery import Celery
 from hive.applications import application
 from hive.broker.link.client import broker_errors, client_of
 from hive.broker.link.format import require_format
+from hive.broker.link.names import is_encodable
 from hive.broker.link.outage import PAUSE, READERS_WAIT, Outage, comes_back, until_back
 from hive.broker.link.unreadable import ask, skip
 from hive.errors import InvalidInputError, UnknownJobError
@@ -434,7 +435,7 @@ def job(job_id: str, *, app: Celery | None = None) -> Job:
     client = client_of(meant)
     with broker_errors():
         require_format(client)
-        plan = stored_plan(client, job_id)
+        plan = stored_plan(client, job_id) if is_encodable(job_id) else None
     if plan is None:
         raise UnknownJobError(f"No job has the id {job_id!r}, or its results have expired.")
     return Job(meant, job_id, plan)
