@@ -25,7 +25,8 @@ _STOP = _words("""
     following given list lists item items one ones thing things below above via using use per about
     over out if when while within across
     under most everything max maximum least concise short brief quick quickly full complete entire
-    whole main thorough down what what's whats how through more using whether can could would should
+    whole main thorough down what what's whats how through more using whether known anything
+    can could would should not no or
 """)
 _DETERMINERS = _words(
     "a an the this that these those all each every any my our your its their some both"
@@ -44,7 +45,7 @@ _OPENINGS = re.compile(
 # Verbs that say nothing of the work: in "run a security audit" and "write a summary" the noun says
 # what is to be done.
 LIGHT_VERBS = _words(
-    "run do perform make conduct execute carry start give provide show tell need want write "
+    "run do perform make conduct execute carry start give return provide show tell need want write "
     "create generate produce prepare"
 )
 # Those of them that make something. What they make must be the skill's work ("a summary"): Hive
@@ -52,7 +53,7 @@ LIGHT_VERBS = _words(
 MAKING_VERBS = _words("make write create generate produce prepare")
 
 # What is done to an input before any work on it: whoever reads it does it by itself.
-READING_VERBS = _words("read open visit browse view see go take")
+READING_VERBS = _words("read open visit browse view see look go take")
 
 PARTICLES = _words("up off out down")
 
@@ -73,8 +74,8 @@ directory folder dir tree
 code codebase source sources script program module app application
 secret credential password passphrase token
 dependency library package
-safe secure safely securely insecure unsafe
-problem vulnerability issue flaw weakness risk hole cve
+safe secure safely securely insecure unsafe ok okay
+problem vulnerability issue flaw weakness risk hole cve vulnerable
 repository repo project workspace
 """
 
@@ -108,6 +109,7 @@ _SAYINGS = tuple(
         (rf"(?:key|main|(?:most )?important|essential|central) {_POINTS}", "gist"),
         (r"takeaways?|highlights|essence|nutshell", "gist"),
         (r"pull(?:s|ed|ing)? out", "extract"),
+        (r"(?:api|access|private|ssh) keys?", "secrets"),
         (r"make(?=\b.*\bshorter\b)", "shorten"),
         # That is another address, not another text.
         (r"shorten(?:s|ed|ing)?(?= (?:\w+ )?(?:links?|urls?)\b)", "abbreviate"),

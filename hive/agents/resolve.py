@@ -31,6 +31,7 @@ from hive.agents.phrases import (
     clauses,
     is_negated,
     phrase,
+    stem,
     whole,
 )
 from hive.errors import InvalidInputError, UnknownSkillError
@@ -102,7 +103,7 @@ class Resolver:
         named = self._named(description, said)
         if named is not None:
             return named, said
-        parts = _without_reading(self._merged(clauses(description)))
+        parts = self._without_reading(self._merged(clauses(description)))
         found = [known for known in map(self._best, parts) if known is not None]
         if not parts or len(found) < len(parts):
             raise self._refusal(f"No skill does what {description!r} asks for")
@@ -139,6 +140,14 @@ class Resolver:
             else:
                 merged.append(clause)
         return merged
+
+    def _without_reading(self, parts: list[Clause]) -> list[Clause]:
+        """The clauses without those that only say to read what the later ones work on."""
+        return [
+            clause
+            for clause in parts
+            if clause is parts[-1] or not _only_reads(clause) or self._fitting(clause)
+        ]
 
     def _is_bare_noun(self, clause: Clause) -> bool:
         """Whether the clause names no work, but an object or a number of objects."""
@@ -192,12 +201,6 @@ class Resolver:
     def _refusal(self, reason: str) -> UnknownSkillError:
         names = "; ".join(f"{skill.name}: {skill.description}" for skill in self._skills)
         return UnknownSkillError(f"{reason}. Known skills: {names or 'none'}.")
-
-
-def _without_reading(parts: list[Clause]) -> list[Clause]:
-    """The clauses without those that only say to read what the later ones work on."""
-    *earlier, last = parts or [Clause((), ())]
-    return [*(clause for clause in earlier if not _only_reads(clause)), last] if parts else []
 
 
 def _only_reads(clause: Clause) -> bool:
@@ -307,7 +310,8 @@ class _Known:
             return False
         if head.stem in FOREIGN_VERBS:
             return True
-        if not self.explains(head) and following and following[0].is_determiner:
+        if not head.is_plural and following and following[0].is_determiner:
+            # "Report these pages": a noun that is used as a verb.
             return True
         noun_phrase = [head, *takewhile(lambda word: word.counts, following)]
         names_work = noun_phrase[-1].meaning in self.verbs(verbs)
@@ -325,11 +329,21 @@ class _Known:
                 continue
             row = list(dropwhile(self._is_work, words))
             if row:
+                if any(self.explains(word) or word.is_thing for word in row):
+                    return False
+                # "Summarize these talks": whatever they are, if it is this skill that is meant.
                 of_items = determiner is not None and determiner.said in ITEM_DETERMINERS
-                return not of_items and not any(
-                    self.explains(word) or word.is_thing for word in row
-                )
+                return not (of_items and self._is_said(core))
         return False
+
+    def _is_said(self, core: tuple[Word, ...]) -> bool:
+        """Its name is said, or an intent of several words; not only words that mean the same."""
+        name = {stem(part) for part in self.skill.name.split("_")}
+        meant = {word.meaning for word in core}
+        return any(word.stem in name for word in core) or any(
+            len(intent) > 1 and meant >= {word.meaning for word in intent}
+            for intent in self.intents
+        )
 
     def _is_work(self, word: Word) -> bool:
         """The word is one of those that make up an intent, and names no thing."""

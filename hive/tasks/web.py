@@ -122,6 +122,7 @@ def web_scraping(url: str) -> dict[str, Any]:
         "shorten document",
         "shorten page",
         "shorten to sentences",
+        "reduce to sentences",
         "what page says",
         "extract gist",
         "get gist",
