@@ -7,12 +7,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from hive.errors import InvalidInputError, ScanError
@@ -22,6 +25,7 @@ from hive.tasks.scanner import process
 from hive.tasks.scanner.process import scan_file
 from hive.tasks.scanner.secret_scan import scan_text
 from hive.tasks.source_tree import files_of
+from tests.house import ROOT
 
 SHELL = (
     "import subprocess\n\n\ndef run(command):\n    return subprocess.call(command, shell=True)\n"
@@ -467,6 +471,37 @@ def test_a_scan_that_is_stopped_leaves_no_answer_for_the_next(
         scan_file(shell)
     monkeypatch.undo()
     assert scan_file(clean) == ([], [])
+
+
+def test_a_thread_can_scan(tree: Path) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        reports = list(threads.map(scan_path, [str(tree)] * 4))
+    assert reports == [scan_path(str(tree))] * 4
+
+
+ASKING = """
+import sys, time
+from pathlib import Path
+from hive.tasks.scanner import process
+process.scan_file(Path(sys.argv[1]))
+print(process._idle[0]._child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_scanning_process_ends_with_the_one_that_asked(tree: Path) -> None:
+    file = tree / "src" / "settings.toml"
+    asking = subprocess.Popen(
+        [sys.executable, "-c", ASKING, str(file)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert asking.stdout is not None
+    pid = int(asking.stdout.readline())
+    asking.kill()
+    asking.communicate(timeout=10)
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid)
 
 
 def stop(**_: object) -> None:
