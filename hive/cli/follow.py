@@ -69,19 +69,22 @@ class JsonDocument:
 
     def __init__(self, job_id: str) -> None:
         self._separator = "\n"
-        self._tally = Tally()
+        self._ok = self._failed = 0
         ends_json_by(self._cut_off)
         write_json(f'{{"job_id": {json_text.write(job_id)},\n"outcomes": [', whole=False)
 
     def outcome(self, outcome: Outcome, bar: Bar) -> None:
-        self._tally.add(outcome)
+        if outcome.status == "ok":
+            self._ok += 1
+        else:
+            self._failed += 1
         written = json_text.write(dataclasses.asdict(outcome))
         write_json(self._separator + written, whole=False)
         self._separator = ",\n"
 
     def _cut_off(self, error: str) -> None:
         """The job may go on, but nothing more is heard of it here."""
-        seen = {"completed": self._tally.ok, "failed": self._tally.failed}
+        seen = {"completed": self._ok, "failed": self._failed}
         unknown = dict.fromkeys(field.name for field in dataclasses.fields(Progress))
         self._end({**unknown, **seen, "over": False, "value": None, "error": error})
 

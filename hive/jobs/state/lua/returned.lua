@@ -37,8 +37,8 @@ if next_due then
   if ms_left >= 0 then ms = math.min(ms, ms_left) end
   return {'wait', math.max(10, math.min(ms, LONGEST_WAIT))}
 end
--- A reduce runs once, unless it dies: a second `finish` leaves it to the first. One that asked for a
--- retry waits for that.
+-- A reduce runs once, unless it dies: a second `finish` leaves it to the first. One that asked for
+-- a retry waits for that.
 local due = tonumber(redis.call('HGET', STATE, 'reduce_due') or 0) - now()
 if due > 0 then return {'wait', math.max(10, math.min(due, LONGEST_WAIT))} end
 local reducer = redis.call('HGET', STATE, 'reducer')
