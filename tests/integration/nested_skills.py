@@ -46,6 +46,13 @@ def _looks_again_and_again() -> int:
     return int(job.result().value)
 
 
+def _polls() -> int:
+    job = hive.map(square, range(20), "sum")
+    while not job.progress().over:
+        time.sleep(0.01)
+    return int(job.result().value)
+
+
 def _cancels() -> list[str]:
     job = hive.map(square, range(20))
     job.cancel()
@@ -63,6 +70,7 @@ WAYS: dict[str, Callable[[], Any]] = {
     "await": lambda: asyncio.run(_awaits()),
     "async for": lambda: asyncio.run(_iterates()),
     "looks again and again": _looks_again_and_again,
+    "polls its progress": _polls,
     "an iterator": lambda: hive.map(square, iter(range(20)), "sum").result().value,
     "opened by its id": lambda: hive.job(hive.map(square, range(20), "sum").id).result().value,
     "a reduce task": lambda: hive.map(square, range(20), first_and_last).result().value,

@@ -50,6 +50,7 @@ def occupied(cluster: MapCluster, directory: Path) -> Iterator[None]:
         ("await", SQUARES),
         ("async for", [number * number for number in range(20)]),
         ("looks again and again", SQUARES),
+        ("polls its progress", SQUARES),
         ("an iterator", SQUARES),
         ("opened by its id", SQUARES),
         ("a reduce task", [0, 361, 20]),

@@ -132,6 +132,7 @@ class Job:
         self._caller = caller
         self._feeder = feeder
         self._errands: list[Errand] = [] if feeder is None else [feeder]
+        self._polled: list[Errand] | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self._plan.call.name}>"
@@ -139,10 +140,12 @@ class Job:
     def progress(self) -> Progress:
         """How far the job is: one round trip.
 
-        Where the caller reads the input, a part of it is read.
+        Where the caller reads the input, a part of it is read. A task that asks its own map again
+        works on it meanwhile, as one that waits for it does.
         """
         if self._feeder is not None:
             self._feeder.glance()
+        self._help_if_polled()
         with broker_errors():
             raw = self._client.redis.hmget(
                 self._state,
@@ -169,6 +172,16 @@ class Job:
             max(0, pushed - done - waiting - later),
             waiting + later,
         )
+
+    def _help_if_polled(self) -> None:
+        if not self._caller:
+            return
+        if self._polled is None:
+            with broker_errors():
+                self._polled = helping(self._app, self.id, self._plan)
+            return
+        for errand in self._polled:
+            errand.turn()
 
     def cancel(self) -> None:
         """Run nothing more of the job.
