@@ -20,7 +20,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 import hive
 from hive import coroutines
 from tests.integration.jobs import wait_for  # noqa: F401 the workers are to know it
-from tests.integration.map_skills import echo, first_and_last, marked, pause, square
+from tests.integration.map_skills import echo, first_and_last, marked, pause, slow_echo, square
 
 
 def _meet(directory: str, tasks: int) -> None:
@@ -44,6 +44,13 @@ def _looks_again_and_again() -> int:
     while not job.result(timeout=0).complete:
         time.sleep(0.01)
     return int(job.result().value)
+
+
+@shared_task(bind=True, autoretry_for=(ValueError,), default_retry_delay=0.1)
+def fails_first(self: Any, number: int) -> int:
+    if not self.request.retries:
+        raise ValueError(number)
+    return number * number
 
 
 def _polls() -> int:
@@ -71,6 +78,7 @@ WAYS: dict[str, Callable[[], Any]] = {
     "async for": lambda: asyncio.run(_iterates()),
     "looks again and again": _looks_again_and_again,
     "polls its progress": _polls,
+    "retries": lambda: hive.map(fails_first, range(20), "sum").result().value,
     "an iterator": lambda: hive.map(square, iter(range(20)), "sum").result().value,
     "opened by its id": lambda: hive.job(hive.map(square, range(20), "sum").id).result().value,
     "a reduce task": lambda: hive.map(square, range(20), first_and_last).result().value,
@@ -214,6 +222,14 @@ def maps_marked(item: tuple[str, float]) -> str:
     Path(directory, "job").write_text(job.id)
     job.result()
     return job.id
+
+
+@shared_task
+def maps_slowly(directory: str, items: int) -> int:
+    """Writes down its job."""
+    job = hive.map(slow_echo, range(items), "sum")
+    Path(directory, "job").write_text(job.id)
+    return int(job.result().value)
 
 
 @shared_task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from hive.jobs.work.recovery import return_leases
 from tests.harness import wait_until
 from tests.integration import nested_skills as skills
 from tests.integration.jobs import wait_for
-from tests.integration.map_cluster import MapCluster, by_index, map_cluster
+from tests.integration.map_cluster import MapCluster, by_index, map_cluster, wait_for_run
 
 NESTED = ("-I", "tests.integration.nested_skills")
 SQUARES = sum(number * number for number in range(20))
@@ -51,6 +52,7 @@ def occupied(cluster: MapCluster, directory: Path) -> Iterator[None]:
         ("async for", [number * number for number in range(20)]),
         ("looks again and again", SQUARES),
         ("polls its progress", SQUARES),
+        ("retries", SQUARES),
         ("an iterator", SQUARES),
         ("opened by its id", SQUARES),
         ("a reduce task", [0, 361, 20]),
@@ -203,6 +205,21 @@ def test_a_hive_of_one_slot_runs_maps_of_maps(tmp_path: Path) -> None:
         cluster.spore("only", concurrency=1, options=NESTED)
         result = hive.map(skills.tree, [2, 2], "sum", app=cluster.app).result(60)
         assert (result.value, result.complete) == (8, True)
+
+
+def test_a_broker_that_restarts_while_a_task_works_on_its_map_loses_no_outcome(
+    tmp_path: Path,
+) -> None:
+    with map_cluster(tmp_path) as cluster:
+        cluster.spore("only", concurrency=1, options=NESTED)
+        task = skills.maps_slowly.delay(str(tmp_path), 150)
+        wait_until((tmp_path / "job").exists, what="the task maps")
+        job = hive.job(wait_until((tmp_path / "job").read_text), app=cluster.app)
+        wait_for_run(job, 20)
+        cluster.server.kill(signal.SIGKILL)
+        cluster.server.start()
+        assert task.get(timeout=60) == sum(range(150))
+        assert len(by_index(iter(job))) == 150
 
 
 def test_tasks_in_pool_threads_work_on_their_maps_too(tmp_path: Path) -> None:
