@@ -17,6 +17,7 @@ from celery import Task, current_app, current_task, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel, Field
 
+import hive
 from hive.skills import skill
 
 
@@ -296,6 +297,34 @@ async def sleeps_long(log: str) -> None:
     finally:
         await asyncio.sleep(0)
         write(log, "tidied")
+
+
+@shared_task
+async def awaits_a_map(numbers: int) -> Any:
+    return (await hive.map(double, range(numbers), "sum")).value
+
+
+@shared_task
+async def blocks_on_a_map(numbers: int) -> Any:
+    return hive.map(double, range(numbers), "sum").result(60).value
+
+
+@shared_task(soft_time_limit=1)
+def maps_what_waits(log: str) -> str:
+    """Interrupted while an item of its own map waits, in its slot."""
+    job = hive.map(waits_for_ever, [1])
+    try:
+        job.result(60)
+    except SoftTimeLimitExceeded:
+        write(log, "told")
+        job.cancel()
+        return "told"
+    return "finished"
+
+
+@shared_task(soft_time_limit=1)
+async def awaits_what_waits(log: str) -> str:
+    return maps_what_waits.run(log)
 
 
 _at_once = 0

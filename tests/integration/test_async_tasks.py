@@ -127,6 +127,18 @@ def test_what_it_leaves_behind_ends_with_it(cluster: MapCluster, tmp_path: Path)
     assert value(skills.sets_and_sees, "one") == value(skills.sets_and_sees, "two") == "nobody"
 
 
+def test_it_can_map_and_wait_in_its_only_slot(cluster: MapCluster) -> None:
+    assert value(skills.awaits_a_map, 10) == value(skills.blocks_on_a_map, 10) == 90
+
+
+@pytest.mark.parametrize("task", [skills.maps_what_waits, skills.awaits_what_waits])
+def test_its_limit_interrupts_it_while_it_works_on_its_map(
+    cluster: MapCluster, tmp_path: Path, task: Any
+) -> None:
+    value(skills.double, 1)  # the process has its loop
+    assert value(task, str(tmp_path / "log")) == "told"
+
+
 @POOLS
 def test_it_can_call_others(cluster: MapCluster) -> None:
     assert value(skills.asks_in_place, 4) == 8
