@@ -17,7 +17,7 @@ from hive.jobs.input.blocks import (
     encode_all,
     growing_sizes,
 )
-from hive.jobs.input.window import window
+from hive.jobs.input.window import until_room, window
 
 ITEMS = st.lists(
     st.none()
@@ -111,3 +111,10 @@ def test_the_window_is_two_seconds_of_work_within_its_bounds() -> None:
     assert window(2, 100, 100 * 1_000_000) == 8
     assert window(4, 50, 50 * 20_000) == 400
     assert window(4, 1_000, 1_000) == 20_000
+
+
+def test_a_full_window_is_asked_for_once_a_quarter_of_it_is_done() -> None:
+    assert until_room(window(4, 0, 0), 4, 0, 0) == 0.05, "nobody knows how long an item takes"
+    assert until_room(20_000, 4, 100, 100) == 0.002
+    assert until_room(20_000, 4, 100, 1_600) == 0.02
+    assert until_room(16, 4, 1, 10_000_000) == 0.05

@@ -45,7 +45,7 @@ class Turns:
     ) -> None:
         self._errands = errands
         self._clock = clock
-        self._due = clock() if errands else inf
+        self.due_at = clock() if errands else inf
         self.over = False
 
     def __enter__(self) -> Self:
@@ -65,7 +65,12 @@ class Turns:
     @property
     def due(self) -> bool:
         """Whether a turn is due although there are outcomes to be handed out."""
-        return self._clock() >= self._due
+        return self._clock() >= self.due_at
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are errands at all."""
+        return bool(self._errands)
 
     def give(self, *, idle: bool = True) -> float:
         """Give every errand a turn.
@@ -91,5 +96,5 @@ class Turns:
 
     def _rest(self, began: float, pause: float) -> float:
         now = self._clock()
-        self._due = now + max(pause, now - began)
+        self.due_at = now + max(pause, now - began)
         return pause

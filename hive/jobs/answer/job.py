@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from hive.broker.link.unreadable import ask, skip
 from hive.errors import InvalidInputError, UnknownJobError
 from hive.jobs.answer.errands import Errand, Turns
 from hive.jobs.answer.helping import helping
-from hive.jobs.answer.stream import StreamPosition, StreamReader, dropped, entry_of
+from hive.jobs.answer.stream import Drops, Raw, StreamPosition, StreamReader, dropped, entry_of
 from hive.jobs.answer.trim import KEPT_BYTES, StreamTrim
 from hive.jobs.answer.value import built_in_value
 from hive.jobs.answer.watch import JobWatch
@@ -40,6 +41,8 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 _BLOCK = 1.0
+_DROPS = 64
+"""How many of the last drops are known to the other readers of the same job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class Job:
         self._app = app
         self._client = client_of(app)
         self._plan = plan
-        self._caller = caller
+        self._drops: Drops | None = deque(maxlen=_DROPS) if caller else None
         self._feeder = feeder
         self._errands: list[Errand] = [] if feeder is None else [feeder]
         self._polled: list[Errand] | None = None
@@ -241,12 +244,14 @@ class Job:
 
     def _outcomes(self, reader: StreamReader) -> Iterator[Outcome]:
         trim = self._trim()
+        clock = time.monotonic
         with self._turns() as turns:
+            busy = turns.busy
             for batch in self._batches(reader, None, turns):
                 for entry in batch:
                     for outcome in decode(entry):
                         yield outcome
-                        if turns.due:
+                        if busy and clock() >= turns.due_at:
                             turns.give(idle=False)
                 if trim is not None and trim.passed(reader.position):
                     trim.drop()
@@ -264,7 +269,7 @@ class Job:
                     for entry in batch:
                         for outcome in decode(entry):
                             yield outcome
-                            if turns.due:
+                            if turns.busy and turns.due:
                                 await turns.give_async(idle=False)
                     if trim is not None and trim.passed(reader.position):
                         await asyncio.to_thread(trim.drop)
@@ -283,13 +288,14 @@ class Job:
         return Turns([*self._errands, *helps])
 
     def _reader(self, *, gapless: bool = False) -> StreamReader:
-        return StreamReader(self._client, self.id, gapless=gapless and self._plan.trims)
+        gapless = gapless and self._plan.trims
+        return StreamReader(self._client, self.id, gapless=gapless, drops=self._drops)
 
     def _trim(self) -> StreamTrim | None:
         """What drops the outcomes that an iteration has handed out, where that is the caller's."""
-        if not self._caller or not self._plan.trims:
+        if self._drops is None or not self._plan.trims:
             return None
-        return StreamTrim(self._client, self.id, KEPT_BYTES)
+        return StreamTrim(self._client, self.id, KEPT_BYTES, self._drops)
 
     def _batches(
         self, reader: StreamReader, until: float | None, turns: Turns
@@ -313,7 +319,7 @@ class Job:
                 outage.over()
             idle = not raw
             if raw:
-                yield reader.position.take(raw)
+                yield self._taken(reader, raw)
             elif until is not None and time.monotonic() >= until:
                 return
         turns.over = True
@@ -339,8 +345,15 @@ class Job:
                     outage.over()
                 idle = not raw
                 if raw:
-                    yield reader.position.take(raw)
+                    yield self._taken(reader, raw)
         turns.over = True
+
+    def _taken(self, reader: StreamReader, raw: Raw) -> list[Entry]:
+        """What was read, as entries; the feeder learns how far the job is."""
+        entries = reader.position.take(raw)
+        if self._feeder is not None:
+            self._feeder.seen(reader.position.items)
+        return entries
 
     def _all_seen(self, position: StreamPosition) -> bool:
         """Whether a reader has all outcomes of a job of known size, and need not wait for the

@@ -4,6 +4,7 @@ whether what it would read next was dropped.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from redis.asyncio import Redis as AsyncRedis
@@ -23,6 +24,9 @@ START = b"0-0"
 
 Raw = list[tuple[bytes, dict[bytes, bytes]]]
 """Entries as redis-py gives them: id and fields."""
+
+Drops = deque[tuple[bytes, int]]
+"""What was dropped of a stream: the last entry that went, and how many items did in all."""
 
 
 class StreamPosition:
@@ -88,36 +92,40 @@ class StreamReader:
     """Reads a job's stream for one reader, blocking or in an event loop.
 
     gapless: raise OutcomesDroppedError where outcomes that this reader has not read were dropped.
-        Only of some jobs they are (`Plan.trims`); of those, reading takes one round trip more where
-        nothing is there.
+        Only of some jobs they are (`Plan.trims`).
+    drops: where all that drops them is in this process, what it has dropped. Elsewhere the broker
+        is asked, which takes one round trip more where nothing is there.
     """
 
-    def __init__(self, client: BrokerClient, job_id: str, *, gapless: bool) -> None:
+    def __init__(
+        self, client: BrokerClient, job_id: str, *, gapless: bool, drops: Drops | None = None
+    ) -> None:
         self._client = client
         self._job_id = job_id
         self._key = steps.job_key(client, job_id, "outcomes")
         self._state = steps.job_key(client, job_id, "state")
         self._gapless = gapless
+        self._drops = drops
         self.position = StreamPosition()
 
     def read(self, seconds: float) -> Raw:
         """The next entries; at most so many seconds are waited for them."""
         redis = self._client.redis
-        if self._gapless:
+        if self._asks:
             with redis.pipeline(transaction=True) as both:
                 raw = self._checked(self._ask_both(both).execute())
             if raw or seconds <= 0:
                 return raw
-        return from_reply(redis.xread(**self._next(seconds)))
+        return self._without_own_drops(from_reply(redis.xread(**self._next(seconds))))
 
     async def read_async(self, redis: AsyncRedis, seconds: float) -> Raw:
         """The same, by a client for asyncio."""
-        if self._gapless:
+        if self._asks:
             async with redis.pipeline(transaction=True) as both:
                 raw = self._checked(await self._ask_both(both).execute())
             if raw or seconds <= 0:
                 return raw
-        return from_reply(await redis.xread(**self._next(seconds)))
+        return self._without_own_drops(from_reply(await redis.xread(**self._next(seconds))))
 
     def begin_behind_all(self) -> None:
         """Skip what is there, but for the mark at a job's end."""
@@ -136,6 +144,21 @@ class StreamReader:
             "count": self.position.batch,
             "block": block,
         }
+
+    @property
+    def _asks(self) -> bool:
+        """Whether the broker is asked for what was dropped; before the first entry always."""
+        return self._gapless and (self._drops is None or self.position.last == START)
+
+    def _without_own_drops(self, raw: Raw) -> Raw:
+        drops = self._drops
+        if not (self._gapless and raw and drops and self.position.is_before(drops[-1][0])):
+            return raw
+        # What was dropped before this was read is in the list: it is noted first, then dropped.
+        for entry_id, items in tuple(drops):
+            if self.position.is_before(entry_id) and _order(entry_id) < _order(raw[0][0]):
+                raise dropped(self._job_id, items)
+        return raw
 
     def _ask_both(self, pipeline: Any) -> Any:
         """At one moment: what was dropped, and what comes next."""

@@ -9,7 +9,7 @@ from collections import deque
 
 from hive.broker.link.client import BrokerClient
 from hive.broker.link.outage import passes
-from hive.jobs.answer.stream import StreamPosition
+from hive.jobs.answer.stream import Drops, StreamPosition
 from hive.jobs.state import steps
 from hive.logs import get_logger
 
@@ -22,10 +22,12 @@ _MARK_BYTES = 1 << 20
 class StreamTrim:
     """Follows the reader of a caller's own iteration, and keeps the last 64 MiB that it read."""
 
-    def __init__(self, client: BrokerClient, job_id: str, kept_bytes: int) -> None:
+    def __init__(self, client: BrokerClient, job_id: str, kept_bytes: int, drops: Drops) -> None:
+        """drops: what the job's readers in this process have dropped, for them to know."""
         self._client = client
         self._job_id = job_id
         self._kept_bytes = kept_bytes
+        self._drops = drops
         self._marks: deque[tuple[int, bytes, int]] = deque()
         self._marked = 0
 
@@ -45,6 +47,7 @@ class StreamTrim:
         _, entry_id, items = behind
         milliseconds, _, sequence = entry_id.partition(b"-")
         stays = b"%s-%d" % (milliseconds, int(sequence) + 1)
+        self._drops.append((entry_id, items))
         try:
             steps.run(self._client, steps.TRIM, self._job_id, stays, items, entry_id)
         except Exception as error:

@@ -13,10 +13,10 @@ from typing import Any
 
 from hive.errors import HiveError, InvalidInputError
 from hive.jobs.input.sender import Sender
+from hive.jobs.input.window import SHORTEST_PAUSE
 
 _TURN = 0.005
 """Seconds after which an input that never waits lets the loop have its turn."""
-_NO_ROOM, _LONG_NO_ROOM = 0.002, 0.05
 
 
 class AsyncFeeder:
@@ -68,6 +68,10 @@ class AsyncFeeder:
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     # -- further occasions
+
+    def seen(self, outcomes: int) -> None:
+        """A reader has seen so many outcomes."""
+        self._sender.seen(outcomes)
 
     def glance(self) -> None:
         """Somebody asks in passing."""
@@ -146,4 +150,4 @@ class AsyncFeeder:
             await asyncio.sleep(pause)
             if self._sender.has_room() and self._sender.asked_lately:
                 return
-            pause = min(2 * pause or _NO_ROOM, _LONG_NO_ROOM)
+            pause = min(2 * pause or SHORTEST_PAUSE, self._sender.longest_pause)

@@ -15,6 +15,7 @@ from typing import Any
 
 from hive.errors import HiveError
 from hive.jobs.input.sender import Sender
+from hive.jobs.input.window import SHORTEST_PAUSE
 from hive.jobs.state.outcomes import error_text
 from hive.logs import get_logger
 
@@ -23,7 +24,6 @@ log = get_logger(__name__)
 _TURN = 0.02
 """Seconds after which a turn ends, so that outcomes are handed out; an item is not interrupted."""
 _ANOTHER_READS = 0.05
-_NO_ROOM, _LONG_NO_ROOM = 0.002, 0.05
 _NOTHING = object()
 
 
@@ -39,7 +39,7 @@ class Feeder:
         self._job_id = job_id
         self._reading = threading.Lock()
         self._reader = threading.get_ident()
-        self._pause = _NO_ROOM
+        self._pause = SHORTEST_PAUSE
 
     # -- as an errand
 
@@ -63,6 +63,10 @@ class Feeder:
             self.read(0.0)
 
     # -- further occasions
+
+    def seen(self, outcomes: int) -> None:
+        """A reader has seen so many outcomes."""
+        self._sender.seen(outcomes)
 
     def glance(self) -> None:
         """Somebody asks in passing: take items for a moment, unless another thread does it."""
@@ -109,16 +113,17 @@ class Feeder:
 
     def _read(self, until: float) -> float:
         room = self._sender.has_room()
-        while not self._sender.over:
-            if not room:
-                self._pause = min(2 * self._pause, _LONG_NO_ROOM)
-                return self._pause
-            self._pause = _NO_ROOM
+        if room:
+            self._pause = SHORTEST_PAUSE
+        while room:
             if time.monotonic() >= until:
                 return 0.0
             room = self._take()
-        self._close()
-        return inf
+        if self._sender.over:
+            self._close()
+            return inf
+        self._pause = min(2 * self._pause, self._sender.longest_pause)
+        return self._pause
 
     def _take(self) -> bool:
         """Take an item. Returns: whether there is room for another."""

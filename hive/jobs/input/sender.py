@@ -22,7 +22,15 @@ from hive.broker.link.silence import SILENCE
 from hive.errors import BrokerUnreachableError, HiveError
 from hive.jobs.input.blocks import BLOCK_BYTES, Block, BlockBuilder, growing_sizes
 from hive.jobs.input.launch import launch, send_finish
-from hive.jobs.input.window import WINDOW_BYTES, caller_ms, patience, window
+from hive.jobs.input.window import (
+    LONGEST_PAUSE,
+    SHORTEST_PAUSE,
+    WINDOW_BYTES,
+    caller_ms,
+    patience,
+    until_room,
+    window,
+)
 from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
 from hive.jobs.state.outcomes import error_text
@@ -67,11 +75,13 @@ class Sender:
         self._sizes = growing_sizes(plan.slots, plan.chunk)
         self._size = next(self._sizes)
         self._block = BlockBuilder()
+        self._enough = 0
         self._since = 0.0
         self._ready = deque[Block]()
         self._ready_bytes = 0
         self._window = window(plan.slots * plan.concurrency, 0, 0, plan.chunk)
         self._wants_room = False
+        self.longest_pause = LONGEST_PAUSE
         self._ended = self._stopped = False
         self._error = ""
         self._asked_at = time.monotonic()
@@ -106,19 +116,28 @@ class Sender:
             self.taken += 1
             if self._block.n == 1:
                 self._since = time.monotonic()
-            enough = min(self._size, max(1, self._plan.chunk, self._window // 4))
-            if self._block.n >= enough or self._block.bytes >= BLOCK_BYTES:
-                self._close_block()
-                self._changed.notify_all()
+                self._enough = self._whole_block()
+            if self._block.n < self._enough and self._block.bytes < BLOCK_BYTES:
+                return True
+            self._close_block()
+            self._changed.notify_all()
             return self._room()
 
     def has_room(self) -> bool:
         """Whether another item may be taken; if not, the broker is asked how far the job is."""
         with self._lock:
-            if not self._room() and not self._wants_room:
+            if self._room():
+                return True
+            longest = self.longest_pause if self._done else SHORTEST_PAUSE
+            if not self._wants_room and time.monotonic() - self._told_at >= longest:
                 self._wants_room = True
                 self._changed.notify_all()
-            return self._room()
+            return False
+
+    def seen(self, outcomes: int) -> None:
+        """So many items have their outcomes, as their reader knows before the broker is asked."""
+        with self._lock:
+            self._done = max(outcomes, self._done)
 
     def wait_for_room(self, longest: float) -> None:
         """Wait at most so many seconds until another item may be taken, or none is wanted."""
@@ -172,11 +191,19 @@ class Sender:
 
     # -- holding the lock
 
+    def _whole_block(self) -> int:
+        return min(self._size, max(1, self._plan.chunk, self._window // 4))
+
     def _room(self) -> bool:
-        return (
-            self.taken - self._done < self._window
-            and self._bytes + self._ready_bytes + self._block.bytes < WINDOW_BYTES
-        )
+        """Whether there is room for a block, and for what is missing of one always: a full window
+        is not to be sent in crumbs.
+        """
+        if self.over:
+            return False
+        if self._block.n:
+            return True
+        fits = self._bytes + self._ready_bytes + BLOCK_BYTES <= WINDOW_BYTES
+        return fits and self.taken + self._whole_block() - self._done <= self._window
 
     def _close_block(self) -> None:
         block = self._block.take()
@@ -186,7 +213,10 @@ class Sender:
 
     def _flush_due(self, now: float) -> bool:
         unsent = self._block.n or (self._pushed and not self._launched)
-        return bool(unsent) and (self._ended or self._wants_room or now - self._since >= _FLUSH)
+        # Where the pullers have much to do yet, a block may rather become a whole one.
+        hungry = self.taken - self._done <= self._window / 2
+        longest = _FLUSH if hungry else 5 * _FLUSH
+        return bool(unsent) and (self._ended or now - self._since >= longest)
 
     def _next(self) -> _Parcel | None:
         """What is to be sent now."""
@@ -279,10 +309,12 @@ class Sender:
         """Take over what the broker says about the job."""
         self._told_at = time.monotonic()
         with self._lock:
-            stopped, self._done, micros, self._bytes = reply
+            stopped, done, micros, self._bytes = reply
+            self._done = max(done, self._done)
             self._stopped = self._stopped or bool(stopped)
             at_once = self._plan.slots * self._plan.concurrency
-            self._window = window(at_once, self._done, micros, self._plan.chunk)
+            self._window = window(at_once, done, micros, self._plan.chunk)
+            self.longest_pause = until_room(self._window, at_once, done, micros)
             self._wants_room = False
             self._changed.notify_all()
 

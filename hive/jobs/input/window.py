@@ -5,6 +5,7 @@ from __future__ import annotations
 from hive.settings import Settings
 
 WINDOW_BYTES = 16 << 20
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
 _WINDOW_ITEMS = 20_000
 _WINDOW_SECONDS = 2.0
 
@@ -22,6 +23,16 @@ def window(slots: int, done: int, micros: int, chunk: int = 0) -> int:
         return least
     seconds = slots * _WINDOW_SECONDS / max(micros / done / 1e6, 1e-9)
     return int(max(least, min(_WINDOW_ITEMS, seconds)))
+
+
+def until_room(window: int, slots: int, done: int, micros: int) -> float:
+    """Seconds after which it is worth asking whether a full window has room again: a quarter of
+    what it holds is done then. Never longer than 0.05, which is also said of a job that has no
+    outcome yet.
+    """
+    if not done:
+        return LONGEST_PAUSE
+    return max(SHORTEST_PAUSE, min(LONGEST_PAUSE, window * micros / done / 1e6 / slots / 4))
 
 
 def caller_ms(settings: Settings) -> int:
