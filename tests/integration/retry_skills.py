@@ -111,3 +111,9 @@ def once(item: dict[str, Any]) -> int:
 def nap(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+
+@shared_task
+def maps_and_waits(items: list[dict[str, Any]], log: str) -> Any:
+    """Works on its own map meanwhile, and reduces it."""
+    return hive.map(flaky, items, flaky_reduce.s(log)).result(60).value

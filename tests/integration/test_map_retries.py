@@ -186,6 +186,17 @@ def test_a_reduce_is_retried_as_its_task_says(cluster: MapCluster, tmp_path: Pat
     assert (result.value, result.error) == (3, None)
 
 
+def test_a_task_that_waits_for_its_map_runs_what_is_retried(
+    cluster: MapCluster, log: Log, tmp_path: Path
+) -> None:
+    """As many such tasks as there are slots: nobody else runs it."""
+    tasks = []
+    for number in range(2):
+        items = [log.item(10 * number + n, fails=1) for n in range(4)]
+        tasks.append(skills.maps_and_waits.delay(items, str(tmp_path / f"reduce-{number}")))
+    assert [task.get(timeout=60) for task in tasks] == [4 * 2 + 3] * 2
+
+
 def test_an_idempotent_item_waits_for_another_with_its_key_and_counts_no_retry(
     cluster: MapCluster, log: Log
 ) -> None:
