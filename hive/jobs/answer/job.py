@@ -132,6 +132,7 @@ class Job:
         self._app = app
         self._client = client_of(app)
         self._plan = plan
+        self._caller = caller
         self._drops: Drops | None = deque(maxlen=_DROPS) if caller else None
         self._feeder = feeder
         self._errands: list[Errand] = [] if feeder is None else [feeder]

@@ -1,6 +1,6 @@
 """Running a task in place, without a message of its own, as Celery's tracer runs one for a message.
 
-That takes some twenty microseconds, so it is done where somebody would notice the difference: the
+That takes some tens of microseconds, so it is done where somebody would notice the difference: the
 task's class has a `__call__` or hooks of its own, or somebody listens to signals of tasks.
 """
 
