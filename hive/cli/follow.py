@@ -156,7 +156,7 @@ def follow_job(
         with watched(job, cluster, Bar(label)) as bar:
             for outcome in job.remaining():
                 show.outcome(outcome, bar)
-        conclusion = job.conclusion() if whole else None
+        conclusion = job.wait() if whole else None
     except (KeyboardInterrupt, BrokenPipeError) as stop:
         if cancels:
             job.cancel()

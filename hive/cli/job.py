@@ -62,5 +62,5 @@ def print_job(found: Job, show: Show) -> int:
     with Bar(found.id) as bar, suppress(OutcomesDroppedError):
         for outcome in result.outcomes:
             show.outcome(outcome, bar)
-    code = end_of(found, show, found.conclusion(timeout=0))
+    code = end_of(found, show, found.wait(timeout=0))
     return code if result.complete else 0

@@ -334,7 +334,7 @@ def test_the_result_of_a_job_with_dropped_outcomes_is_whole(
             assert (result.value, result.complete) == (ITEMS, True)
             assert 0 < len(result.outcomes) < ITEMS
             assert "were dropped after the job's caller had read them" in str(result.error)
-        conclusion = job.conclusion(10)
+        conclusion = job.wait(10)
         assert (conclusion.value, conclusion.error, conclusion.complete) == (ITEMS, None, True)
         assert conclusion.dropped == ITEMS - len(job.result(0).outcomes)
 
@@ -387,10 +387,10 @@ def test_who_goes_on_with_what_is_left_drops_it_in_turn(
     dropped = 0
     for _ in range(3):
         for number, _ in enumerate(job.remaining()):
-            if number % 500 == 499 and job.conclusion(0).dropped > dropped:
+            if number % 500 == 499 and job.wait(0).dropped > dropped:
                 break
-        dropped = job.conclusion(0).dropped
+        dropped = job.wait(0).dropped
     assert dropped > 0
     job.cancel()
     left = len(job.result(60).outcomes)
-    assert job.conclusion().dropped + left == job.progress().total
+    assert job.wait().dropped + left == job.progress().total

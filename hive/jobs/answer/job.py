@@ -203,7 +203,7 @@ class Job:
                 0,
             )
 
-    def conclusion(self, timeout: float | None = None) -> Conclusion:
+    def wait(self, timeout: float | None = None) -> Conclusion:
         """Wait for the job to end, without reading its outcomes.
 
         timeout: seconds to wait (None: until it ends); then the value is the one so far.
