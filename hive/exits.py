@@ -19,14 +19,14 @@ def ended(error: BaseException) -> None:
     Raises: TaskExitError for another exit code, and for whatever else is no Exception;
         the error itself for an Exception, and where the process was told to end.
     """
-    if isinstance(error, Exception) or _ends_the_process(error):
+    if isinstance(error, Exception) or ends_the_process(error):
         raise error
     if isinstance(error, SystemExit) and not error.code and not isinstance(error.code, str):
         return
     raise TaskExitError(_said(error)) from error
 
 
-def _ends_the_process(error: BaseException) -> bool:
+def ends_the_process(error: BaseException) -> bool:
     """Whether the pool or the worker told this process to end, and not the task itself."""
     if isinstance(error, WorkerShutdown | WorkerTerminate):
         return True

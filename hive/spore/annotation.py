@@ -79,6 +79,9 @@ def _awaited(task: Any) -> dict[str, Any]:
     refuse_generator(task.name, function)
     if getattr(function, "hive_awaits", False) or not is_coroutine_function(function):
         return {}
-    awaiting = awaited(function, (lambda _: task) if is_static else itemgetter(0))
+    # Celery annotates the task's class; who runs needs the task.
+    awaiting = awaited(
+        function, (lambda _: task.app.tasks[task.name]) if is_static else itemgetter(0)
+    )
     awaiting.hive_awaits = True  # type: ignore[attr-defined]
     return {"run": staticmethod(awaiting) if is_static else awaiting}

@@ -358,3 +358,25 @@ async def page_of_tenant(number: int) -> str:
 @shared_task
 async def waits_for_ever(number: int) -> None:
     await asyncio.sleep(600)
+
+
+@shared_task
+async def leaves_at_three(number: int) -> int:
+    await asyncio.sleep(0.2)
+    if number == 3:
+        sys.exit(number)
+    await asyncio.sleep(0.2)
+    return number
+
+
+@shared_task
+async def leaves_in_a_task_of_its_own(number: int) -> int:
+    await asyncio.gather(leaves_at_three.run(number))
+    return number
+
+
+@shared_task
+async def sends_on(number: int) -> Any:
+    """Sends a task, and maps, from a task that is no method."""
+    double.delay(number)
+    return (await hive.map(double, range(number), "sum")).value

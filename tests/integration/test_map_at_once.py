@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,19 @@ def test_so_it_is_with_an_iterator_and_a_reduce(cluster: MapCluster) -> None:
     items = (number for number in range(100))
     job = hive.map(skills.page_of_tenant, items, "list", app=cluster.app, concurrency=10)
     assert job.result(30).value == [f"somebody {number}" for number in range(100)]
+
+
+@pytest.mark.parametrize("skill", [skills.leaves_at_three, skills.leaves_in_a_task_of_its_own])
+def test_an_item_that_exits_leaves_the_others_alone(cluster: MapCluster, skill: Any) -> None:
+    outcomes = by_index(iter(hive.map(skill, range(8), app=cluster.app, concurrency=8)))
+    left = outcomes.pop(3)
+    assert (left.status, left.error) == ("failed", "SystemExit: 3")
+    assert [outcomes[index].value for index in sorted(outcomes)] == [0, 1, 2, 4, 5, 6, 7]
+
+
+def test_items_that_run_at_a_time_send_tasks_and_map(cluster: MapCluster) -> None:
+    job = hive.map(skills.sends_on, range(6), "list", app=cluster.app, concurrency=3)
+    assert job.result(60).value == [number * (number - 1) for number in range(6)]
 
 
 def test_tiny_items_are_none_the_worse(cluster: MapCluster) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded
 
 from hive import coroutines
+from hive.exits import ends_the_process
 from hive.jobs.work.time_limit import TimeLimit
 
 Pulls = Callable[["StrandLimit", list[Any] | None], bool]
@@ -149,12 +150,20 @@ class Strands:
 
     async def _run(self, reply: list[Any]) -> None:
         self._begin(reply)
-        try:
-            await self._over.wait()
-        except BaseException as error:
-            # The puller itself has to stop, and its items with it.
-            for limit in tuple(self._limits):
-                limit.interrupt(error)
-            await self._over.wait()
-            if not isinstance(error, SoftTimeLimitExceeded):
-                raise
+        while not self._over.is_set():
+            try:
+                await self._over.wait()
+            # What is no Exception asyncio raises here, too; it is an item's own outcome.
+            except (SystemExit, KeyboardInterrupt) as error:
+                if ends_the_process(error):
+                    await self._stop(error)
+            except BaseException as error:  # noqa: BLE001 - `_stop` raises it again
+                await self._stop(error)
+
+    async def _stop(self, error: BaseException) -> None:
+        """The puller itself has to stop, and its items with it."""
+        for limit in tuple(self._limits):
+            limit.interrupt(error)
+        await self._over.wait()
+        if not isinstance(error, SoftTimeLimitExceeded):
+            raise error
