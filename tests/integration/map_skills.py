@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 from celery import current_task, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import worker_process_init
 from pydantic import BaseModel, Field
 
 import hive
@@ -27,6 +29,30 @@ def square(number: int) -> int:
 @shared_task
 def echo(value: Any) -> Any:
     return value
+
+
+@shared_task(bind=True)
+def under_one_request(self: Any, _: int) -> int:
+    """How many items were run under this request, with this one."""
+    self.request.items_seen = getattr(self.request, "items_seen", 0) + 1
+    return int(self.request.items_seen)
+
+
+@shared_task
+def traced(number: int) -> int:
+    return number
+
+
+@worker_process_init.connect
+def _trace(**_: Any) -> None:
+    """As some tracers do: around the function of the task, in each process."""
+    run = traced.run
+
+    @functools.wraps(run)
+    def around(*args: Any, **kwargs: Any) -> list[Any]:
+        return ["traced", run(*args, **kwargs)]
+
+    traced.run = around  # type: ignore[method-assign]
 
 
 @shared_task

@@ -88,6 +88,12 @@ def test_an_exit_is_no_exception_that_is_retried(cluster: Cluster, tmp_path: Pat
     assert ended(ends.leaves_and_retries, tmp_path / "log", "3") == BADLY["3"]
 
 
+def test_a_task_that_calls_another_as_a_function_hears_of_its_exit(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    assert ended(ends.hears_another_exit, tmp_path / "log", "3") == "it exited with 3"
+
+
 @pytest.mark.parametrize("kind", ends.RAISED)
 def test_what_a_task_raises_fails_it_and_not_its_worker(
     cluster: Cluster, tmp_path: Path, kind: str

@@ -103,6 +103,17 @@ def test_a_bound_task_sees_its_item_and_its_place(cluster: MapCluster) -> None:
         assert outcome.value["current"] == skills.whoami.name
 
 
+def test_items_whose_run_nobody_notices_are_cheap(cluster: MapCluster) -> None:
+    """Only the task's `run` is called, under one request that goes from item to item."""
+    job = hive.map(skills.under_one_request, range(10), "list", chunk=10, app=cluster.app)
+    assert job.result(60).value == list(range(1, 11))
+
+
+def test_what_a_tracer_put_around_a_task_is_around_its_items(cluster: MapCluster) -> None:
+    job = hive.map(skills.traced, range(3), "list", app=cluster.app)
+    assert job.result(60).value == [["traced", number] for number in range(3)]
+
+
 def test_a_dict_is_the_fields_of_an_input_model(cluster: MapCluster) -> None:
     result = hive.map(
         "scale",

@@ -136,8 +136,7 @@ class SkillCalls:
         return lambda item: shared.with_own(*own(item))
 
     def _call(self, lease: Lease) -> Callable[[Any, int], Any]:
-        guarded, context, job_id = self._task.run, self._request, self._job_id
-        run = getattr(guarded, "hive_unguarded", guarded)
+        run, context, job_id = self._task.run, self._request, self._job_id
         arguments = self._arguments(lease)
         context.retries = lease.again.retries
 

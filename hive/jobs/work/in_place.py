@@ -86,8 +86,9 @@ class InPlace:
     def __enter__(self) -> InPlace:
         # A `__call__` that calls Celery's in turn keeps its request if that is the only one. There
         # are others where a task works on a job of itself.
-        while (request := self._task.request_stack.pop()) is not None:
-            self._covered.append(request)
+        stack = self._task.request_stack
+        while stack.stack:
+            self._covered.append(stack.pop())
         _task_stack.push(self._task)
         return self
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from types import CoroutineType
 from typing import Any
 
-from celery.app.trace import task_has_custom
+from celery import Task
 
 from hive.exits import ended
 from hive.spore.run.awaited import value_of
@@ -20,7 +20,8 @@ def guard(tasks: Iterable[Any]) -> None:
     else, so that `autoretry_for=(Exception,)` takes an exit for no Exception, as in plain Celery.
     """
     for task in tasks:
-        if task_has_custom(task, "__call__"):
+        # Celery itself replaces `Task.__call__` in a worker, so it is asked for what it has now.
+        if type(task).__call__ is not Task.__call__:
             type(task).__call__ = _guarded(task, type(task).__call__)
         else:
             task.run = _guarded(task, task.run)
@@ -35,8 +36,10 @@ def _guarded(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
             return value_of(task, value) if type(value) is CoroutineType else value
         except Exception:
             raise
-        except BaseException as error:  # noqa: BLE001 - `ended` raises again what is not to be kept
+        except BaseException as error:
+            request = task.request_stack.top
+            if request is None or request.called_directly:
+                raise  # another task calls it like a function, and hears what a function raises
             return ended(error)
 
-    guarded.hive_unguarded = run  # type: ignore[attr-defined]  # for items, which have a guard
     return guarded
