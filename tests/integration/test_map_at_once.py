@@ -74,6 +74,12 @@ def test_tiny_items_are_none_the_worse(cluster: MapCluster) -> None:
     assert job.result(30).value == 2 * sum(range(2000))
 
 
+def test_what_runs_at_a_time_may_map(cluster: MapCluster) -> None:
+    outcomes = list(hive.map(skills.awaits_a_map, [3, 4, 5], app=cluster.app, concurrency=3))
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert sorted(outcome.value for outcome in outcomes) == [6, 12, 20]
+
+
 def test_all_that_run_at_a_time_are_cancelled(cluster: MapCluster) -> None:
     job = hive.map(skills.waits_for_ever, range(30), app=cluster.app, concurrency=10)
     wait_until(lambda: job.progress().running >= 10, what="ten run")
