@@ -51,6 +51,20 @@ def test_a_worker_awaits_a_task(cluster: MapCluster) -> None:
     assert chord([skills.double.s(n) for n in range(5)])(skills.add_up.s()).get(timeout=30) == 20
 
 
+def test_celerys_own_maps_await_it(cluster: MapCluster) -> None:
+    def get(signature: Any) -> Any:
+        return signature.apply_async().get(timeout=30)
+
+    assert get(skills.double.map([1, 2])) == [2, 4]
+    assert get(skills.double.starmap([(1,), (2,)])) == [2, 4]
+    assert get(skills.double.chunks([(1,), (2,), (3,)], 2)) == [[2, 4], [6]]
+    assert get(skills.awaits_itself.map([2])) == [3]
+    assert get(skills.tenant.starmap([()])) == ["somebody"]
+    assert get(skills.tenant_of_super.starmap([()])) == ["somebody"]
+    with pytest.raises(LookupError, match="nothing there"):
+        get(skills.fails.starmap([()]))
+
+
 @POOLS
 def test_it_has_its_request_and_is_the_current_task(cluster: MapCluster) -> None:
     result = skills.whoami.delay()

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from hive import coroutines
 
+_CELERYS_MAPS = frozenset({"celery.map", "celery.starmap"})
+
 
 def awaited(
     run: Callable[..., Any], task_of: Callable[[tuple[Any, ...]], Any]
@@ -55,12 +57,20 @@ def _celerys_request(task: Any) -> Any:
     """The request for which Celery calls the task; None where it is called like a function.
 
     A `__call__` that calls Celery's adds a request of its own, and so does a function call; what
-    Celery runs for a request, it runs once.
+    Celery runs for a request, it runs once, but for its own maps (`task.map`, `starmap`, `chunks`),
+    which call their task like a function for each of their items, one after the other.
     """
     for request in reversed(task.request_stack.stack):
         if not request.called_directly:
-            return None if getattr(request, "hive_awaited", False) else request
+            return _not_awaited(request)
+    for caller in reversed(_task_stack.stack):
+        if caller.name != task.name:
+            return _not_awaited(caller.request_stack.top) if caller.name in _CELERYS_MAPS else None
     return None
+
+
+def _not_awaited(request: Any) -> Any:
+    return None if getattr(request, "hive_awaited", False) else request
 
 
 class _Elsewhere(Coroutine[Any, Any, Any]):
