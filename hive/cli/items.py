@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,6 +70,21 @@ class Priority(click.ParamType[str | int]):
             param,
             ctx,
         )
+
+
+class Seconds(click.FloatRange):
+    """How long to wait at most: a number above 0."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=1_000_000_000, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
 
 
 def json_object(text: str | None, option: str) -> dict[str, Any] | None:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hive.cli.items import Priority, json_object, read_items, split_arguments, with_fields
+from hive.cli.items import (
+    Priority,
+    Seconds,
+    json_object,
+    read_items,
+    split_arguments,
+    with_fields,
+)
 from hive.cli.output import app_option, json_option, note
 from hive.errors import InvalidInputError
 
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     metavar="SECONDS",
     help="The job's deadline, the wait for a spore included.",
 )

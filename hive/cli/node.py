@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hive.cli.confirmation import confirmed, yes_option
+from hive.cli.items import Seconds
 from hive.cli.output import console, exit_code, json_option, note, print_json
 from hive.errors import HiveError
 
@@ -63,7 +64,7 @@ def list_nodes(as_json: bool) -> None:
 @click.option("--wait", is_flag=True, help="Return when none of them holds a task any more.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     metavar="SECONDS",
     help="Wait no longer than so.",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hive.broker.link.priorities import queue_of
-from hive.cli.items import Priority, json_object, split_arguments
+from hive.cli.items import Priority, Seconds, json_object, split_arguments
 from hive.cli.output import app_option, json_option, note, print_json, print_value
 from hive.errors import HiveError, InvalidInputError
 
@@ -39,7 +39,7 @@ class LateError(HiveError):
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     metavar="SECONDS",
     help="Give up, and revoke the task, after so long.",
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from rich.console import Console
 
+from hive.cli.items import Seconds
 from hive.cli.output import (
     Bar,
     console,
@@ -50,7 +51,7 @@ _SHOWN = 200
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     metavar="SECONDS",
     help="Deadline, the wait for a spore included.",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sized
+from numbers import Real
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import redis
@@ -41,6 +42,8 @@ _PRIORITY = "background"
 _PUSH_BYTES = 1 << 20
 _READS_AT_ONCE = 0.1
 """Seconds for which an iterator is read before `map` returns."""
+_LONGEST = 1_000_000_000
+"""Seconds of a deadline: thirty years. The broker cannot count to any number."""
 MOST_AT_ONCE = 1000
 """Each item at a time has a thread of its own in the worker's process."""
 
@@ -181,9 +184,11 @@ def _check(items: object, timeout: float | None, chunk: int | str) -> None:
         raise InvalidInputError(
             f"The items of a map are a list or another iterable, not {type(items).__name__}."
         )
-    if timeout is not None and not timeout > 0:
+    is_number = isinstance(timeout, Real)
+    if timeout is not None and not (is_number and 0 < timeout <= _LONGEST):
         raise InvalidInputError(
-            f"A job's timeout is a number of seconds above 0, or None; it cannot be {timeout!r}."
+            f"A job's timeout is a number of seconds above 0, at most {_LONGEST:,}, or None for no "
+            f"deadline; it cannot be {timeout!r}."
         )
     if chunk != "auto" and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
         raise InvalidInputError(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery import chord, group, signature
@@ -285,6 +285,9 @@ def test_a_requirement_that_no_node_meets_is_refused_at_once(cluster: MapCluster
         ({"items": [1], "priority": "urgent"}, "0..10"),
         ({"items": [1], "priority": 11}, "0..10"),
         ({"items": [1], "timeout": 0}, "above 0"),
+        ({"items": [1], "timeout": float("inf")}, "cannot be inf"),
+        ({"items": [1], "timeout": 1e300}, "at most 1,000,000,000"),
+        ({"items": [1], "timeout": "5"}, "cannot be '5'"),
         ({"items": [1], "chunk": 0}, "from 1 on"),
         ({"items": [1], "requirements": {"speed": 1}}, "speed"),
     ],
@@ -348,6 +351,8 @@ def test_unknown_names_are_refused(cluster: MapCluster) -> None:
         hive.map("no such skill", [1], app=cluster.app)
     with pytest.raises(UnknownJobError, match="no-such-job"):
         hive.job("no-such-job", app=cluster.app)
+    with pytest.raises(UnknownJobError, match="the id None"):
+        hive.job(cast(str, None), app=cluster.app)
 
 
 def test_a_job_leaves_only_keys_that_expire(cluster: MapCluster) -> None:

@@ -159,6 +159,10 @@ def test_a_priority_that_is_none_is_wrong_use(
         ["job"],
         ["scan", "/no/such/tree"],
         ["map", "summarize", "a", "--timeout", "0"],
+        ["map", "summarize", "a", "--timeout", "inf"],
+        ["run", "summarize", "a", "--timeout", "nan"],
+        ["scan", ".", "--timeout", "1e300"],
+        ["node", "drain", "a", "--wait", "--timeout", "nan"],
         ["job", "x", "--follow", "--cancel"],
     ],
 )

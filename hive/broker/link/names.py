@@ -53,8 +53,10 @@ def is_name(text: str) -> bool:
     return 0 < len(text) <= LONGEST and (text.isprintable() or not _UNUSABLE.search(text))
 
 
-def is_encodable(text: str) -> bool:
-    """Whether a text can be sent at all; with half a surrogate pair in it, it cannot."""
+def is_encodable(text: object) -> bool:
+    """Whether it is a text that can be sent at all; with half a surrogate pair in it, it cannot."""
+    if not isinstance(text, str):
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:
