@@ -11,7 +11,8 @@ from hive.skills import Skill, find_skill, import_skills, registered
 
 
 def require_sending(app: Celery, what: str) -> None:
-    """Raise HiveError where the application runs its tasks in place, by `task_always_eager`.
+    """Raise HiveError where the application runs its tasks in place, by `task_always_eager`, and
+    where its result backend cannot be made: then Celery can send nothing.
 
     what: the call that needs a broker.
     """
@@ -21,6 +22,13 @@ def require_sending(app: Celery, what: str) -> None:
             "was sent. Start a hive for the test with hive.testing.cluster, or turn "
             "task_always_eager off."
         )
+    try:
+        _ = app.backend
+    except Exception as error:  # one that cannot be made raises anything
+        raise HiveError(
+            f"{what} sends tasks, and the application's result backend cannot be used ({error}); "
+            "nothing was sent. Leave result_backend unset for Hive's, or install what it needs."
+        ) from error
 
 
 def skill_of(app: Celery, wanted: Any) -> Skill:

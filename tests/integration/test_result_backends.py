@@ -280,6 +280,14 @@ def test_a_backend_that_cannot_be_made_is_named(broker: BrokerServer, tmp_path: 
         with pytest.raises(HiveError, match=r"result backend cannot be used \(.*no-such"):
             asyncio.run(own.broker.update_task_status("mine", "running"))
         assert "result backend cannot be used" in own.run("run", "own.add", "1", code=1)
+        for items in ([1], iter([1])):
+            with pytest.raises(HiveError, match=r"result backend cannot be used \(.*no-such"):
+                hive.map(own.tasks.add, items, app=own.app)
+        with pytest.raises(HiveError, match=r"nothing was sent"):
+            asyncio.run(own.broker.enqueue_task("add_numbers", {"a": 1}))
+        answer = asyncio.run(ParallelSkill(own.broker).map_reduce("summarize", '["A. B."]'))
+        assert "result backend cannot be used" in json.loads(answer)["error"]
+        assert not list(own.client.redis.scan_iter("venom:job:*"))
 
 
 def test_a_backend_that_is_away_is_named(broker: BrokerServer, tmp_path: Path) -> None:
