@@ -361,6 +361,12 @@ async def waits_for_ever(number: int) -> None:
 
 
 @shared_task
+async def writes_that_it_began(log: str) -> None:
+    write(log, "x")
+    await asyncio.sleep(1)
+
+
+@shared_task
 async def leaves_at_three(number: int) -> int:
     await asyncio.sleep(0.2)
     if number == 3:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,3 +105,20 @@ def test_another_number_is_refused(cluster: MapCluster, wanted: object) -> None:
 def test_a_skill_that_is_not_async_is_refused(cluster: MapCluster) -> None:
     with pytest.raises(InvalidInputError, match="is no async def, and so runs one item at a time"):
         hive.map(map_skills.square, [1], app=cluster.app, concurrency=2)
+
+
+def test_a_broker_that_restarts_lets_no_item_run_twice(tmp_path: Path) -> None:
+    cluster = MapCluster(tmp_path)
+    try:
+        worker = cluster.spawn("a", concurrency=1, options=TASKS)
+        cluster.wait_online("a")
+        logs = [str(tmp_path / f"log {number}") for number in range(12)]
+        job = hive.map(skills.writes_that_it_began, logs, "count", app=cluster.app, concurrency=6)
+        wait_until(lambda: all(Path(log).exists() for log in logs[:6]), what="six run")
+        cluster.server.kill(signal.SIGKILL)
+        wait_until(lambda: "puller_waits_for_broker" in worker.output(), what="an item is done")
+        cluster.server.start()
+        assert len(by_index(iter(job))) == 12
+        assert [Path(log).read_text() for log in logs] == ["x"] * 12
+    finally:
+        cluster.close()

@@ -95,6 +95,9 @@ class Strands:
         self._over = asyncio.Event()
         self._lock = threading.Lock()
         self._limits: set[StrandLimit] = set()  # of the strands that look for items
+        self.asking = threading.Lock()
+        self.leases: dict[str, int] = {}
+        """What the strands work on, by the id of their run; `asking` guards it."""
         self._error: BaseException | None = None
         self._again = False
 

@@ -206,8 +206,7 @@ class Puller:
         def step() -> list[Any]:
             self._calls += 1
             fixed = (self.owner, self.node, mode, *wanted, *done, self._run_id, self._calls)
-            reply: list[Any] = steps.run(self.client, steps.STEP, self.job_id, *fixed, keys=queues)
-            return reply
+            return self._ask(fixed, queues)
 
         def waits() -> None:
             nonlocal mode
@@ -221,6 +220,10 @@ class Puller:
         if reply[0] == b"later":
             self.pause = int(reply[1]) / 1000
             return [b"yield"]
+        return reply
+
+    def _ask(self, arguments: tuple[Any, ...], queues: tuple[str, ...]) -> list[Any]:
+        reply: list[Any] = steps.run(self.client, steps.STEP, self.job_id, *arguments, keys=queues)
         return reply
 
     def put_off(self, step: PutOff) -> int:
@@ -278,6 +281,7 @@ class Strand(Puller):
     def first(self, reply: list[Any] | None) -> list[Any]:
         """The reply to begin with: what another has got, or that of a step of its own."""
         if reply is not None:
+            self._strands.leases[self._run_id] = int(reply[1])
             self._strands.found()
             return reply
         reply = self._step("")
@@ -291,6 +295,18 @@ class Strand(Puller):
         if reply[0] == b"run":
             self._strands.found()
         return reply
+
+    def _ask(self, arguments: tuple[Any, ...], queues: tuple[str, ...]) -> list[Any]:
+        """One strand at a time: else one that lost a reply gave back what another is just given."""
+        leases = self._strands.leases
+        with self._strands.asking:
+            others = " ".join(str(lease) for run, lease in leases.items() if run != self._run_id)
+            reply = super()._ask((*arguments, others), queues)
+            if reply[0] == b"run":
+                leases[self._run_id] = int(reply[1])
+            elif reply[0] != b"moved":
+                leases.pop(self._run_id, None)
+            return reply
 
 
 class Pulling:

@@ -193,12 +193,14 @@ local function reclaim(lease, died, allowed)
 end
 
 -- The leases of an owner's run that is over: it `died` (1), or not (0). A run that went home since
--- nothing was heard of its node is no death, unless there are ten times as many of them.
-local function reclaim_all_of(owner, died, allowed)
+-- nothing was heard of its node is no death, unless there are ten times as many of them. Those in
+-- `kept`, with a blank between two, are at work.
+local function reclaim_all_of(owner, died, allowed, kept)
   if redis.call('EXISTS', LEASES) == 0 then return 0 end
+  kept = ' ' .. (kept or '') .. ' '
   local n, absent = 0, died == 1 and redis.call('HEXISTS', P .. 'absences', owner) == 1
   for _, lease in ipairs(held_leases()) do
-    if lease.owner == owner then
+    if lease.owner == owner and not string.find(kept, ' ' .. lease.id .. ' ', 1, true) then
       if absent and n == 0 then died = bump('absences', 1) > 10 * allowed and 1 or 0 end
       reclaim(lease, died, allowed)
       n = n + 1

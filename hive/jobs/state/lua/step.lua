@@ -11,6 +11,8 @@
 --      11 lease to commit or ''  12 first  13 n  14 entry  15-18 ok, failed, timeout, cancelled
 --      19 us  20 partial or ''
 --      21 the owner's run  22 number of the call among those of the run
+--      23 the leases that it works on besides, with a blank between two: a lost reply had none of
+--         these
 -- Reply {'run', lease, block, base, first, length, attempt, block's items or '', us, done,
 --        ms to the deadline or -1, plan when asked to begin,
 --        what is known of the item when it was retried, or ''}
@@ -62,7 +64,7 @@ if begins then
   local come = redis.call('ZRANGEBYSCORE', COMING, '-inf', now() + EARLY, 'LIMIT', 0, 1)[1]
   if come then redis.call('ZREM', COMING, come) end
 end
-if begins or again then reclaim_all_of(owner, again and 0 or 1, tonumber(ARGV[9])) end
+if begins or again then reclaim_all_of(owner, again and 0 or 1, tonumber(ARGV[9]), ARGV[23]) end
 check_caller()
 local ms_left = check_deadline()
 end_due_waits()
