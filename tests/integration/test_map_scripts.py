@@ -282,6 +282,20 @@ def test_a_first_lease_whose_reply_was_lost_is_no_death(client: BrokerClient) ->
     job.check()
 
 
+def test_what_a_puller_runs_at_a_time_comes_back_although_some_of_it_has_ended(
+    client: BrokerClient,
+) -> None:
+    job = JobOnScripts(client)
+    job.push(2, last=True)
+    first = job.step("p", mode="begin")[1]
+    second = job.owned.pop("p") and job.step("p")
+    commit = Commit(second[4], 1, json.dumps([["p"], [1], None, "n", 1]), [1, 0, 0, 0], 1, "")
+    others = ("r2", 1, str(first))
+    arguments = ("p", "n", "", 1, 1, b"", 3, 0, second[1], *commit.arguments(), *others)
+    assert job.run(steps.STEP, *arguments) == [b"end"]
+    assert return_leases(client, ["p"]) == 1
+
+
 def test_a_call_that_a_hanging_broker_executes_late_takes_no_lease(client: BrokerClient) -> None:
     job = JobOnScripts(client)
     job.push(10)

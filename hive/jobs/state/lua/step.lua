@@ -73,7 +73,7 @@ local s = redis.call('HMGET', STATE, 'stop', 'eof', 'waiting', 'us', 'done', 'sl
 local waiting, later = tonumber(s[3]), tonumber(s[9] or 0)
 
 local function leave(reply)
-  dismiss(owner)
+  if (ARGV[23] or '') == '' then dismiss(owner) end
   keep_alive()
   return reply
 end
