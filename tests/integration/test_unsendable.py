@@ -154,6 +154,8 @@ def test_a_later_part_that_is_no_task_is_refused(caller: Caller) -> None:
 def test_headers_and_content_types_that_cannot_be_sent_are_refused(caller: Caller) -> None:
     for headers in ("a: b", 5, ["a"], b"a"):
         caller.refuses(partial(caller.echo.apply_async, (1,), headers=headers), "headers are")
+    another = partial(caller.echo.apply_async, (1,), headers={"id": "another"})
+    caller.refuses(another, "headers cannot say another id, 'another'")
     for content_type in ("application/json", "text/plain", 5):
         send = partial(caller.echo.apply_async, (1,), content_type=content_type)
         caller.refuses(send, "content_type")

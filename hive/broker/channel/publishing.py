@@ -71,6 +71,11 @@ def sendable(
     Raises: InvalidInputError.
     """
     _refuse_ids(message.headers)
+    if headers.get("id", message.headers.get("id")) != message.headers.get("id"):
+        raise InvalidInputError(
+            f"headers cannot say another id, {headers['id']!r:.100}: nobody would find the task's "
+            "result. Give it as task_id."
+        )
     if type(message.headers.get("retries", 0)) is not int:
         raise InvalidInputError(
             f"retries is a whole number; it cannot be {message.headers['retries']!r:.100}."

@@ -379,9 +379,8 @@ class Pulling:
             commit = commit_of(lease, start, done, node, reduce)
             job_cost = job_us / job_done / 1e6 if job_done else 0.0
             want = lease_length(max(done, 1), lease.cost, job_cost, len(commit.entry))
-            reply = self.puller.commit(
-                lease.id, commit, want, self.block, go=time.monotonic() < self.puller.ends
-            )
+            goes_on = not self.limit.over and time.monotonic() < self.puller.ends
+            reply = self.puller.commit(lease.id, commit, want, self.block, go=goes_on)
             if reply[0] != b"moved":
                 return reply
             # The keeper has committed up to there, although it did not get the reply.

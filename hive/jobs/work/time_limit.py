@@ -166,7 +166,7 @@ class TimeLimit:
     def _reason(self, seconds: float) -> ItemInterrupted | None:
         if self._cancelled:
             return ItemInterrupted("cancelled", "the job was cancelled while it ran")
-        if self.over:
+        if time.perf_counter() >= self._deadline:
             return ItemInterrupted("timeout", "the job's deadline passed while it ran")
         if seconds >= self.limit:
             return ItemInterrupted("timeout", f"ran longer than {self.limit:g} s")

@@ -42,7 +42,7 @@ def value_of(task: Any, returned: Any) -> Any:
         return returned
     coroutine = coroutines.coroutine_of(returned)
     if not coroutines.runs_in_this_thread():
-        coroutine = _Elsewhere(coroutine)
+        coroutine = _Elsewhere(coroutine, task)
     request.hive_awaited = True
     try:
         value = coroutines.run(coroutine)
@@ -78,10 +78,10 @@ class _Elsewhere(Coroutine[Any, Any, Any]):
     task: Celery keeps both by the thread. Other coroutines may have their turns in between.
     """
 
-    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, inner: Coroutine[Any, Any, Any], task: Any) -> None:
         self._inner = inner
-        self._task = _task_stack.top
-        self._request = self._task.request_stack.top
+        self._task = task
+        self._request = task.request_stack.top
 
     def send(self, value: Any) -> Any:
         return self._step(self._inner.send, value)

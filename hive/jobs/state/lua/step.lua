@@ -89,7 +89,9 @@ local function leave_for_now()
   local due = redis.call('ZRANGE', LATER, coming, coming, 'WITHSCORES')[2]
   if not due then return leave({'end'}) end
   if ms_left >= 0 then due = math.min(due, at + ms_left) end
-  redis.call('ZADD', COMING, due, owner)
+  -- One that works in strands leaves several times, and comes back for the first of them.
+  local known_due = redis.call('ZSCORE', COMING, owner)
+  redis.call('ZADD', COMING, known_due and math.min(known_due, due) or due, owner)
   return leave({'later', math.max(0, due - at)})
 end
 
