@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 from celery._state import _task_stack  # type: ignore[attr-defined]  # what current_task reads
 
 from hive.broker.channel.header import Header
 
-_begun: Any = None
-"""The request of what the main thread has begun last; a pool process does one after the other."""
+_begun: Callable[[], Any] = bool
+"""The request of what the main thread has begun last; a pool process does one after the other. It
+is gone when that has ended.
+"""
 
 
 def begins(request: Any) -> None:
     """A task begins to run in this thread."""
     global _begun  # noqa: PLW0603 - there is one main thread
     if threading.current_thread() is threading.main_thread():
-        _begun = request
+        _begun = weakref.ref(request)
 
 
 def request_in_hand() -> Any:
@@ -28,7 +32,12 @@ def request_in_hand() -> Any:
     """
     for task in reversed(_task_stack.stack or ()):
         for request in reversed(task.request_stack.stack or ()):
-            header = Header.of_request(request)
-            if header is not None and header.is_delivered:
+            if _is_delivered(request):
                 return request
-    return None if threading.current_thread() is threading.main_thread() else _begun
+    begun = None if threading.current_thread() is threading.main_thread() else _begun()
+    return begun if begun and _is_delivered(begun) else None
+
+
+def _is_delivered(request: Any) -> bool:
+    header = Header.of_request(request)
+    return header is not None and header.is_delivered

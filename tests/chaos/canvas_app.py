@@ -48,15 +48,17 @@ def _mortal(**_: Any) -> None:
 
 @signals.task_prerun.connect
 def _begin(task: Any, args: Any, kwargs: Any, **_: Any) -> None:
+    if task.request.is_eager:
+        return  # an item of a job is a part of its puller's run
     Run.variant = getattr(task.request, "variant", None) or ""
     Run.task, Run.sent = task.name.removeprefix(f"{__name__}."), 0
     Run.what = what(*args)
 
 
 @signals.task_postrun.connect
-def _end(**_: Any) -> None:
+def _end(task: Any, **_: Any) -> None:
     """All is done and stored, and the worker has not heard of it."""
-    if _die_here("end"):
+    if not task.request.is_eager and _die_here("end"):
         _die()
 
 

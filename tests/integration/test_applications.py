@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -70,8 +72,13 @@ def test_a_plain_application_that_was_there_before_is_passed_over() -> None:
 
 
 def test_without_any_installation_a_plain_current_application_leaves_the_ready_one() -> None:
-    Celery("plain")
-    assert application().main == "hive"
+    code = (
+        "from celery import Celery; from hive.applications import application; Celery('plain'); "
+        "print(application().main)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "hive"
 
 
 def test_a_map_and_a_job_find_their_way_beside_a_plain_application(broker: BrokerServer) -> None:

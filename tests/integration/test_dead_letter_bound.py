@@ -191,7 +191,7 @@ def test_one_that_cannot_be_told_is_left_and_tried_again_and_others_go(
 
 def test_one_whose_callbacks_fail_is_told_all_the_same(three: Graveyard) -> None:
     """They would fail again, and its caller has its result."""
-    (task_id,) = one_by_one(three, 1, link_error=[{"task": None}])
+    (task_id,) = one_by_one(three, 1, link_error=[{"task": "other", "subtask_type": "unknown"}])
     three.watchdog.tick()
     assert three.app.AsyncResult(task_id).status == "FAILURE"
     assert not three.client.redis.exists("venom:untold")

@@ -64,11 +64,15 @@ def test_it_asks_the_broker_that_celerys_own_variable_names(broker: BrokerServer
 @pytest.mark.parametrize("command", LOOKING)
 def test_a_hive_that_is_disabled_is_said(broker: BrokerServer, command: str) -> None:
     code, imported, said, complaint = look(command, {**broker.environment, "ENABLE_HIVE": "false"})
-    assert (code, imported, said) == (1, [], "")
-    assert complaint == (
-        "hive: Hive is not installed in the application 'hive'; call hive.install(app) first "
-        "(ENABLE_HIVE=false installs nothing).\n"
+    why = (
+        "Hive is not installed in the application 'hive'; call hive.install(app) first "
+        "(ENABLE_HIVE=false installs nothing)."
     )
+    assert (code, imported, complaint) == (1, [], f"hive: {why}\n")
+    if "--json" in command:
+        assert json.loads(said) == {"error": why}
+    else:
+        assert said == ""
 
 
 def test_a_command_finds_the_hive_that_runs_in_its_directory(

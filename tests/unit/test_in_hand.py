@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from celery import Celery
 
 from hive.broker import in_hand
@@ -34,13 +32,6 @@ def delivered() -> dict[str, Any]:
     }
 
 
-@pytest.fixture(autouse=True)
-def _nothing_begun() -> Iterator[None]:
-    in_hand.begins(None)
-    yield
-    in_hand.begins(None)
-
-
 def test_a_program_works_for_none_nor_does_a_task_that_it_calls() -> None:
     assert request_in_hand() is None
     assert calls_another() is None
@@ -63,7 +54,7 @@ def test_a_thread_works_for_the_message_that_its_process_has_begun() -> None:
 
     def in_a_thread() -> None:
         seen.append(says_who())
-        in_hand.begins(None)  # a task of a pool of threads: it is not the process's
+        in_hand.begins(app.Task())  # a task of a pool of threads: it is not the process's
 
     calls_another.push_request(**delivered())
     try:
@@ -75,3 +66,7 @@ def test_a_thread_works_for_the_message_that_its_process_has_begun() -> None:
     finally:
         calls_another.pop_request()
     assert seen == ["task-id"] * 2
+    thread = threading.Thread(target=in_a_thread)
+    thread.start()
+    thread.join()
+    assert seen[-1] is None, "it has ended"

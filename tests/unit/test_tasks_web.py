@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import hive.skills
+from hive.applications import running_application
 from hive.errors import FetchError, InvalidInputError
 from hive.skills import find_skill, registered
 from hive.tasks import MODULES, import_skills
@@ -46,6 +47,8 @@ def server() -> Iterator[PageServer]:
 @pytest.fixture(autouse=True)
 def _private_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIVE_FETCH_ALLOW_PRIVATE", "true")
+    # Other tests of this process may have installed Hive with settings of their own.
+    monkeypatch.delattr(running_application(), "hive_settings", raising=False)
 
 
 def test_fetch_answers_with_what_json_can_hold(server: PageServer) -> None:
