@@ -94,14 +94,15 @@ def run(
 def _finish(
     sent: AsyncResult[Any], cluster: Cluster, name: str, timeout: float | None, *, as_json: bool
 ) -> int:
-    from hive.broker.ledger.records import TaskRecords
-
     try:
         _wait(sent, cluster, timeout)
     except (KeyboardInterrupt, LateError):
         cluster.app.control.revoke(sent.id, terminate=True)
         note(f"task {sent.id} is revoked")
         raise
+    # Behind the wait: whoever interrupts the command as soon as its task runs has it revoked.
+    from hive.broker.ledger.records import TaskRecords
+
     record = TaskRecords(cluster.app).read(sent.id)
     if record is None:
         raise HiveError(f"The result of task {sent.id} is not kept, or has expired.")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, _state
+from celery.app.task import Context
 from celery.exceptions import Ignore
 
 import hive
@@ -43,7 +44,7 @@ def begins(app: Any, beat: float) -> bool:
     then, seconds since boot.
     """
     own: list[tuple[Any, ...]] = []
-    request = SimpleNamespace(hive={"id": "p", "node": node_of(A1), "inc": A1, "at": beat})
+    request = Context(hive={"id": "p", "node": node_of(A1), "inc": A1, "at": beat})
     try:
         fenced(lambda *given: own.append(given))(
             SimpleNamespace(app=app, request=request), "t", [1], {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_node_that_nobody_has_declared_dead_yet_is_not_gone(cluster: Cluster, 
     steps.attach("silent@h/2")
     steps.redis.zadd("venom:beats", {"silent@h/2": steps.now() - 60_000})
     said = cli("node", "forget", "silent", "--yes", code=1).stderr
-    assert "its last heartbeat was 60." in said
+    assert re.search(r"its last heartbeat was 6\d\.", said)
     steps.restore("silent@h/2")
     assert cli("node", "forget", "silent", "--yes").stdout == "silent@h is forgotten\n"
 
