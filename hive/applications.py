@@ -34,8 +34,8 @@ def application(app: Celery | None = None) -> Celery:
     made = None if _stands_in(default) else default
     for known in (getattr(running, "app", None), state._tls.current_app, made):
         if has_hive(known):
-            return _itself(known)
-    return _last_installed(state) or _itself(state.current_app if default is None else default)
+            return itself(known)
+    return _last_installed(state) or itself(state.current_app if default is None else default)
 
 
 def running_application() -> Celery:
@@ -45,7 +45,7 @@ def running_application() -> Celery:
     from celery._state import get_current_task
 
     running = getattr(get_current_task(), "app", None)
-    return application() if running is None else _itself(running)
+    return application() if running is None else itself(running)
 
 
 def application_of(wanted: Any, app: Celery | None = None) -> Celery:
@@ -62,7 +62,7 @@ def application_of(wanted: Any, app: Celery | None = None) -> Celery:
         meant = application()
         if has_hive(meant) and getattr(wanted, "name", None) in meant.tasks:
             return meant
-    return _itself(own)
+    return itself(own)
 
 
 def _last_installed(state: Any) -> Celery | None:
@@ -74,8 +74,8 @@ def _stands_in(app: Any) -> bool:
     return app is None or type(app) is sys.modules["celery.local"].Proxy
 
 
-def _itself(app: Any) -> Celery:
-    """The application behind Celery's proxies of it."""
+def itself(app: Any) -> Celery:
+    """The application behind Celery's proxies of it; what is no proxy as it is."""
     while (get := getattr(type(app), "_get_current_object", None)) is not None:
         app = get(app)
     found: Celery = app

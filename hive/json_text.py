@@ -46,7 +46,7 @@ def write(value: object, *, indent: int | None = None) -> str:
             text = _dumped(_plain(value), indent)
         except RecursionError:
             text = _dumped(TOO_DEEP, indent)
-    return text if text.isascii() else _LONE.sub(_escape, text)
+    return sayable(text)
 
 
 def in_encoding(text: str, encoding: str) -> str:

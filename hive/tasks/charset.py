@@ -58,12 +58,15 @@ def decode(body: bytes, declared: str | None) -> tuple[str, str]:
     return body.decode(detected, errors="replace"), detected
 
 
+def marked_charset(body: bytes) -> str | None:
+    """The charset of which a byte order mark at the begin tells; it reads over the mark."""
+    return next((charset for mark, charset in _MARKS if body.startswith(mark)), None)
+
+
 def _candidates(body: bytes, declared: str | None) -> Iterator[str]:
     """Charsets that something speaks for, the weightiest first; UTF-8 ends the list."""
-    for mark, charset in _MARKS:
-        if body.startswith(mark):
-            yield charset
-            break
+    if marked := marked_charset(body):
+        yield marked
     if declared and (named := _codec(declared)):
         yield named
     match = _DECLARED.search(body, 0, _DECLARED_WITHIN)

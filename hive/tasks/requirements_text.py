@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import locale
 import optparse
 import re
@@ -10,15 +9,9 @@ import shlex
 from collections.abc import Iterator
 from typing import NoReturn
 
+from hive.tasks.charset import marked_charset
+
 _FILE = re.compile(r"(.*[-_.])?requirements([-_.].*)?\.(txt|in|lock)", re.IGNORECASE)
-# Longer marks first: that of UTF-16 is the beginning of that of UTF-32.
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
 _CODING = re.compile(rb"coding[:=]\s*([-\w.]+)")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _STRONG_HASHES = ("sha256", "sha384", "sha512")
@@ -69,9 +62,8 @@ def decoded(content: bytes) -> str:
 
     Raises: UnicodeDecodeError; LookupError when it declares an encoding that there is not.
     """
-    for mark, encoding in _MARKS:
-        if content.startswith(mark):
-            return content[len(mark) :].decode(encoding)
+    if marked := marked_charset(content):
+        return content.decode(marked)
     for line in content.split(b"\n")[:2]:
         declared = _CODING.search(line) if line.startswith(b"#") else None
         if declared is not None:

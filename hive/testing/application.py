@@ -17,6 +17,7 @@ import kombu.pools
 from celery import Celery, _state
 from celery.app.utils import find_app
 
+from hive.applications import itself
 from hive.broker.link.client import client_of
 from hive.celery import Installation, install, uninstall
 from hive.configuration import BACKEND
@@ -53,8 +54,7 @@ def named(app: Celery | str) -> tuple[str, Celery]:
     """
     if isinstance(app, str):
         return app, _imported(app)
-    get_current = getattr(app, "_get_current_object", None)  # celery.current_app is a proxy
-    found: Any = get_current() if get_current else app
+    found: Any = itself(app)  # celery.current_app is a proxy
     if not isinstance(found, Celery):
         raise HiveError(
             f'{found!r:.200} is no Celery application; pass one, or its name as "module:app", such '

@@ -140,7 +140,7 @@ class AsyncFeeder:
         try:
             return self._sender.add(item)
         except HiveError as fault:
-            self._sender.end(f"The input ended early. {fault.message}")
+            self._sender.unfit(fault)
             return False
 
     async def _wait_for_room(self) -> None:

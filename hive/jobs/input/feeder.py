@@ -135,7 +135,7 @@ class Feeder:
             self._sender.end()
         except Exception as fault:  # noqa: BLE001 the caller's iterator may raise anything
             if item is not _NOTHING and isinstance(fault, HiveError):
-                self._sender.end(f"The input ended early. {fault.message}")
+                self._sender.unfit(fault)
             else:
                 self._sender.broken(fault)
         except BaseException as stop:

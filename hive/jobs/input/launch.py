@@ -19,7 +19,7 @@ from hive.broker.link.outage import until_back
 from hive.broker.results.on_broker import results_on_broker
 from hive.jobs.state import steps
 from hive.jobs.state.ending import conclude
-from hive.jobs.state.plan import MARGIN, Plan
+from hive.jobs.state.plan import MARGIN, TURN, Plan
 from hive.jobs.state.reduce import BUILT_IN, reduce_values
 from hive.logs import get_logger
 
@@ -57,7 +57,7 @@ def send_pullers(
     body = _finish_signature(app, job_id, plan)
     body.on_error(_finish_signature(app, job_id, plan))
     # The puller itself limits each item. These limits are for an item that cannot be interrupted.
-    longest = plan.item_limit + plan.turn - 1.0
+    longest = plan.item_limit + plan.turn - TURN
     options: dict[str, Any] = {
         "queue": plan.queue,
         "soft_time_limit": longest + MARGIN,

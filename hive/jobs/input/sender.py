@@ -156,6 +156,10 @@ class Sender:
         how = "ended with an error" if isinstance(fault, Exception) else "was interrupted"
         self.end(f"The input {how} after {self.taken} items: {error_text(fault)}")
 
+    def unfit(self, fault: HiveError) -> None:
+        """There are no more items, since one could not be taken in."""
+        self.end(f"The input ended early. {fault.message}")
+
     def wait(self) -> None:
         """Wait until all is sent, as long as a task's sender waits for the broker."""
         self._thread.join(self._client.settings.hive_publish_timeout)

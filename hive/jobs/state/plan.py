@@ -23,6 +23,10 @@ above the soft one.
 """
 
 
+TURN = 1.0
+"""Seconds after which a puller goes to the end of its queue, where its plan says nothing else."""
+
+
 class Call(BaseModel):
     """A task by name, and what all its calls share.
 
@@ -112,7 +116,7 @@ class Plan(BaseModel):
 
         Of items that run at a time all wait then for the longest, so that it is less often.
         """
-        return 1.0 if self.concurrency == 1 else min(10.0, max(1.0, self.item_limit))
+        return TURN if self.concurrency == 1 else min(10.0, max(TURN, self.item_limit))
 
     @property
     def trims(self) -> bool:

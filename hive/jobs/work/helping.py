@@ -18,7 +18,6 @@ from hive.broker.link.outage import READERS_WAIT, passes, until_back
 from hive.broker.nodes.requirements import Requirements
 from hive.broker.nodes.table import NodeTable
 from hive.jobs.state.plan import Plan
-from hive.jobs.work.calls import SkillCalls
 from hive.jobs.work.puller import Puller, Pulling
 from hive.jobs.work.time_limit import TimeLimit
 from hive.logs import get_logger
@@ -70,10 +69,7 @@ class Helper(Puller):
         self._mode = "help"
         if reply[0] != b"run":
             return "done" if reply[0] == b"done" else "nothing"
-        calls = SkillCalls(
-            self.app, self._plan.call, self.job_id, self.node, limit, header=self.header
-        )
-        Pulling(self, self._plan, calls, limit).run(reply)
+        Pulling(self, self._plan, self._calls_of(self._plan, limit), limit).run(reply)
         return "worked"
 
     def commit(self, *lease_and_commit: Any, go: bool) -> list[Any]:
@@ -101,8 +97,7 @@ def can_help(client: BrokerClient, app: Celery, request: Any, plan: Plan) -> boo
     if wanted is None:
         return True
     header = Header.of_request(request) or Header({})
-    own = Requirements.parse(header.requirements)
-    if wanted.memory_mb > (own.memory_mb if own is not None else 0):
+    if wanted.memory_mb > header.memory_mb:
         return False  # nobody has counted that memory for the task that waits
     node = NodeTable(client).read().get(header.node or "")
     return node is not None and not wanted.missing(node.facts)

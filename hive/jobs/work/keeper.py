@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 
@@ -13,6 +12,7 @@ from hive.jobs.state import steps
 from hive.jobs.state.plan import Plan
 from hive.jobs.work.lease_size import STUCK, TARGET
 from hive.jobs.work.leases import Lease, commit_of, put_off
+from hive.jobs.work.leftovers import hear_no_signals
 from hive.jobs.work.time_limit import TimeLimit
 from hive.logs import get_logger
 
@@ -48,8 +48,7 @@ class Keeper(threading.Thread):
         self._over.set()
 
     def run(self) -> None:
-        # An alarm that an item has blocked would come to this thread, and may end the process.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        hear_no_signals()
         while not self._over.wait(TARGET / 2):
             looked_after = [pair for pair in [*self._leases.values()] if not pair[0].closed]
             try:

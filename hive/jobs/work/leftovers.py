@@ -19,6 +19,13 @@ _SAME = 0.01
 """Seconds by which two looks at the same alarm may differ."""
 
 
+def hear_no_signals() -> None:
+    """For a thread beside the items: an alarm that an item has blocked would come to it, and may
+    end the process.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
 class Leftovers:
     """Handlers, the one timer behind SIGALRM, and the mask of blocked signals, of the main thread.
 

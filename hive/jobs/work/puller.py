@@ -21,7 +21,7 @@ from hive.errors import UnknownJobError
 from hive.jobs.input.launch import PULL
 from hive.jobs.state import steps
 from hive.jobs.state.outcomes import from_json
-from hive.jobs.state.plan import Plan, read_plan, stored_plan
+from hive.jobs.state.plan import TURN, Plan, read_plan, stored_plan
 from hive.jobs.work.again import Again
 from hive.jobs.work.at_once import StrandLimit, Strands
 from hive.jobs.work.calls import SkillCalls
@@ -35,8 +35,6 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 T = TypeVar("T")
-_TURN = 1.0
-"""Seconds after which a puller goes to the end of its queue, where its plan says nothing else."""
 _WAIT = 0.02
 _LINGER = 0.3
 _AGAIN = {"": "recover", "begin": "begin again", "help": "help again", "helped": "help again"}
@@ -96,7 +94,7 @@ class Puller:
             str(delivery.get("routing_key") or ""), delivery.get("priority")
         )
         self.attempts_allowed = self.client.settings.hive_max_retries + 1
-        self.ends = time.monotonic() + _TURN
+        self.ends = time.monotonic() + TURN
         self.pause = 0.0
         """Seconds after which it is sent again."""
         self._run_id = uuid.uuid4().hex[:12]
@@ -154,7 +152,7 @@ class Puller:
 
     def _pull_at_once(self, plan: Plan, reply: list[Any]) -> bool:
         """Work in strands, several items at a time. Returns: as `run`."""
-        self.ends += plan.turn - _TURN
+        self.ends += plan.turn - TURN
         keeper = Keeper(self.client, self.job_id, plan, self.node)
         pauses: list[float] = []
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 from celery.exceptions import SoftTimeLimitExceeded
 
 from hive.coroutines import interrupt, noted
-from hive.jobs.work.leftovers import Leftovers
+from hive.jobs.work.leftovers import Leftovers, hear_no_signals
 
 _NO_LIMIT = float("inf")
 _SIGNAL = signal.SIGURG
@@ -214,8 +214,7 @@ class _Clock:
             self._changed.set()
 
     def _run(self) -> None:
-        # An alarm that an item has blocked would come to this thread, and may end the process.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        hear_no_signals()
         while True:
             self._changed.clear()
             # Who comes after this wakes the thread, who came before is seen by it.

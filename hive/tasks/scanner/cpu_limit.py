@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+FILE_CPU = 10
+"""Seconds of CPU that a file may cost."""
 _AGAIN = 0.1
 
 

@@ -27,9 +27,8 @@ import psutil
 
 from hive.errors import ScanError
 from hive.tasks.findings import Finding, Skipped
+from hive.tasks.scanner.cpu_limit import FILE_CPU
 
-FILE_CPU = 10
-"""Seconds of CPU that a file may cost."""
 _LOOKS_EVERY = 200
 """Milliseconds between looks at what a file has cost so far."""
 _COMMAND = (sys.executable, "-P", "-m", "hive.tasks.scanner.serving")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hive.tasks.findings import Finding, Skipped
-from hive.tasks.scanner.cpu_limit import end_alone
+from hive.tasks.scanner.cpu_limit import FILE_CPU, end_alone
 from hive.tasks.scanner.python_scan import scan_python
 from hive.tasks.scanner.secret_scan import scan_text
 from hive.tasks.source_tree import PYTHON, text_of
@@ -23,7 +23,6 @@ from hive.tasks.source_tree import PYTHON, text_of
 # Seconds of CPU of the ten that a file may cost. The tools stop by themselves and keep what they
 # found; what goes on, the parent ends.
 _FOR_PYTHON = 4.8
-_FOR_A_FILE = 10.0
 _FOR_SECRETS = 8.0
 _FOR_SECRETS_OF_PYTHON = 4.2
 # Generated source is deep: a sum of thousands of terms, as many branches. Frames of Python take no
@@ -34,7 +33,7 @@ _DEEPEST = 4_000
 def serve(paths: TextIO, answers: TextIO) -> None:
     """Scan one file after the other until there are no more paths."""
     for line in paths:
-        end_alone(_FOR_A_FILE)
+        end_alone(FILE_CPU)
         for findings, skipped in parts(Path(json.loads(line))):
             _say(answers, findings, skipped, done=False)
         _say(answers, [], [], done=True)
