@@ -50,7 +50,9 @@ class Request(CeleryRequest):
         except Exception as error:  # it does nothing but read the message
             raise InvalidTaskError(f"{type(error).__name__}: {error}") from error
         told: dict[str, Any] = self.request_dict
-        due = Header.read(told).due
+        header = Header.read(told)
+        self._memory_mb = header.memory_mb
+        due = header.due
         # The task sees its eta; the worker must not (see `eta`).
         if due is not None:
             # A stranger's time may be in no calendar.
@@ -92,9 +94,8 @@ class Request(CeleryRequest):
             incarnation.nudge()
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
-        demanded = Header.read(self.request_dict).memory_mb
-        if demanded:
-            self.footprint = Footprint(demanded, pid)
+        if self._memory_mb:
+            self.footprint = Footprint(self._memory_mb, pid)
         super().on_accepted(pid, time_accepted)
         incarnation = current()
         if incarnation is not None and getattr(self.task, "hive_acks_early", False):
