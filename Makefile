@@ -27,7 +27,7 @@ demo: $(READY) ## See the main job on this machine, in under two minutes
 	@$(BIN)/hive demo
 
 test: $(READY) upstream ## Run all tests, the code blocks of README and docs included
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY) ## Run the chaos proof in its long form: half an hour of kills, cuts and freezes
 	@HIVE_TEST_CHAOS=long $(BIN)/python -m pytest -s tests/chaos

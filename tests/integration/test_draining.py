@@ -90,7 +90,7 @@ def test_it_goes_on_draining_over_a_lost_connection(cluster: Cluster, steps: Ste
     worker = cluster.spores[0]
     wait_until(lambda: "Connection to broker lost" in worker.output())
     wait_until(lambda: tell(cluster.app, DRAIN, [NODE])[NODE].get("ok"), what="it hears again")
-    assert node(cluster).load.draining
+    wait_until(lambda: node(cluster).load.draining, what="its next heartbeat tells of it")
     assert waiting.status == "PENDING"
     tell(cluster.app, RESUME, [NODE])
     assert waiting.get(timeout=60) == 3

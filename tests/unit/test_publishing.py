@@ -84,9 +84,11 @@ class Outbox:
 
 
 @pytest.fixture
-def outbox() -> Outbox:
+def outbox() -> Iterator[Outbox]:
     publishing.connect()
-    return Outbox()
+    outbox = Outbox()
+    yield outbox
+    outbox.app.close()  # Celery knows it no more, and no later test is told of it
 
 
 def test_every_publication_has_an_id_of_its_own(outbox: Outbox) -> None:
