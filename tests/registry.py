@@ -1,4 +1,4 @@
-"""Each test file has the tasks that it makes or imports, and no others.
+"""Each test file has the tasks and applications that it makes or imports, and no others.
 
 Celery keeps what `@shared_task`, `@hive.skill` and `@app.task` make for every application of the
 process, of whichever file it is. Tasks of another file's would answer for this one's, or hide that
@@ -11,11 +11,12 @@ import ast
 import functools
 import sys
 from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import _state
+from celery import Celery, _state
 
 from hive import skills
 from hive.testing import kept_registry
@@ -38,7 +39,7 @@ def _tasks_of_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
     before = {app: set(app._tasks) for app in state._get_active_apps()}
     state._on_app_finalizers.difference_update(hidden)
     try:
-        with skills.kept(), kept_registry():
+        with kept_applications(own), skills.kept(), kept_registry():
             for name, skill in skills.registered().items():
                 if is_foreign(skill.module, others):
                     skills.forget(name)
@@ -56,6 +57,34 @@ def _tasks_of_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
             assert not foreign, "tasks of another file"
     finally:
         state._on_app_finalizers.update(hidden)
+
+
+@contextmanager
+def kept_applications(own: Set[str]) -> Iterator[None]:
+    """Let Celery forget the applications of a file at its end: Hive would find them in the next.
+
+    own: the modules that it imports; those of their applications that an earlier file imported are
+        known again.
+    """
+    state: Any = _state
+    known, default, current = set(_active()), state.default_app, state._tls.current_app
+    for module in own & sys.modules.keys():
+        for value in list(vars(sys.modules[module]).values()):
+            if type(value) is Celery:
+                state._register_app(value)
+    try:
+        yield
+    finally:
+        # The ready application is the program's, like Celery itself.
+        ready = getattr(sys.modules.get("hive.celery"), "app", None)
+        for app in set(_active()) - known - {ready}:
+            state._deregister_app(app)
+        state.default_app, state._tls.current_app = default, current
+
+
+def _active() -> list[Celery]:
+    state: Any = _state
+    return list(state._get_active_apps())
 
 
 @pytest.fixture(autouse=True)
