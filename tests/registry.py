@@ -36,21 +36,21 @@ def _tasks_of_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
         for maker in state._on_app_finalizers
         if is_foreign(function_of(maker).__module__, others)
     }
-    before = {app: set(app._tasks) for app in state._get_active_apps()}
+    before = {app: set(app._tasks) for app in _active()}
     state._on_app_finalizers.difference_update(hidden)
     try:
         with kept_applications(own), skills.kept(), kept_registry():
             for name, skill in skills.registered().items():
                 if is_foreign(skill.module, others):
                     skills.forget(name)
-            for app in [app for app in state._get_active_apps() if app.finalized]:
+            for app in [app for app in _active() if app.finalized]:
                 for maker in list(state._on_app_finalizers):
                     if function_of(maker).__module__ in own:
                         maker(app)  # it was hidden when the application was first used
             yield
             foreign = {
                 f"{name} in {app}"
-                for app in list(state._get_active_apps())
+                for app in _active()
                 for name in app._tasks.keys() - before.get(app, set())
                 if is_foreign(app._tasks[name].__module__, others)
             }

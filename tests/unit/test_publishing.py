@@ -84,11 +84,9 @@ class Outbox:
 
 
 @pytest.fixture
-def outbox() -> Iterator[Outbox]:
+def outbox() -> Outbox:
     publishing.connect()
-    outbox = Outbox()
-    yield outbox
-    outbox.app.close()  # Celery knows it no more, and no later test is told of it
+    return Outbox()
 
 
 def test_every_publication_has_an_id_of_its_own(outbox: Outbox) -> None:
