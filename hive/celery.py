@@ -16,7 +16,7 @@ import kombu
 # What hive.logs imports at the first line: a worker's process must have it before the worker forks,
 # since a child waits for ever for a module that a thread of its parent was about to import.
 import structlog  # noqa: F401
-from celery import Celery
+from celery import Celery, signals
 
 from hive.broker.channel import amqp, encrypted, publishing
 from hive.broker.link.client import BrokerClient, broker_url, client_of
@@ -28,7 +28,7 @@ from hive.foreman.router import Router
 from hive.foreman.watch.duties import with_more
 from hive.foreman.watch.duty import Duty
 from hive.jobs.work import recovery
-from hive.logs import get_logger
+from hive.logs import get_logger, tell_levels_to_journal
 from hive.security.tls import tls_parameters
 from hive.settings import Settings
 from hive.spore import control
@@ -135,6 +135,8 @@ def _equip(app: Celery, settings: Settings, policy: Policy | None) -> None:
     vars(app)["send_task"] = publishing.telling_ids_apart(app.send_task)
     _use(app, amqp.NAME, control.NAME)
     app.AsyncResult = patient(app.AsyncResult)  # type: ignore[misc]
+    for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
+        signal.connect(tell_levels_to_journal, weak=False, dispatch_uid="hive.journal")
     app.steps["worker"].add(SporeStep)
     app.steps["consumer"].add(SporeConsumerStep)
     for transport in (TRANSPORT, encrypted.NAME):

@@ -8,6 +8,8 @@ that import a module of Hive's log nothing.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -20,6 +22,48 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     The processes of an application configure their logging themselves.
     """
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    tell_levels_to_journal(logging.getLogger())
+
+
+def tell_levels_to_journal(logger: logging.Logger, **_: Any) -> None:
+    """Let the lines of a logger's handlers carry their level where systemd's journal reads them
+    (sd-daemon(3)), so that `journalctl -p warning` finds them. A receiver of Celery's signals.
+    """
+    for handler in logger.handlers:
+        stream = getattr(handler, "stream", None)
+        if _is_journal(stream) and not isinstance(handler.formatter, _WithLevel):
+            handler.setFormatter(_WithLevel(handler.formatter or logging.Formatter()))
+
+
+class _WithLevel(logging.Formatter):
+    """Another formatter's lines, each with its level as the journal reads it."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self._inner.format(record)
+        level = next((to for least, to in _LEVELS if record.levelno >= least), 7)
+        return "\n".join(f"<{level}>{line}" for line in text.splitlines())
+
+
+_LEVELS = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+"""From which level of Python on it is which one of syslog."""
+
+
+def _is_journal(stream: Any) -> bool:
+    """Whether a stream leads to the journal: JOURNAL_STREAM holds its device and inode, since a
+    program's output may have been redirected since.
+    """
+    named = os.environ.get("JOURNAL_STREAM")
+    if not named:
+        return False
+    try:
+        found = os.fstat((stream or sys.stderr).fileno())
+    except (AttributeError, OSError, ValueError):
+        return False
+    return named == f"{found.st_dev}:{found.st_ino}"
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

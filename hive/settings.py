@@ -16,6 +16,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hive.errors import SettingsError
 
+READY_APP = "hive"
+"""The application that Hive brings along, as `celery -A` takes it."""
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -76,6 +79,9 @@ class Settings(BaseSettings):
     nexus_host: str = Field("127.0.0.1", min_length=1, examples=["127.0.0.1"])
     nexus_port: int = Field(8787, ge=0, le=65535, examples=["8787"])
 
+    hive_app: str | None = Field(
+        None, pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$", examples=["shop.tasks:app"]
+    )
     hive_node_name: str | None = Field(
         None, pattern=r"^[A-Za-z0-9._-]+(@[A-Za-z0-9._-]+)?$", examples=["spore-1"]
     )
@@ -99,7 +105,7 @@ class Settings(BaseSettings):
             raise ValueError("should be key=value pairs separated by commas")
         return {key.strip(): label.strip() for key, _, label in pairs}
 
-    @field_validator("redis_tls_ca", "redis_tls_cert", "redis_tls_key", mode="before")
+    @field_validator("redis_tls_ca", "redis_tls_cert", "redis_tls_key", "hive_app", mode="before")
     @classmethod
     def _empty_is_not_set(cls, value: object) -> object:
         return None if value == "" else value

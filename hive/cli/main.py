@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("hive.cli.node:node", "Look at the nodes, drain them, let them resume, forget them."),
     "queue": ("hive.cli.queue:queue", "Look at the queues, purge them."),
     "dead": ("hive.cli.dead:dead", "Look at the dead letters, send them again, purge them."),
+    "health": ("hive.cli.health:health", "Tell whether what runs here is well; asks nobody."),
     "account": ("hive.cli.account:account", "Count all messages: is any lost?"),
     "map": ("hive.cli.map:map_items", "Run a skill over many items on all nodes."),
     "run": ("hive.cli.run:run", "Run a skill once and print its result."),

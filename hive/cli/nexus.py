@@ -19,8 +19,9 @@ def nexus(application: str | None, as_json: bool) -> None:
     NEXUS_HOST:NEXUS_PORT. Several may run for one cluster; one at a time acts. With --json the log
     on stderr is unchanged, and stdout gets one JSON line with the address.
 
-    With --app it does the duties and serves the routes that the application gave to hive.install,
-    and tells of dead letters where the application keeps its results.
+    With --app, or HIVE_APP, it does the duties and serves the routes that the application gave to
+    hive.install, and tells of dead letters where the application keeps its results. A broker that
+    is away is waited for.
 
     \b
     Example:
@@ -29,14 +30,16 @@ def nexus(application: str | None, as_json: bool) -> None:
     """
     from hive.cli.cluster import load_application
     from hive.nexus.server import serve
-    from hive.settings import Settings
+    from hive.settings import READY_APP, Settings
 
     log_to_stderr()
-    if application is None:
+    settings = Settings.load()
+    named = application or settings.hive_app or READY_APP
+    if named == READY_APP:
         from hive.celery import app  # its tasks are not needed here
     else:
-        app = load_application(application)
-    serve(app, Settings.load(), _announce_json if as_json else _announce)
+        app = load_application(named)
+    serve(app, settings, _announce_json if as_json else _announce)
 
 
 def _announce(host: str, port: int) -> None:

@@ -15,9 +15,8 @@ from hive.logs import log_to_stderr
 @click.option(
     "--app",
     "application",
-    default="hive",
     metavar="MODULE:APP",
-    help="The worker's application, if not Hive's own.",
+    help="The worker's application; HIVE_APP or Hive's own by default.",
 )
 @click.option(
     "--name",
@@ -31,7 +30,7 @@ from hive.logs import log_to_stderr
     help="Slots; HIVE_CONCURRENCY or the processors by default.",
 )
 @json_option
-def spore(application: str, name: str | None, concurrency: int | None, as_json: bool) -> int:
+def spore(application: str | None, name: str | None, concurrency: int | None, as_json: bool) -> int:
     """Run a spore until Ctrl-C or SIGTERM: a Celery worker that is started again whenever it ends.
 
     The first signal lets it finish its tasks, the second has it give them back. With --json the log
@@ -43,13 +42,14 @@ def spore(application: str, name: str | None, concurrency: int | None, as_json: 
       hive spore --app shop.tasks:app
     """
     from hive.process.supervisor import Supervisor
-    from hive.settings import Settings
+    from hive.settings import READY_APP, Settings
     from hive.spore.machine.limits import read_limits
 
     log_to_stderr()
     settings = Settings.load()
     slots = concurrency or settings.hive_concurrency or max(1, int(read_limits().cpus))
-    supervisor = Supervisor(application, settings, node_name=name, concurrency=slots)
+    app = application or settings.hive_app or READY_APP
+    supervisor = Supervisor(app, settings, node_name=name, concurrency=slots)
     if as_json:
         told = {
             "node_name": supervisor.node_name,

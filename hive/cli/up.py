@@ -17,7 +17,7 @@ from hive.local.background import ReadyPipe, end, start_detached
 from hive.local.local_hive import LocalHive
 from hive.local.state_directory import StateDirectory
 from hive.logs import log_to_stderr
-from hive.settings import Settings
+from hive.settings import READY_APP, Settings
 from hive.spore.machine.limits import read_limits
 
 PORT = click.IntRange(0, 65535)
@@ -64,9 +64,8 @@ state_option = click.option(
 @click.option(
     "--app",
     "application",
-    default="hive",
     metavar="MODULE:APP",
-    help="The spores' application, if not Hive's own.",
+    help="The spores' application; HIVE_APP or Hive's own by default.",
 )
 @click.option(
     "--detach",
@@ -81,7 +80,7 @@ def up(
     redis_port: int,
     http_port: int | None,
     state: Path,
-    application: str,
+    application: str | None,
     detach: bool,
     as_json: bool,
 ) -> None:
@@ -114,6 +113,7 @@ def up(
         or max(2, int(read_limits().cpus) // max(1, spores))
     )
     http_port = settings.nexus_port if http_port is None else http_port
+    application = application or settings.hive_app or READY_APP
     told = _Told(as_json, detached=detach)
     if detach:
         arguments = [

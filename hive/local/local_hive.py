@@ -214,18 +214,19 @@ class LocalHive:
         ]
 
     def _launch(self, name: str) -> Child:
-        environment = {**os.environ, **self._variables, **self.environment, **self.state.mark}
-        if name == NEXUS:
-            command = [sys.executable, "-m", "hive", "nexus"]
-            command += ["--app", self.app] if self.app != "hive" else []
-            return Child(command, environment, output=self.state.log_of(name))
-        home = self.state.home_of(name)
+        home = self.state.nexus_home if name == NEXUS else self.state.home_of(name)
         home.mkdir(parents=True, exist_ok=True)
-        own = {
-            "HIVE_NODE_NAME": name,
-            "HIVE_CONCURRENCY": str(self.concurrency),
+        environment = {
+            **os.environ,
+            **self._variables,
+            **self.environment,
+            **self.state.mark,
             "HIVE_HOME": str(home),
         }
+        if name == NEXUS:
+            command = [sys.executable, "-m", "hive", "nexus", "--app", self.app]
+            return Child(command, environment, output=self.state.log_of(name))
+        own = {"HIVE_NODE_NAME": name, "HIVE_CONCURRENCY": str(self.concurrency)}
         command = [sys.executable, "-m", "hive", "spore", "--app", self.app]
         return Child(
             command,

@@ -49,7 +49,13 @@ class StateDirectory:
     def log_of(self, name: str) -> Path:
         return self.path / "logs" / f"{name}.log"
 
+    @property
+    def nexus_home(self) -> Path:
+        """HIVE_HOME of the nexus."""
+        return self.path / "nexus"
+
     def home_of(self, name: str) -> Path:
+        """HIVE_HOME of a spore."""
         return self.path / "spores" / name
 
     def prepare(self) -> None:

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import redis
 import uvicorn
 from celery import Celery
 
-from hive.broker.link.client import broker_errors, client_of
+from hive.broker.link.client import BrokerClient, broker_errors, client_of
 from hive.broker.link.format import require_format
-from hive.errors import PortInUseError, SettingsError
+from hive.errors import (
+    BrokerUnreachableError,
+    PortInUseError,
+    SettingsError,
+)
 from hive.foreman.watch.thread import WatchdogThread
 from hive.logs import get_logger
-from hive.nexus.context import Nexus
+from hive.nexus.context import BROKER_TIMEOUT, Nexus
+from hive.nexus.health import TICK_OVERDUE
 from hive.nexus.routes import application
 from hive.process.lifeline import supervisor_fd, watch_supervisor
+from hive.process.standing import Standing
 from hive.settings import Settings
 
 PORT_FILE = "HIVE_NEXUS_PORT_FILE"
 STOP_WITHIN = 3
+NAME = "nexus"
+TURN = 1.0
 
 log = get_logger(__name__)
 
@@ -39,15 +50,18 @@ def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None])
 
     Port 0 picks a free one. The chosen port is written to the file that HIVE_NEXUS_PORT_FILE names.
     The supervisor is the other end of the pipe that HIVE_SUPERVISOR_FD names. Blocks; call it from
-    the main thread.
+    the main thread. A broker that is away is waited for, as a spore does.
 
     Raises: SettingsError for an address that is not loopback, PortInUseError, StoredFormatError for
-    data that this release does not serve, BrokerUnreachableError or BrokerAuthError when the broker
-    cannot be used at the start; one that is lost later is waited for.
+    data that this release does not serve, BrokerAuthError when the broker refuses the credentials.
     """
     client = client_of(app)
-    with broker_errors(client.address):
-        require_format(client)
+    probe = client.with_timeout(BROKER_TIMEOUT)
+    try:
+        with broker_errors(client.address):
+            require_format(probe)
+    except BrokerUnreachableError as error:
+        log.warning("nexus_waits_for_broker", error=error.message)
     with _listen(settings.nexus_host, settings.nexus_port) as listener:
         port = int(listener.getsockname()[1])
         watchdog = WatchdogThread(client, app)
@@ -68,11 +82,60 @@ def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None])
         log.info("nexus_listening", host=settings.nexus_host, port=port)
         announce(settings.nexus_host, port)
         watchdog.start()
+        turns = _Turns(Standing(settings.hive_home, "nexus", NAME), watchdog, probe)
         try:
-            server.run(sockets=[listener])
+            asyncio.run(_serve(server, listener, turns))
         finally:
             watchdog.stop(STOP_WITHIN)  # its lease ends by itself when this process does
+            probe.close()
             log.info("nexus_stopped")
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket, turns: _Turns) -> None:
+    """Serve until the server is told to stop; beside it the loop shows that it turns.
+
+    Raises: StoredFormatError.
+    """
+    turning = asyncio.create_task(turns.run(server))
+    await server.serve(sockets=[listener])
+    await turning
+
+
+class _Turns:
+    """Tells once a second how the nexus stands, until its server ends."""
+
+    def __init__(self, standing: Standing, watchdog: WatchdogThread, probe: BrokerClient) -> None:
+        """probe: by which it looks, once the broker is there, whether its data can be served."""
+        self._standing = standing
+        self._watchdog = watchdog
+        self._probe = probe
+
+    async def run(self, server: uvicorn.Server) -> None:
+        """Raises: StoredFormatError, after the server was told to stop."""
+        try:
+            while not server.should_exit:
+                self._tell()
+                if not self._probe.format_served:
+                    await asyncio.to_thread(self._look_at_format)
+                await asyncio.sleep(TURN)
+        finally:
+            server.should_exit = True
+            self._standing.close()
+
+    def _tell(self) -> None:
+        if self._ticks():
+            self._standing.turn("working")
+        else:
+            self._standing.turn("waiting", self._probe.address)
+
+    def _look_at_format(self) -> None:
+        with contextlib.suppress(redis.exceptions.RedisError):
+            require_format(self._probe)
+
+    def _ticks(self) -> bool:
+        """Whether the watchdog has lately reached the broker."""
+        tick = self._watchdog.last_tick
+        return tick is not None and time.time() - tick < TICK_OVERDUE
 
 
 class _Server(uvicorn.Server):
@@ -81,7 +144,7 @@ class _Server(uvicorn.Server):
     They would raise the signal again, so that the process did not end with 0.
     """
 
-    @contextmanager
+    @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 

@@ -14,6 +14,8 @@ import time
 from hive.process.lifeline import inherited_fd
 
 FD_VARIABLE = "HIVE_SIGNS_FD"
+WORKS, WAITS, DRAINS = b"w", b"b", b"d"
+"""What a sign says: it takes work, or is full; its broker is away; it was told to drain."""
 PATIENCE = 15.0
 """Seconds without a sign after which a supervisor ends its worker."""
 LONGEST_STEP = 6.0  # somewhat more than a supervisor ever waits in one go
@@ -27,6 +29,8 @@ class Signs:
     def __init__(self) -> None:
         self.reader, self._writer = os.pipe()
         os.set_blocking(self.reader, False)
+        self.last = b""
+        """The last sign; empty before the first."""
         self._looked_at = time.monotonic()
         self._silence: float | None = None
 
@@ -59,9 +63,11 @@ class Signs:
 
     def _heard(self) -> bool:
         try:
-            return bool(os.read(self.reader, 4096))
+            heard = os.read(self.reader, 4096)
         except BlockingIOError:
             return False
+        self.last = heard[-1:] or self.last
+        return bool(heard)
 
     def close(self) -> None:
         os.close(self.reader)

@@ -11,8 +11,10 @@ import time
 from hive.logs import get_logger
 from hive.process.child import Child, Respawning
 from hive.process.lifeline import supervisor_fd
-from hive.process.liveness import Signs
+from hive.process.liveness import DRAINS, WAITS, WORKS, Signs
 from hive.process.signal_events import Signals, at_end
+from hive.process.standing import Standing
+from hive.process.vitals import State
 from hive.settings import Settings
 
 log = get_logger(__name__)
@@ -49,6 +51,8 @@ class Supervisor:
         self.app_name = app_name
         self.node_name = node_name or settings.hive_node_name or "spore"
         self.concurrency = concurrency
+        self._home = settings.hive_home
+        self._broker = f"{settings.redis_host}:{settings.redis_port}"
         self._drain_timeout = settings.hive_drain_timeout
         self._worker = Respawning(self._start)
         self._parent: int | None = None
@@ -58,6 +62,7 @@ class Supervisor:
         self._force_at: float | None = None
         self._signs: Signs | None = None
         self._kill_at: float | None = None
+        self._ended_with: int | None = None
 
     def worker_command(self) -> list[str]:
         """The worker's command line.
@@ -87,11 +92,14 @@ class Supervisor:
             when its settings are wrong.
         """
         self._parent = supervisor_fd()
+        standing = Standing(self._home, "spore", self.node_name)
         with Signals() as signals:
             while True:
                 code = self._tend()
                 if code is not None:
+                    standing.close()
                     return code
+                standing.turn(*self._state())
                 stops, ready = signals.wait(self._next_in(), self._fds())
                 for _ in range(stops):
                     self._stop_harder()
@@ -106,6 +114,7 @@ class Supervisor:
         """Do what is due. Returns: the supervisor's exit code once all is over."""
         code = self._worker.tend(restart=not self._stops)
         if code is not None:
+            self._ended_with = code
             log.log(
                 logging.INFO if self._stops else logging.WARNING,
                 "worker_ended",
@@ -113,6 +122,7 @@ class Supervisor:
                 exit_code=code,
             )
             self._forget_signs()
+        hangs = self._signs is not None and self._signs.look()
         if self._stops:
             if self._worker.child is None:
                 return 0 if self._stops == 1 else 1
@@ -127,21 +137,38 @@ class Supervisor:
                 reason="its settings or its application are wrong",
             )
             return WRONG_SETTINGS
-        self._end_what_hangs()
+        self._end_what_hangs(hangs=hangs)
         return None
 
-    def _end_what_hangs(self) -> None:
+    def _state(self) -> tuple[State, str]:
+        """How this spore stands, for `hive health` and systemd."""
+        if self._stops:
+            return "stopping", ""
+        if self._kill_at is not None:
+            return "hanging", "its worker gives no sign of life"
+        last = b"" if self._signs is None else self._signs.last
+        if last == WORKS:
+            return "working", ""
+        if last == WAITS:
+            return "waiting", self._broker
+        if last == DRAINS:
+            return "draining", ""
+        if self._ended_with is None:
+            return "starting", ""
+        return "restarting", f"its worker ended with exit code {self._ended_with}"
+
+    def _end_what_hangs(self, *, hangs: bool) -> None:
         """End a worker that has fallen silent.
 
         It gets the time to give back what it runs, and is killed when it does not end by then.
         """
         child = self._worker.child
-        if child is None or self._signs is None:
+        if child is None:
             return
         if self._kill_at is not None:
             if time.monotonic() >= self._kill_at:
                 child.signal_group(signal.SIGKILL)
-        elif self._signs.look():
+        elif hangs:
             log.error("worker_hangs", node=self.node_name, pid=child.pid)
             child.signal(signal.SIGTERM)
             self._kill_at = time.monotonic() + self._drain_timeout + FORCED_GRACE

@@ -14,6 +14,7 @@ from celery.concurrency.solo import TaskPool as Solo
 
 from hive.broker.channel.incarnation import Incarnation, boottime
 from hive.broker.link.client import client_of
+from hive.process.liveness import DRAINS, WAITS, WORKS
 
 PERIOD = 1.0
 STALE = 5.0
@@ -36,12 +37,19 @@ class ProofOfLife(threading.Thread):
 
     def run(self) -> None:
         while True:
-            if self._works() or not self._broker_answers():
+            sign = self._sign()
+            if sign:
                 try:
-                    os.write(self._fd, b".")
+                    os.write(self._fd, sign)
                 except OSError:
                     return  # the supervisor is gone, of which the lifeline tells
             time.sleep(PERIOD)
+
+    def _sign(self) -> bytes:
+        """How it stands; empty where a new start would help it."""
+        if self._works():
+            return DRAINS if self._incarnation.draining else WORKS
+        return b"" if self._broker_answers() else WAITS
 
     def _works(self) -> bool:
         incarnation = self._incarnation

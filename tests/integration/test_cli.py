@@ -525,7 +525,6 @@ class TestBadInput:
         ("run", "summarize", "A text."),
         ("scan", "."),
         ("job", "x"),
-        ("nexus",),
     )
 
     @pytest.mark.parametrize("command", CLUSTER_COMMANDS, ids=" ".join)

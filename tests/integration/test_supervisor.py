@@ -65,19 +65,26 @@ def go_on(*_):
     say("goes on")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-mode = sys.argv[1]
-signal.signal(signal.SIGTERM, {"busy": go_on, "stubborn": signal.SIG_IGN}.get(mode, drain))
+def linger(*_):
+    global until
+    until = time.monotonic() + 3
+
+mode, until = sys.argv[1], float("inf")
+told = {"busy": go_on, "stubborn": signal.SIG_IGN, "lingers": linger}.get(mode, drain)
+signal.signal(signal.SIGTERM, told)
 watch_supervisor(supervisor_fd(), lambda: os.kill(os.getpid(), signal.SIGTERM))
 if mode == "parent":
     say("pool", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
 say("started", os.getpid())
 if mode.isdigit():
     sys.exit(int(mode))
-while mode == "signs":
-    os.write(signs_fd(), b".")
+while mode in ("signs", "lingers"):
+    os.write(signs_fd(), b"w")
     time.sleep(0.1)
+    if time.monotonic() > until:
+        drain()
 if mode == "silent":
-    os.write(signs_fd(), b".")
+    os.write(signs_fd(), b"w")
 while True:
     time.sleep(60)
 """
@@ -202,6 +209,23 @@ def test_a_signal_lets_the_worker_drain(supervised: Supervised, number: signal.S
     assert gone(worker)
 
 
+def test_a_worker_that_goes_on_giving_signs_does_not_keep_its_supervisor_busy(
+    supervised: Supervised,
+) -> None:
+    """They were not read while it drained, and woke the supervisor without end."""
+    process = supervised.start("lingers").process
+    supervised.worker()
+    wait_until(lambda: "worker_started" in supervised.log.read_text())
+    before = sum(psutil.Process(process.pid).cpu_times()[:2])
+    process.send_signal(signal.SIGTERM)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    after = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(after[11]) + int(after[12])
+    assert ticks / os.sysconf("SC_CLK_TCK") - before < 0.5
+    assert process.wait(60) == 0
+    assert supervised.lines("drained")
+
+
 def test_a_second_signal_ends_a_worker_that_goes_on_draining(supervised: Supervised) -> None:
     process = supervised.start("busy").process
     worker = supervised.worker()
@@ -260,7 +284,7 @@ def test_a_worker_that_falls_silent_is_started_again_and_others_are_not(tmp_path
 
 def test_a_supervisor_that_was_frozen_with_its_worker_does_not_take_that_for_silence() -> None:
     signs = Signs()
-    os.write(signs.pass_fds[0], b".")
+    os.write(signs.pass_fds[0], b"w")
     assert not signs.look()
     signs._looked_at -= 3600
     assert not signs.look()

@@ -29,6 +29,7 @@ STAND_IN_TICK = 4.0
 STAND_IN_PATIENCE = 10.0
 LEASE_NAME = "foreman"
 LEASE_SECONDS = 4.0
+TELL_AGAIN = 60.0  # seconds between two lines about one outage
 
 
 class Watchdog:
@@ -79,14 +80,17 @@ class Watchdog:
 
     def run(self, stop: threading.Event) -> None:
         """Tick until `stop` is set; then give the lease up. A broker that is away is waited for."""
+        silent_until = 0.0
         while not stop.is_set():
             began = time.monotonic()
             try:
                 self.tick()
-                self.last_tick = time.time()
+                self.last_tick, silent_until = time.time(), 0.0
             except redis.exceptions.RedisError as error:
                 self._answering_since = None
-                log.warning("watchdog_waits_for_broker", error=str(error))
+                if began >= silent_until:
+                    silent_until = began + TELL_AGAIN
+                    log.warning("watchdog_waits_for_broker", error=str(error))
             except StoredFormatError as error:
                 log.error("watchdog_refuses", reason=error.message)
             stop.wait(max(0.05, self._tick - (time.monotonic() - began)))

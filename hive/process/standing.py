@@ -1,0 +1,45 @@
+"""How a supervisor, or a nexus, stands: told at each turn of its loop to who watches over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hive.process.notify import Notifier
+from hive.process.signal_events import LONGEST_WAIT
+from hive.process.vitals import Kind, State, VitalsFile, in_words
+
+EXTENSION = 6 * LONGEST_WAIT
+"""Seconds that a service manager waits on after each turn of a process that starts or stops."""
+
+
+class Standing:
+    """Keeps the vitals for `hive health`, and tells systemd the same.
+
+    systemd takes the service for started with the first state in which there is something to serve
+    with, also while the broker is away: a boot would hang on it.
+    """
+
+    def __init__(self, home: Path, kind: Kind, name: str) -> None:
+        """As for VitalsFile."""
+        self._file = VitalsFile(home, kind, name)
+        self._notifier = Notifier()
+        self._ready = False
+        self._stopping = False
+
+    def turn(self, state: State, detail: str = "") -> None:
+        """The loop has turned, and this is how the process is."""
+        self._file.write(state, detail)
+        self._notifier.status(in_words(state, detail))
+        self._notifier.alive()
+        if state in ("working", "waiting", "draining") and not self._ready:
+            self._ready = True
+            self._notifier.ready()
+        if state == "stopping" and not self._stopping:
+            self._stopping = True
+            self._notifier.stopping()
+        if state == "stopping" or (state == "starting" and not self._ready):
+            self._notifier.extend(EXTENSION)
+
+    def close(self) -> None:
+        """It ends in good order."""
+        self._file.close()
