@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 # Named by what the lock says, so that a checkout which only touches the files does not make .venv anew.
-LOCKED := $(VENV)/.locked-$(firstword $(shell cat requirements-build.lock requirements.lock | cksum))
+LOCKED := $(VENV)/.locked-$(firstword $(shell cat requirements-build.lock requirements-dev.lock | cksum))
 READY := $(VENV)/.ready
 # The public registry's hashes, not those of a mirror that pip or uv is configured for on this machine.
 LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL $(BIN)/uv --no-config \
 	pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+# What an installation may need, in requirements.lock; requirements-dev.lock has the same and what work on Hive needs.
+INSTALLED := --extra flower --extra gpu --extra container
 BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
 MINUTES ?= 30
@@ -60,14 +62,15 @@ bench: $(READY) ## Run every bench, one after the other, and print their ratios
 	@$(BIN)/python -m bench
 
 lock: $(LOCKED) ## Write the lock files for pyproject.toml; pins that still fit stay
-	@$(LOCK) $(UPGRADE) --all-extras --output-file requirements.lock pyproject.toml
-	@$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) $(UPGRADE) --constraint requirements.lock --output-file requirements-build.lock -
+	@$(LOCK) $(UPGRADE) --all-extras --output-file requirements-dev.lock pyproject.toml
+	@$(LOCK) $(UPGRADE) $(INSTALLED) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+	@$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) $(UPGRADE) --constraint requirements-dev.lock --output-file requirements-build.lock -
 
 upgrade: UPGRADE := --upgrade
 upgrade: lock ## Write the lock files with the newest versions that pyproject.toml allows
 
 clean: ## Remove .venv, caches and build products; a hive's state in .hive stays
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .upstream
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .upstream .test-base
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Source-only dependencies are built with the hashed build backend of requirements-build.lock, never with one fetched on the way.
@@ -77,7 +80,7 @@ $(LOCKED):
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) --require-hashes -r requirements-build.lock
-	@$(PIP_INSTALL) --require-hashes --no-build-isolation -r requirements.lock
+	@$(PIP_INSTALL) --require-hashes --no-build-isolation -r requirements-dev.lock
 	@touch $@
 
 $(READY): $(LOCKED) pyproject.toml
