@@ -17,11 +17,11 @@ BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb
 MINUTES ?= 30
 RATE ?= 200
 
-.PHONY: help setup upstream demo test conformance chaos netns soak check format bench lock upgrade clean
+.PHONY: help setup upstream demo test conformance chaos netns docker systemd browser test-deploy soak check format bench lock upgrade clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) upstream ## Make .venv, or make it anew when the lock has changed
 
@@ -34,8 +34,19 @@ test: $(READY) upstream ## Run all tests, the code blocks of README and docs inc
 chaos: $(READY) ## Run the chaos proof in its long form: half an hour of kills, cuts and freezes
 	@HIVE_TEST_CHAOS=long $(BIN)/python -m pytest -s tests/chaos
 
-netns: $(READY) ## Run a hive on network namespaces whose links fail: root, iproute2 and nftables; ten minutes
+netns: $(READY) ## Run a hive on network namespaces whose links fail: root, iproute2 and nftables
 	@HIVE_TEST_NETNS=1 $(BIN)/python -m pytest -n 2 --dist load tests/netns
+
+docker: $(READY) ## Run the image, the compose file and stacks on an engine of the tests' own: root, docker.io, docker-compose, debootstrap
+	@HIVE_TEST_DOCKER=1 $(BIN)/python -m pytest tests/docker
+
+systemd: $(READY) ## Run the units on a machine of the tests' own: root, systemd-container, debootstrap
+	@HIVE_TEST_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd
+
+browser: $(READY) ## Look at Flower in a browser: chromium and its driver
+	@HIVE_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser
+
+test-deploy: docker systemd netns browser ## Run what proves a hive where it runs: these four
 
 conformance: $(READY) upstream ## Run kombu's and Celery's own integration tests on Hive: half an hour
 	@$(BIN)/python -m tests.conformance
