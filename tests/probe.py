@@ -7,7 +7,6 @@ and with 3, after one line that says which right is missing, where it cannot.
 from __future__ import annotations
 
 import ctypes
-
 import os
 import shutil
 import subprocess
