@@ -18,6 +18,7 @@ import pytest
 
 from tests.harness import BrokerServer, WorkerProcess, free_port, wait_until
 from tests.integration.cluster import REPOSITORY, Cluster
+from tests.unit.page_server import page_server
 
 SKILLS = ("-I", "tests.integration.jobs,tests.integration.cli_skills")
 APP = "--app=tests.integration.cli_app:app"
@@ -565,6 +566,14 @@ class TestBadInput:
                 assert "Traceback" not in said
         finally:
             cluster.close()
+
+    def test_a_server_that_is_no_broker(self, tmp_path: Path) -> None:
+        with page_server() as server:
+            wrong = Cli({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port)}, tmp_path)
+            said = wrong("status", code=3).stderr
+        assert said.startswith("hive: What answers at 127.0.0.1:")
+        assert "is neither Redis nor Valkey" in said
+        assert said.count("\n") == 1
 
     def test_a_wrong_password(self, tmp_path: Path) -> None:
         server = BrokerServer(tmp_path / "broker", password="right").start()

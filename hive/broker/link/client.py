@@ -160,6 +160,11 @@ def broker_errors(where: str = "") -> Iterator[None]:
         ) from error
     except redis.exceptions.OutOfMemoryError as error:
         raise BrokerMemoryError from error
+    except redis.exceptions.InvalidResponse as error:
+        raise BrokerUnreachableError(
+            f"What answers{at} is neither Redis nor Valkey ({error}); check REDIS_HOST and "
+            "REDIS_PORT."
+        ) from error
     except redis.exceptions.ResponseError as error:
         if str(error).startswith(("NOAUTH", "WRONGPASS")):
             raise BrokerAuthError(
