@@ -14,8 +14,10 @@ import time
 from hive.process.lifeline import inherited_fd
 
 FD_VARIABLE = "HIVE_SIGNS_FD"
-WORKS, WAITS, DRAINS = b"w", b"b", b"d"
-"""What a sign says: it takes work, or is full; its broker is away; it was told to drain."""
+WORKS, WAITS, REFUSED, DRAINS = b"w", b"b", b"r", b"d"
+"""What a sign says: it takes work, or is full; its broker is away; its broker is there and does not
+let it in; it was told to drain.
+"""
 PATIENCE = 15.0
 """Seconds without a sign after which a supervisor ends its worker."""
 LONGEST_STEP = 6.0  # somewhat more than a supervisor ever waits in one go

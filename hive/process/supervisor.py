@@ -11,7 +11,7 @@ import time
 from hive.logs import get_logger
 from hive.process.child import Child, Respawning
 from hive.process.lifeline import supervisor_fd
-from hive.process.liveness import DRAINS, WAITS, WORKS, Signs
+from hive.process.liveness import DRAINS, REFUSED, WAITS, WORKS, Signs
 from hive.process.signal_events import Signals, at_end
 from hive.process.standing import Standing
 from hive.process.vitals import State
@@ -151,6 +151,8 @@ class Supervisor:
             return "working", ""
         if last == WAITS:
             return "waiting", self._broker
+        if last == REFUSED:
+            return "waiting", f"{self._broker} refuses REDIS_USERNAME and REDIS_PASSWORD"
         if last == DRAINS:
             return "draining", ""
         if self._ended_with is None:

@@ -14,7 +14,8 @@ from celery.concurrency.solo import TaskPool as Solo
 
 from hive.broker.channel.incarnation import Incarnation, boottime
 from hive.broker.link.client import client_of
-from hive.process.liveness import DRAINS, WAITS, WORKS
+from hive.broker.link.outage import comes_back, passes
+from hive.process.liveness import DRAINS, REFUSED, WAITS, WORKS
 
 PERIOD = 1.0
 STALE = 5.0
@@ -49,7 +50,7 @@ class ProofOfLife(threading.Thread):
         """How it stands; empty where a new start would help it."""
         if self._works():
             return DRAINS if self._incarnation.draining else WORKS
-        return b"" if self._broker_answers() else WAITS
+        return self._sign_of_broker()
 
     def _works(self) -> bool:
         incarnation = self._incarnation
@@ -60,8 +61,9 @@ class ProofOfLife(threading.Thread):
         asks = bool(self._worker.app.amqp.queues.consume_from) and incarnation.can_consume()
         return not asks or boottime() - incarnation.answered_at < STALE
 
-    def _broker_answers(self) -> bool:
+    def _sign_of_broker(self) -> bytes:
         try:
-            return bool(self._client.redis.ping())
-        except redis.exceptions.RedisError:
-            return False
+            self._client.redis.ping()
+        except redis.exceptions.RedisError as error:
+            return REFUSED if passes(error) and not comes_back(error) else WAITS
+        return b""

@@ -92,6 +92,17 @@ def test_of_a_spore_from_its_start_to_its_end(health: Asked, server: BrokerServe
         process.kill()
 
 
+def test_of_a_spore_whose_broker_does_not_let_it_in(health: Asked, tmp_path: Path) -> None:
+    server = BrokerServer(tmp_path / "broker", password="right").start()
+    process = spore(health, **server.environment | {"REDIS_PASSWORD": "wrong"})
+    try:
+        wait_until(lambda: health.state() == "waiting", what="it waits")
+        assert "refuses REDIS_USERNAME and REDIS_PASSWORD" in health()[1]
+    finally:
+        process.kill()
+        server.kill()
+
+
 def test_of_a_supervisor_that_is_frozen_and_one_that_was_killed(
     health: Asked, server: BrokerServer
 ) -> None:
