@@ -111,7 +111,8 @@ class BrokerUnreachableError(ClusterUnreachableError):
     `outcome` says what became of a publication that was under way: "unsent" (it is safe to send it
     again), "unknown" (the broker may have accepted it: only its reply is missing) or None where
     nothing was being published. Sending again under `publish_id` makes no second task while the
-    first is unfinished, nor in the four minutes after it.
+    first is unfinished, nor in the four minutes after it; under `task_id` as well, its result is
+    found whichever of them was accepted.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class BrokerUnreachableError(ClusterUnreachableError):
         *,
         outcome: Literal["unsent", "unknown"] | None = None,
         publish_id: str | None = None,
+        task_id: str | None = None,
     ) -> None:
         super().__init__(
             message
@@ -127,6 +129,7 @@ class BrokerUnreachableError(ClusterUnreachableError):
         )
         self.outcome = outcome
         self.publish_id = publish_id
+        self.task_id = task_id
 
 
 class QueueFullError(HiveError):

@@ -97,8 +97,12 @@ def test_a_task_whose_reply_is_missing_may_be_sent_again_under_its_id(
     assert told.value.outcome == "unknown"
     again = {"hive": {"id": told.value.publish_id, "keep": True}}
     app.send_task("second", ignore_result=True, headers=again)
-    app.send_task("second", ignore_result=True, headers=again)
+    sent = app.send_task("second", ignore_result=True, headers=again, task_id=told.value.task_id)
     assert accepted(server) == 1
+    with server.client() as client:
+        assert client.hget("venom:ids", sent.id) == told.value.publish_id.encode(), (
+            "whose result is waited for is the one that was accepted"
+        )
 
 
 def test_a_task_sent_during_a_short_outage_is_accepted_once(

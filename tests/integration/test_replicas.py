@@ -76,6 +76,8 @@ def test_a_task_that_no_replica_confirms_is_said_to_be_so(cluster: Cluster) -> N
     with pytest.raises(BrokerUnreachableError, match="0 of the 1 replicas") as told:
         cluster.app.send_task("anything", ignore_result=True)
     assert told.value.outcome == "unknown"
+    known = client_of(cluster.app).redis.hget("venom:ids", told.value.task_id)
+    assert known == told.value.publish_id.encode()
     again = {"hive": {"id": told.value.publish_id, "keep": True}}
     with pytest.raises(BrokerUnreachableError):
         cluster.app.send_task("anything", ignore_result=True, headers=again)

@@ -159,6 +159,7 @@ def _raise_refused(task: str, headers: dict[str, Any], error: BaseException) -> 
 
 def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> BrokerUnreachableError:
     if isinstance(error, BrokerUnreachableError):
+        error.task_id = error.task_id or headers.get("id")
         return error
     publish_id = Header.read(headers).publish_id or None
     unknown = publish_id is not None and outcome_unknown(publish_id)
@@ -170,6 +171,7 @@ def _unreachable(task: str, headers: dict[str, Any], error: Exception) -> Broker
         "REDIS_HOST, REDIS_PORT and that the server runs, and send it again.",
         outcome="unknown" if unknown else "unsent",
         publish_id=publish_id,
+        task_id=headers.get("id"),
     )
 
 
