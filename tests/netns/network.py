@@ -1,4 +1,4 @@
-"""Machines that are network namespaces, on one switch; and what can happen to their links."""
+"""Machines that are network namespaces, on a switch with two sides; and what can happen to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ctypes
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ _RULES = {
     "reset": ("input", 'iifname "e0" meta l4proto tcp reject with tcp reset'),
     "loss": ("input", 'iifname "e0" numgen random mod 100 < 30 drop'),
 }
+
+# Run as `sh -c … sh NAME HOSTS COMMAND…`, where `ip netns exec` has made a mount namespace.
+_AS_MACHINE = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
 
 
 def _run(*command: str, given: str | None = None) -> None:
@@ -33,18 +36,35 @@ def _table(hook: str, rule: str) -> str:
     return f"table inet fault {{\n{chain}\n}}\n"
 
 
-@dataclass(frozen=True, slots=True)
+@contextlib.contextmanager
+def _down(switch: str, port: str) -> Iterator[None]:
+    _run("ip", "-n", switch, "link", "set", port, "down")
+    try:
+        yield
+    finally:
+        _run("ip", "-n", switch, "link", "set", port, "up")
+
+
+@dataclass(slots=True)
 class Machine:
     """One machine: its network namespace, its address, and its port at the switch."""
 
+    name: str
     namespace: str
     address: str
     switch: str
     port: str
 
-    def command(self, *command: str) -> tuple[str, ...]:
-        """A command as it is run there."""
-        return ("ip", "netns", "exec", self.namespace, *command)
+    def command(self, *command: str, hosts: Path | None = None) -> tuple[str, ...]:
+        """A command as it is run there.
+
+        hosts: the file that it reads as /etc/hosts; then its host name is the machine's, too.
+        """
+        there = ("ip", "netns", "exec", self.namespace)
+        if hosts is None:
+            return (*there, *command)
+        named = ("unshare", "--uts", "sh", "-c", _AS_MACHINE, "sh", self.name, str(hosts))
+        return (*there, *named, *command)
 
     @contextlib.contextmanager
     def fault(self, kind: str) -> Iterator[None]:
@@ -52,16 +72,20 @@ class Machine:
         reset, or loses 30% of what is sent to it (loss).
         """
         if kind == "down":
-            _run("ip", "-n", self.switch, "link", "set", self.port, "down")
-        else:
-            _run(*self.command("nft", "-f", "-"), given=_table(*_RULES[kind]))
+            with _down(self.switch, self.port):
+                yield
+            return
+        _run(*self.command("nft", "-f", "-"), given=_table(*_RULES[kind]))
         try:
             yield
         finally:
-            if kind == "down":
-                _run("ip", "-n", self.switch, "link", "set", self.port, "up")
-            else:
-                _run(*self.command("nft", "delete", "table", "inet", "fault"))
+            _run(*self.command("nft", "delete", "table", "inet", "fault"))
+
+    def move(self, address: str) -> None:
+        """Its address is another one: nothing reaches it at the old one, or comes from there."""
+        _run("ip", "-n", self.namespace, "addr", "flush", "dev", "e0")
+        _run("ip", "-n", self.namespace, "addr", "add", f"{address}/24", "dev", "e0")
+        self.address = address
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -75,6 +99,18 @@ class Machine:
                 _enter(before.fileno())
 
 
+@dataclass(slots=True)
+class Network:
+    """Machines by name, on the near and the far side of one switch."""
+
+    switch: str
+    machines: dict[str, Machine]
+
+    def parted(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing passes between its two sides."""
+        return _down(self.switch, "t0")
+
+
 def _enter(fd: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(fd, CLONE_NEWNET) != 0:
@@ -82,9 +118,9 @@ def _enter(fd: int) -> None:
 
 
 @contextlib.contextmanager
-def network(*names: str) -> Iterator[dict[str, Machine]]:
-    """Machines of those names on one switch. All of it is gone afterwards; end what runs there
-    before.
+def network(*names: str, far: Collection[str] = ()) -> Iterator[Network]:
+    """Machines of those names; `far` says which of them are on the far side. All of it is gone
+    afterwards; end what runs there before.
     """
     token = secrets.token_hex(3)
     switch = f"hive-{token}-switch"
@@ -97,19 +133,24 @@ def network(*names: str) -> Iterator[dict[str, Machine]]:
 
     try:
         add(switch)
-        _run("ip", "-n", switch, "link", "add", "b0", "type", "bridge")
-        _run("ip", "-n", switch, "link", "set", "b0", "up")
-        machines = {}
+        _run("ip", "-n", switch, "link", "add", "t0", "type", "veth", "peer", "name", "t1")
+        for side, trunk in (("b0", "t0"), ("b1", "t1")):
+            _run("ip", "-n", switch, "link", "add", side, "type", "bridge")
+            _run("ip", "-n", switch, "link", "set", side, "up")
+            _run("ip", "-n", switch, "link", "set", trunk, "master", side, "up")
+        net = Network(switch, {})
         for number, name in enumerate(names, 1):
-            machine = Machine(f"hive-{token}-{name}", f"10.77.0.{number}", switch, f"p{number}")
+            namespace, address = f"hive-{token}-{name}", f"10.77.0.{number}"
+            machine = Machine(name, namespace, address, switch, f"p{number}")
             add(machine.namespace)
             pair = ("type", "veth", "peer", "name", machine.port, "netns", switch)
             _run("ip", "-n", machine.namespace, "link", "add", "e0", *pair)
             _run("ip", "-n", machine.namespace, "addr", "add", f"{machine.address}/24", "dev", "e0")
             _run("ip", "-n", machine.namespace, "link", "set", "e0", "up")
-            _run("ip", "-n", switch, "link", "set", machine.port, "master", "b0", "up")
-            machines[name] = machine
-        yield machines
+            side = "b1" if name in far else "b0"
+            _run("ip", "-n", switch, "link", "set", machine.port, "master", side, "up")
+            net.machines[name] = machine
+        yield net
     finally:
         for namespace in made:
             _run("ip", "netns", "del", namespace)

@@ -13,49 +13,28 @@ from typing import Any
 import pytest
 
 from tests.chaos.cluster import Spore
-from tests.chaos.ledger import Run
 from tests.chaos.tasks import long, work
 from tests.harness import wait_until
-from tests.netns.hive import MASTER, Hive, hive_on
+from tests.netns.hive import MASTER, PATIENCE, Hive, hive_on, passed
 from tests.netns.network import FAULTS
 
 SPORES = ("s0", "s1", "s2")
-SLOTS = 2
-PATIENCE = 120
+SLOTS = 3
 
 pytestmark = pytest.mark.timeout(400)
-
-
-def passed(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    wait_until(lambda: time.monotonic() >= end, seconds + 10, "so long it lasts")
-
-
-def running(hive: Hive, count: int) -> list[Run]:
-    wait_until(lambda: len(hive.ledger.read().running()) == count, PATIENCE, f"{count} tasks run")
-    return hive.ledger.running()
-
-
-def all_done(hive: Hive, count: int) -> None:
-    wait_until(lambda: not hive.left_over(), PATIENCE, "all is done")
-    counters = hive.counters()
-    assert counters["accepted"] == counters["done"] == counters["completed"] == count
-    assert not counters.get("dead"), "none is a dead letter"
-    assert len(hive.ledger.read().ended) == count, "none is lost"
-    assert hive.alarms() == []
 
 
 def test_six_tasks_run_once_while_the_broker_and_the_nexus_are_cut_off_for_15_s(
     tmp_path: Path,
 ) -> None:
     with hive_on(tmp_path, *SPORES) as hive:
-        hive.start_everything(SLOTS)
+        hive.start_everything(2)
         results = [hive.app.send_task(long.name, (f"t{n}", 45)) for n in range(6)]
-        running(hive, 6)
+        hive.running(6)
         with hive.machines[MASTER].fault("down"):
             passed(15)
         assert {result.get(timeout=PATIENCE) for result in results} == {f"{s}@h" for s in SPORES}
-        all_done(hive, 6)
+        hive.all_done(6)
         assert hive.ledger.read().ran_again() == []
         assert hive.declared_dead() == set()
 
@@ -74,7 +53,7 @@ def test_a_task_of_60_s_ends_once_under_five_of_6_s(tmp_path: Path, fault: str) 
     with hive_on(tmp_path, *SPORES) as hive:
         hive.start_everything(1)
         result = hive.app.send_task(long.name, ("t", 60))
-        [run] = running(hive, 1)
+        [run] = hive.running(1)
         name = run.node.partition("@")[0]
         for _ in range(5):
             machine, spore = hive.machines[name], hive.by_name[name]
@@ -103,7 +82,7 @@ def storm(hive: Hive, victim: str, fault: str) -> tuple[float, float]:
     with hive.machines[victim].fault(fault):
         passed(20)
     ended = time.monotonic()
-    all_done(hive, 600)
+    hive.all_done(600)
     return began, ended
 
 
