@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hive.jobs.mapping import map
     from hive.jobs.state.outcomes import Outcome
     from hive.skills import skill
+    from hive.stack.manager import StackManager
 
 __all__ = [
     "Foreman",
@@ -35,6 +36,7 @@ __all__ = [
     "Outcome",
     "ParallelSkill",
     "Progress",
+    "StackManager",
     "app",
     "idempotent",
     "install",
@@ -51,6 +53,7 @@ _HOMES = {
     "Outcome": "hive.jobs.state.outcomes",
     "ParallelSkill": "hive.agents.parallel_skill",
     "Progress": "hive.jobs.answer.job",
+    "StackManager": "hive.stack.manager",
     "app": "hive.celery",
     "idempotent": "hive.broker.channel.idempotency",
     "install": "hive.celery",

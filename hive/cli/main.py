@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scan": ("hive.cli.scan:scan", "Scan a source tree for security problems."),
     "skills": ("hive.cli.skills:skills", "List the skills and what they take."),
     "job": ("hive.cli.job:job", "Show, follow or cancel a job."),
+    "stack": ("hive.cli.stack:stack", "Run a hive in containers, by Docker and compose."),
 }
 
 
