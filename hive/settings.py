@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -79,9 +80,15 @@ class Settings(BaseSettings):
     nexus_host: str = Field("127.0.0.1", min_length=1, examples=["127.0.0.1"])
     nexus_port: int = Field(8787, ge=0, le=65535, examples=["8787"])
 
+    hive_flower_user: str = Field("hive", min_length=1, examples=["hive"])
+    hive_flower_password: SecretStr | None = Field(None, examples=["a-long-secret"])
+    hive_flower_host: str = Field("127.0.0.1", min_length=1, examples=["127.0.0.1"])
+    hive_flower_port: int = Field(5555, ge=0, le=65535, examples=["5555"])
+
     hive_app: str | None = Field(
         None, pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$", examples=["shop.tasks:app"]
     )
+
     hive_node_name: str | None = Field(
         None, pattern=r"^[A-Za-z0-9._-]+(@[A-Za-z0-9._-]+)?$", examples=["spore-1"]
     )
@@ -105,7 +112,14 @@ class Settings(BaseSettings):
             raise ValueError("should be key=value pairs separated by commas")
         return {key.strip(): label.strip() for key, _, label in pairs}
 
-    @field_validator("redis_tls_ca", "redis_tls_cert", "redis_tls_key", "hive_app", mode="before")
+    @field_validator(
+        "redis_tls_ca",
+        "redis_tls_cert",
+        "redis_tls_key",
+        "hive_app",
+        "hive_flower_password",
+        mode="before",
+    )
     @classmethod
     def _empty_is_not_set(cls, value: object) -> object:
         return None if value == "" else value
@@ -136,6 +150,17 @@ class Settings(BaseSettings):
             raise ValueError("REDIS_TLS_KEY is set, but not the REDIS_TLS_CERT that it belongs to")
         _check_certificates(self.redis_tls_ca, self.redis_tls_cert, self.redis_tls_key)
         return self
+
+    @field_validator("hive_flower_user", "hive_flower_password", mode="after")
+    @classmethod
+    def _can_be_typed(cls, value: str | SecretStr | None) -> str | SecretStr | None:
+        """HTTP's basic authentication has no way to send anything else (RFC 7617, section 2)."""
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value or ""
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+            raise ValueError("it has a control character, which no browser sends")
+        if isinstance(value, str) and ":" in value:
+            raise ValueError("a browser sends what follows the colon as part of the password")
+        return value
 
     @field_validator("hive_home", mode="after")
     @classmethod

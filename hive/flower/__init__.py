@@ -1,0 +1,1 @@
+"""Flower, Celery's web page, on Hive. Needs the extra `flower`."""
