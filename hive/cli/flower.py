@@ -47,10 +47,10 @@ def flower(
 ) -> None:
     """Run Flower until Ctrl-C or SIGTERM; it needs the extra `flower`.
 
-    It shows the workers, their tasks, and how many messages wait where. It listens on loopback, and
-    elsewhere only with HIVE_FLOWER_PASSWORD. What it has seen is kept in HIVE_HOME. A broker that
-    is away is waited for. With --json the log on stderr is unchanged, and stdout gets one JSON line
-    with the address.
+    It shows the workers, their tasks, and how many messages wait where, in the hive of --app, or
+    HIVE_APP. It listens on loopback, and elsewhere only with HIVE_FLOWER_PASSWORD. What it has seen
+    is kept in HIVE_HOME. A broker that is away is waited for. With --json the log on stderr is
+    unchanged, and stdout gets one JSON line with the address.
 
     \b
     Example:
@@ -63,7 +63,8 @@ def flower(
     if port is not None:
         os.environ["HIVE_FLOWER_PORT"] = str(port)
     from hive.cli.cluster import load_application
-    from hive.flower.serving import serve
+    from hive.flower.serving import chosen, serve
+    from hive.settings import Settings
 
     log_to_stderr()
 
@@ -73,7 +74,8 @@ def flower(
         else:
             click.echo(f"flower listens on {url}")
 
-    serve(load_application(application), config, read_write=read_write, announce=announce)
+    options = chosen(config, read_write=read_write)  # before an application is loaded for seconds
+    serve(load_application(application or Settings.load().hive_app), options, announce)
     # While the broker is away, threads of Flower's try without end to reach it, and Python would
     # wait for them.
     logging.shutdown()

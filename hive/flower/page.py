@@ -93,6 +93,9 @@ class Refusal(RequestHandler):
     def initialize(self, login: bool) -> None:
         self._login = login
 
+    def check_xsrf_cookie(self) -> None:
+        """Nothing is done here that anybody could be made to ask for."""
+
     def prepare(self) -> None:
         self.set_header("Content-Type", "text/plain; charset=UTF-8")
         if self._login:

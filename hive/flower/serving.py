@@ -29,28 +29,29 @@ from hive.logs import get_logger
 log = get_logger(__name__)
 
 SHIPPED = Path(__file__).with_name("flowerconfig.py")
+PROBE_SECONDS = 2.0
 SAID_AGAIN_AFTER = 60.0
 
 
-def serve(
-    app: Celery, own: Path | None, *, read_write: bool, announce: Callable[[str, int | None], None]
-) -> None:
+def serve(app: Celery, options: Any, announce: Callable[[str, int | None], None]) -> None:
     """Run Flower until SIGTERM or SIGINT; what it saw is saved then.
 
-    own: a Flower configuration file that is read after Hive's. announce: called with the address
-    and the port once it listens; the port is None where that is a socket's file.
+    options: the `chosen` ones. announce: called with the address and the port once it listens; the
+        port is None where that is a socket's file.
 
     A broker that is away is waited for. Blocks; call it from the main thread.
 
     Raises: SettingsError, PortInUseError, BrokerAuthError, StoredFormatError.
     """
-    options = chosen(own, read_write=read_write)
     client = client_of(app)
+    probe = client.with_timeout(PROBE_SECONDS)
     try:
         with broker_errors(client.address):
-            require_format(client)
+            require_format(probe)
     except BrokerUnreachableError as error:
-        log.warning("flower_waits_for_broker", broker=client.address, reason=error.message)
+        log.warning("flower_waits_for_broker", error=error.message)
+    finally:
+        probe.close()
     _say_once("flower.events", "flower.inspector", "flower.views.broker")
     # Its lines have what was asked for, and a refused login says so by itself.
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)
@@ -60,6 +61,8 @@ def serve(
 
 def chosen(own: Path | None, *, read_write: bool) -> OptionParser:
     """Flower's options: those of the shipped file, then those of one's own.
+
+    own: a Flower configuration file that is read after Hive's.
 
     Raises: SettingsError for what cannot be used, or would let anybody in.
     """
