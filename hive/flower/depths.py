@@ -45,27 +45,31 @@ class Depths:
         self._queues = frozenset(queues)
 
     def queues(self) -> list[Depth]:
-        """Every queue that has messages, nodes or a place in the settings, by name.
+        """Every queue that nodes take from or the settings name, and then those of pins and
+        requirements, and of nobody, that have messages.
 
         All of a queue's priorities are counted. Raises: StoredFormatError, redis errors.
         """
         nodes = [node for node in self._table.read().values() if node.available]
-        names = sorted(self._queues.union(self._noted(), *(node.facts.queues for node in nodes)))
+        shown = self._queues.union(*(node.facts.queues for node in nodes))
+        names = [*sorted(shown), *sorted(self._noted() - shown)]
         pipe = self._client.redis.pipeline(transaction=False)
         for name in names:
             for queue_list in queue_lists(name):
                 pipe.llen(self._client.prefix + queue_list)
         lengths = iter(_counts(pipe.execute(raise_on_error=False)))
+        waiting = {name: sum(next(lengths) for _ in queue_lists(name)) for name in names}
         demands = self._demands(names)
         return [
             Depth(
                 name,
-                waiting := sum(next(lengths) for _ in queue_lists(name)),
-                waiting,
+                waiting[name],
+                waiting[name],
                 consumers=sum(_serves(node, name, demands.get(name)) for node in nodes),
                 note=_said(demands.get(name)),
             )
             for name in names
+            if waiting[name] or name in shown
         ]
 
     def elsewhere(self) -> list[Depth]:

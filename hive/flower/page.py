@@ -66,6 +66,12 @@ class HiveFlower(Flower):
             ],
         )
 
+    @property
+    def broker_uri(self) -> str:
+        """The broker's address for the pages, without its password; one over TLS says so."""
+        shown: str = super().broker_uri
+        return shown.replace("redis:", "rediss:", 1) if client_of(self.capp).tls else shown
+
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Tornado's way to a request's handler: who may not come in gets none of Flower's."""
         if request.path.removeprefix(self._prefix) == OPEN:

@@ -41,7 +41,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
     """Opens a page in a session of its own, for somebody who has that password; what the page
-    complains of fails the test. HIVE_TEST_PICTURES names a directory for a picture of how each looked last.
+    complains of fails the test. HIVE_TEST_PICTURES names a directory for a picture of how each
+    looked last.
     """
     complaints: list[str] = []
     pages: list[Page] = []

@@ -16,6 +16,7 @@ from flower.options import default_options
 from hive.cli import flower as command
 from hive.cli.main import execute
 from hive.errors import SettingsError
+from hive.flower import page
 from hive.flower.entrance import Entrance, is_local_name, logins, require_entrance
 from hive.flower.history import KeptEvents, history, kept_alone
 from hive.flower.serving import SAID_AGAIN_AFTER, _Once, chosen
@@ -222,3 +223,15 @@ def test_flowers_loggers_say_a_thing_once_a_minute() -> None:
     assert passes("Inspect method %s failed")
     now[0] = SAID_AGAIN_AFTER
     assert passes("Failed to capture events: '%s'", "one")
+
+
+def test_what_hive_overrides_in_flower_is_still_there() -> None:
+    for own, names in (
+        (page.HiveFlower, ("broker_uri", "find_handler", "stop", "max_workers")),
+        (page.BrokerTab, ("get_broker",)),
+        (page.QueueLengths, ("get_broker",)),
+        (KeptEvents, ("save_state",)),
+    ):
+        for name in names:
+            assert name in vars(own), name
+            assert hasattr(own.__mro__[1], name), name
