@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -41,9 +42,9 @@ class Hive:
         self.cluster.app.AsyncResult(task).get(timeout=30)
         return self.flower.states().get(task) == "SUCCESS"
 
-    def send(self, task: object, *arguments: object, **options: object) -> str:
+    def send(self, task: Any, *arguments: object, **options: object) -> str:
         """Send a task. Returns: its id."""
-        return str(self.cluster.app.send_task(task.name, arguments, **options).id)  # type: ignore[attr-defined]
+        return str(self.cluster.app.send_task(task.name, arguments, **options).id)
 
     @contextmanager
     def busy(self, directory: Path) -> Iterator[list[str]]:
