@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dbm
 import fcntl
 import os
 import re
@@ -20,9 +19,6 @@ from hive.logs import get_logger
 from hive.settings import Settings
 
 log = get_logger(__name__)
-
-DATABASE_ERRORS: tuple[type[Exception], ...] = dbm.error
-"""What a database of any kind raises; typeshed calls it a class."""
 
 
 def history(settings: Settings) -> str:
@@ -78,5 +74,5 @@ class KeptEvents(Events):
     def save_state(self) -> None:
         try:
             super().save_state()
-        except (OSError, *DATABASE_ERRORS) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, Flower goes on, and can be ended
             log.error("flower_history_not_saved", database=self.db, reason=str(error))
