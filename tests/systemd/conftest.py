@@ -6,7 +6,7 @@ One machine is booted for all of them; each test leaves it as it found it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -15,6 +15,18 @@ collect_ignore_glob = [] if os.environ.get("HIVE_TEST_SYSTEMD") else ["test_*.py
 if not collect_ignore_glob:
     from tests.systemd.machine import Machine, booted
     from tests.systemd.services import Services
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        item: pytest.Item,
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """A test that fails shows what the machine's journal says."""
+        report = yield
+        machine = getattr(item, "funcargs", {}).get("machine")
+        if report.failed and machine is not None:
+            said = machine.done("journalctl", "--no-pager", "--lines=120").stdout
+            report.sections.append(("the machine's journal", said))
+        return report
 
     @pytest.fixture(scope="session")
     def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
@@ -30,8 +42,7 @@ if not collect_ignore_glob:
         return Services(machine)
 
     @pytest.fixture
-    def services(hive_services: Services) -> Iterator[Services]:
+    def services(machine: Machine, hive_services: Services) -> Services:
         """Hive's services, installed and at work: a nexus and one spore of two slots."""
         hive_services.at_rest()
-        yield hive_services
-        hive_services.tell_what_went_wrong()
+        return hive_services

@@ -12,7 +12,7 @@ DIVIDED = {"cpu", "cpuacct", "memory", "pids", "devices", "name=systemd"}
 
 
 def hierarchies() -> list[Path]:
-    """Where the groups are that this process is in: version 2, and those of version 1 that count."""
+    """The groups that this process is in: that of version 2, and those of version 1 that count."""
     mounted = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, kind = line.partition(" - ")

@@ -11,17 +11,20 @@ import contextlib
 import secrets
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
-from tests.harness import wait_until
 from tests.netns.network import _enter
 from tests.systemd import image
 from tests.systemd.groups import own_groups
 
+T = TypeVar("T")
 PATIENCE = 60
+POLL = 0.2
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 
 # $1 is an empty folder, $2 the layers, $3 the source of Hive, $4 the machine's name; then come its
@@ -58,6 +61,15 @@ if [ -e /run/opened ]; then systemctl daemon-reexec; fi
 """
 
 
+def wait_until(condition: Callable[[], T], what: str, deadline: float = PATIENCE) -> T:
+    """As that of the harness, but less often: each look at a machine starts programs there."""
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {deadline:g} s: {what}"
+        time.sleep(POLL)
+    return value
+
+
 class Machine:
     """A booted machine."""
 
@@ -68,7 +80,13 @@ class Machine:
     def start(self, *command: str, **options: object) -> subprocess.Popen[str]:
         """A command there, as root in `/`, with nothing of this process's environment."""
         inside = ("nsenter", "--target", str(self.leader), *NAMESPACES)
-        environment = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root")
+        environment = (
+            "env",
+            "-i",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG=C.UTF-8",
+            "HOME=/root",
+        )
         return subprocess.Popen(
             [*inside, *environment, *command],
             stdin=subprocess.DEVNULL,
@@ -92,7 +110,9 @@ class Machine:
     def run(self, *command: str, within: float = PATIENCE) -> str:
         """What a command there says that has to succeed."""
         done = self.done(*command, within=within)
-        assert done.returncode == 0, f"{' '.join(command)}: {done.returncode} {done.stdout}{done.stderr}"
+        assert done.returncode == 0, (
+            f"{' '.join(command)}: {done.returncode} {done.stdout}{done.stderr}"
+        )
         return done.stdout
 
     def path(self, name: str) -> Path:
@@ -106,12 +126,6 @@ class Machine:
     def main_pid(self, unit: str) -> int:
         """As the machine numbers it; 0 where there is none."""
         return int(self.show(unit, "MainPID"))
-
-    def pids(self, unit: str) -> list[int]:
-        """All processes of a unit."""
-        group = self.show(unit, "ControlGroup")
-        listed = f"cat /sys/fs/cgroup/systemd{group}/cgroup.procs || cat /sys/fs/cgroup{group}/cgroup.procs"
-        return [int(pid) for pid in self.run("sh", "-c", f"{listed} 2>/dev/null").split()]
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         self.run("kill", f"-{int(number)}", str(pid))
@@ -160,9 +174,9 @@ def _ready(nspawn: subprocess.Popen[bytes], console: Path) -> Machine:
         children = program.children() if program.name() == "systemd-nspawn" else []
         return next((one.pid for one in children if one.name() == "systemd"), None)
 
-    machine = Machine(wait_until(leader, PATIENCE, "the machine has a process 1"))
+    machine = Machine(wait_until(leader, "the machine has a process 1"))
     up = ("systemctl", "is-system-running", "--wait")
-    wait_until(lambda: machine.done(*up).stdout.strip() == "running", PATIENCE, "it has started")
+    wait_until(lambda: machine.done(*up).stdout.strip() == "running", "it has started")
     machine.run("sh", "-c", OPEN_GROUPS)
     machine.run("ip", "link", "set", "lo", "up")
     offline = "--no-index --no-deps --no-build-isolation --root-user-action=ignore"

@@ -1,0 +1,71 @@
+"""What the services may not do, while they do all that they are for."""
+
+from __future__ import annotations
+
+import re
+
+from tests.systemd.machine import PATIENCE, Machine, wait_until
+from tests.systemd.services import NEXUS, SPORE, UNITS, Services
+
+MOST = 2.0
+TEXT = "Hive knows its machines. It sends each task to the best one. Cats sleep a lot."
+
+
+def exposure(machine: Machine, unit: str) -> float:
+    """How much of the system a running service could harm: 10 is all of it."""
+    told = machine.run("systemd-analyze", "security", "--no-pager", unit)
+    found = re.search(r"Overall exposure level for \S+: (\S+)", told)
+    assert found is not None, told
+    return float(found[1])
+
+
+def all_at_work(services: Services) -> None:
+    """Skills, hive.map and the probe of GPUs."""
+    services.machine.path("/srv/hive/bad.py").write_text("import os\nos.system(input())\n")
+    assert "Cats" in str(services.hive("run", "summarize", TEXT, "sentences=3"))
+    findings = services.hive("run", "scan_path", "/srv/hive")
+    assert "os.system" in str(findings) or "B605" in str(findings), findings
+    mapped = services.hive("map", "summarize", *[TEXT] * 20, "--set", "sentences=1")
+    assert len(mapped["outcomes"]) == 20
+    assert {outcome["status"] for outcome in mapped["outcomes"]} == {"ok"}
+    node = services.node("spore-1")
+    assert node["gpu_available"] is False
+    assert node["memory_mb"] > 0
+
+
+def test_a_service_at_work_is_exposed_at_most_2(services: Services) -> None:
+    all_at_work(services)
+    for unit in (NEXUS, SPORE):
+        assert exposure(services.machine, unit) <= MOST
+
+
+def test_a_node_with_a_gpu_sees_its_devices_and_is_hardly_more_exposed(services: Services) -> None:
+    machine = services.machine
+    machine.run("mknod", "-m", "666", "/dev/nvidiactl", "c", "195", "255")
+    try:
+        assert services.send("sees", "/dev/nvidiactl").get(timeout=PATIENCE) is False
+        done = services.deploy()
+        assert done["written"] == [f"{UNITS}/hive-spore@.service.d/gpu.conf"]
+        services.systemctl("restart", SPORE)
+        services.limited = True
+        wait_until(lambda: services.works(SPORE), "it works")
+        assert services.send("sees", "/dev/nvidiactl").get(timeout=PATIENCE) is True
+        all_at_work(services)
+        assert exposure(machine, SPORE) <= MOST
+    finally:
+        machine.run("rm", "/dev/nvidiactl")
+
+
+def test_limits_of_a_unit_are_those_of_its_node(services: Services) -> None:
+    services.drop_in(SPORE, "CPUQuota=150%\nMemoryMax=500M")
+    wait_until(lambda: services.node("spore-1").get("memory_mb") == 500, "its memory")
+    assert services.node("spore-1")["cpus"] == 1.5
+
+
+def test_a_task_out_of_memory_is_one_death_and_not_that_of_its_node(services: Services) -> None:
+    services.drop_in(SPORE, "MemoryMax=500M\nMemorySwapMax=0")
+    wait_until(lambda: services.node("spore-1").get("memory_mb") == 500, "its memory")
+    before = services.machine.main_pid(SPORE)
+    assert services.send("eat", "eater", 900).get(timeout=PATIENCE) == 2
+    assert services.runs("eater") == ["start", "start", "end"]
+    assert services.machine.main_pid(SPORE) == before

@@ -1,0 +1,62 @@
+"""The application of these tests, as /srv/hive/work.py on the machine: each run of a task leaves
+its lines in a file of HIVE_HOME, of which the tests read how often it ran.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from celery import Celery
+from celery.utils.log import get_task_logger
+
+import hive
+
+app = Celery("work")
+hive.install(app)
+log = get_task_logger(__name__)
+
+
+@contextmanager
+def run(label: str) -> Iterator[int]:
+    """The run's number, from 1."""
+    folder = Path(os.environ["HIVE_HOME"], "runs")
+    folder.mkdir(exist_ok=True)
+    with (folder / label).open("a+b", buffering=0) as lines:
+        lines.write(b"start\n")
+        lines.seek(0)
+        yield lines.read().count(b"start")
+        lines.write(b"end\n")
+
+
+@app.task(bind=True)
+def hold(self, label: str, seconds: float) -> str:
+    """Take a while. Returns: the node."""
+    with run(label):
+        time.sleep(seconds)
+    return str(self.request.hostname)
+
+
+@app.task
+def eat(label: str, megabytes: int) -> int:
+    """Take that much memory, the first time. Returns: the run's number."""
+    with run(label) as number:
+        if number == 1:
+            time.sleep(len(b"x" * (megabytes << 20)) * 0)
+        return number
+
+
+@app.task
+def sees(path: str) -> bool:
+    return Path(path).exists()
+
+
+@app.task
+def speak(word: str) -> None:
+    log.debug("%s at level debug", word)
+    log.info("%s at level info", word)
+    log.warning("%s at level warning\nin two lines: %s", word, word)
+    log.error("%s at level error", word)
