@@ -46,6 +46,7 @@ class Services:
         machine.path("/srv/hive").mkdir()
         module = machine.path("/srv/hive/work.py")
         module.write_text(Path(__file__).with_name("work.py").read_text())
+        self.has_drop_in = False
         self.app = Celery("client")
         hive.install(self.app, Settings.load(redis_host="127.0.0.1", redis_password=PASSWORD))
 
@@ -64,7 +65,8 @@ class Services:
         names = spores or ("spore-1",)
         machine = self.machine
         machine.run("sh", "-c", f"rm -rf {UNITS}/hive-*.service.d")
-        self.deploy("--spores", ",".join(names))
+        if not all(self.is_enabled(name) for name in names):
+            self.deploy("--spores", ",".join(names))
         more = "".join(f"{name.upper()}={value}\n" for name, value in settings.items())
         old = machine.path(ENV_FILE).read_text()
         machine.path(ENV_FILE).write_text(SETTINGS + more)
@@ -75,13 +77,16 @@ class Services:
         idle = [unit for unit in self.units() if unit not in wanted]
         if idle:
             self.systemctl("disable", "--now", *idle)
-        changed = old != SETTINGS + more or self.limited
+        changed = old != SETTINGS + more or self.has_drop_in
         self.systemctl("restart" if changed else "start", *wanted)
-        self.limited = False
+        self.has_drop_in = False
         for name in names:
             wait_until(lambda name=name: self.works(f"hive-spore@{name}.service"), name)
 
-    limited = False
+    def is_enabled(self, name: str) -> bool:
+        return self.machine.path(
+            f"{UNITS}/hive.target.wants/hive-spore@{name}.service"
+        ).is_symlink()
 
     def units(self) -> list[str]:
         """Hive's services that are loaded."""
@@ -93,7 +98,7 @@ class Services:
         folder = self.machine.path(f"{UNITS}/{unit}.d")
         folder.mkdir(exist_ok=True)
         (folder / "test.conf").write_text(f"[Service]\n{text}\n")
-        self.limited = True
+        self.has_drop_in = True
         self.systemctl("daemon-reload")
         self.systemctl("restart", unit)
 

@@ -47,7 +47,7 @@ def test_a_node_with_a_gpu_sees_its_devices_and_is_hardly_more_exposed(services:
         done = services.deploy()
         assert done["written"] == [f"{UNITS}/hive-spore@.service.d/gpu.conf"]
         services.systemctl("restart", SPORE)
-        services.limited = True
+        services.has_drop_in = True
         wait_until(lambda: services.works(SPORE), "it works")
         assert services.send("sees", "/dev/nvidiactl").get(timeout=PATIENCE) is True
         all_at_work(services)
@@ -56,15 +56,12 @@ def test_a_node_with_a_gpu_sees_its_devices_and_is_hardly_more_exposed(services:
         machine.run("rm", "/dev/nvidiactl")
 
 
-def test_limits_of_a_unit_are_those_of_its_node(services: Services) -> None:
-    services.drop_in(SPORE, "CPUQuota=150%\nMemoryMax=500M")
+def test_limits_of_a_unit_are_those_of_its_node_and_one_task_beyond_them_is_one_death(
+    services: Services,
+) -> None:
+    services.drop_in(SPORE, "CPUQuota=150%\nMemoryMax=500M\nMemorySwapMax=0")
     wait_until(lambda: services.node("spore-1").get("memory_mb") == 500, "its memory")
     assert services.node("spore-1")["cpus"] == 1.5
-
-
-def test_a_task_out_of_memory_is_one_death_and_not_that_of_its_node(services: Services) -> None:
-    services.drop_in(SPORE, "MemoryMax=500M\nMemorySwapMax=0")
-    wait_until(lambda: services.node("spore-1").get("memory_mb") == 500, "its memory")
     before = services.machine.main_pid(SPORE)
     assert services.send("eat", "eater", 900).get(timeout=PATIENCE) == 2
     assert services.runs("eater") == ["start", "start", "end"]
