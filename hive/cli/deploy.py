@@ -97,7 +97,7 @@ def systemd(
         done = remove(dry_run=dry_run)
     else:
         if flower and importlib.util.find_spec("flower") is None:
-            raise HiveError("Flower is not installed: pip install 'venom-hive[flower]'.")
+            raise HiveError("Flower is not installed: pip install 'venom-hive[flower]'")
         done = install(
             this_program(),
             spores=spores,

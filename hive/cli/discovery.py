@@ -11,7 +11,7 @@ import click
 FOUND = Path(".hive", "hive.env")
 """Where `hive up` writes, by default, how its hive is found; it is there while that hive runs."""
 
-ELSEWHERE = frozenset({"up", "down", "demo", "stack"})
+ELSEWHERE = frozenset({"up", "down", "demo", "stack", "deploy"})
 """Commands that are told otherwise which hive they are about."""
 
 

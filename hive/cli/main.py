@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nexus": ("hive.cli.nexus:nexus", "Run the nexus: the Foreman's watchdog and /health."),
     "flower": ("hive.cli.flower:flower", "Run Flower: Celery's web page, with Hive's queues."),
     "spore": ("hive.cli.spore:spore", "Run a spore: a worker under a supervisor."),
-    "deploy": ("hive.cli.deploy:deploy", "Install Hive's services on this machine (systemd)."),
+    "deploy": ("hive.cli.deploy:deploy", "Install Hive's services on this machine."),
     "status": ("hive.cli.status:status", "Show the nodes and the queues."),
     "node": ("hive.cli.node:node", "Look at the nodes, drain them, let them resume, forget them."),
     "queue": ("hive.cli.queue:queue", "Look at the queues, purge them."),

@@ -129,7 +129,8 @@ def written_whole(texts: Mapping[Path, str], mode: int = 0o644, group: int = 0) 
             draft.replace(path)
     except BaseException:
         for draft in drafts.values():
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # somebody has put something into it
                 folder.rmdir()

@@ -9,7 +9,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import hive
 from hive.errors import HiveError
 
 NOBODY = 65534
@@ -65,7 +64,7 @@ def usable(program: Path, parts: tuple[Path, ...]) -> Path:
 def _parts() -> tuple[Path, ...]:
     """Where this process' interpreter, its libraries and Hive's package are."""
     interpreter = Path(sys.executable)
-    package = Path(next(iter(hive.__path__)))
+    package = Path(__file__).parents[1]
     return (interpreter, interpreter.resolve(), Path(sys.prefix), Path(sys.base_prefix), package)
 
 

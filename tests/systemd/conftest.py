@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,13 @@ collect_ignore_glob = [] if os.environ.get("HIVE_TEST_SYSTEMD") else ["test_*.py
 if not collect_ignore_glob:
     from tests.systemd.machine import Machine, booted
     from tests.systemd.services import Services
+
+    def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+        """The first of them also waits for the base, the wheels and the venv: minutes, once."""
+        here = Path(__file__).parent
+        for item in items:
+            if here in item.path.parents:
+                item.add_marker(pytest.mark.timeout(900))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

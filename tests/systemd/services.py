@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,14 @@ class Services:
         """The pid of a spore's Celery worker."""
         listed = self.machine.done("pgrep", "-P", str(self.machine.main_pid(unit))).stdout.split()
         return int(listed[0]) if listed else 0
+
+    def shows_flower(self) -> bool:
+        """Whether Flower's page knows the spore."""
+        try:
+            with urllib.request.urlopen("http://127.0.0.1:5555/", timeout=10) as page:
+                return b"spore-1@" in page.read()
+        except OSError:
+            return False
 
     def send(self, task: str, *arguments: object, **options: object) -> AsyncResult[Any]:
         return self.app.send_task(f"work.{task}", arguments, **options)

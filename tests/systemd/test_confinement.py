@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tests.systemd.machine import PATIENCE, Machine, wait_until
-from tests.systemd.services import NEXUS, SPORE, UNITS, Services
+from tests.systemd.services import FLOWER, NEXUS, SPORE, UNITS, Services
 
 MOST = 2.0
 TEXT = "Hive knows its machines. It sends each task to the best one. Cats sleep a lot."
@@ -34,8 +34,10 @@ def all_at_work(services: Services) -> None:
 
 
 def test_a_service_at_work_is_exposed_at_most_2(services: Services) -> None:
+    services.systemctl("start", FLOWER)
     all_at_work(services)
-    for unit in (NEXUS, SPORE):
+    wait_until(services.shows_flower, "Flower's page is there")
+    for unit in (NEXUS, SPORE, FLOWER):
         assert exposure(services.machine, unit) <= MOST
 
 

@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from tests.systemd.machine import PATIENCE, wait_until
-from tests.systemd.services import NEXUS, REDIS, SPORE, Services
+from tests.systemd.services import FLOWER, NEXUS, REDIS, SPORE, Services
 
 
 def is_back(services: Services, unit: str, before: int) -> None:
@@ -26,6 +26,15 @@ def test_a_killed_nexus_is_back(services: Services) -> None:
     wait_until(lambda: services.works(NEXUS), "it watches over the cluster")
     with urllib.request.urlopen("http://127.0.0.1:8787/health", timeout=10) as answer:
         assert json.load(answer)["status"] == "ok"
+
+
+def test_a_killed_flower_is_back(services: Services) -> None:
+    services.systemctl("start", FLOWER)
+    wait_until(services.shows_flower, "its page is there")
+    before = services.machine.main_pid(FLOWER)
+    services.machine.kill(before)
+    is_back(services, FLOWER, before)
+    wait_until(services.shows_flower, "its page is there again")
 
 
 @pytest.mark.parametrize("whom", ["supervisor", "worker"])
