@@ -121,8 +121,12 @@ class Engine:
         """A signal to a container's first process, as the kernel sends one when memory is short:
         the engine takes it for a crash, unlike what `docker kill` does.
         """
+        self.inside("kill", f"-{int(sig)}", str(self.first_of(container)))
+
+    def first_of(self, container: str) -> int:
+        """The pid of a container's first process, as `inside` sees it."""
         [known] = self.inspect(container)
-        self.inside("kill", f"-{int(sig)}", str(known["State"]["Pid"]))
+        return int(known["State"]["Pid"])
 
     def listening(self) -> set[str]:
         """The TCP addresses at which the engine's machine, not a container, listens."""

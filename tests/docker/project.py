@@ -17,6 +17,7 @@ from tests.harness import wait_until
 
 PATIENCE = 90
 LABEL = "com.docker.compose"
+TOOLS = ("1", "2")
 PASSWORDS = ("REDIS_PASSWORD", "REDIS_ADMIN_PASSWORD", "HIVE_FLOWER_PASSWORD")
 
 
@@ -24,7 +25,7 @@ class Project:
     """What somebody has who copied the compose files and config/, and wrote a .env.
 
     tool: "1" is docker-compose 1.29, as Debian 12 has it, "2" is Docker's own Compose 2.
-    passwords: by name; made where they are not given.
+    passwords: those of .env, by name; made where they are not given.
     settings: further lines of .env.
     """
 
@@ -49,7 +50,7 @@ class Project:
         for file in files:
             shutil.copy(REPOSITORY / file, directory)
         shutil.copytree(REPOSITORY / "config", directory / "config")
-        self.passwords = dict(passwords or {name: secrets.token_urlsafe(32) for name in PASSWORDS})
+        self.passwords = dict(passwords if passwords is not None else _new_passwords())
         self.settings = {"HIVE_IMAGE": SHOP, "HIVE_APP": "shop:app", "HIVE_CONCURRENCY": "2"}
         self.settings |= settings or {}
         self.write_env()
@@ -92,6 +93,16 @@ class Project:
         """What the command `hive` says in the nexus' container."""
         return self.execute("nexus", "hive", *arguments, **options)
 
+    def redis(self, *command: str, user: str = "", password: str = "") -> str:
+        """What the broker answers to redis-cli, on the network of the nexus."""
+        login = ["--user", user, "--no-auth-warning"] if user else []
+        environment = ["--env", f"REDISCLI_AUTH={password}"] if password else []
+        asked = ["redis-cli", "-h", "redis", *login, *command]
+        told = self.engine.docker(
+            "exec", *environment, self.container("redis"), *asked, check=False
+        )
+        return (told.stderr + told.stdout).strip()
+
     def python(self, program: str, *arguments: str, **options: Any) -> str:
         """What a Python program prints that runs in the nexus' container, as a client of the hive;
         `app`, `wait` and `double` of shop.py are there.
@@ -125,10 +136,11 @@ class Project:
         known = self.engine.inspect(*self.containers(service))
         return {container["State"]["Health"]["Status"] for container in known}
 
-    def logs(self) -> str:
-        """All that its containers have said, one after the other."""
-        every = [self.engine.docker("logs", one) for one in self.containers(stopped=True)]
-        return "\n".join(one.stdout + one.stderr for one in every)
+    def logs(self, service: str | None = None) -> str:
+        """All that the containers of a service, or of all, have said; a NUL between two of them."""
+        every = self.containers(service, stopped=True)
+        done = [self.engine.docker("logs", one) for one in every]
+        return "\0".join(one.stdout + one.stderr for one in done)
 
     def remove(self) -> None:
         """No container, network or volume of it is left."""
@@ -140,3 +152,7 @@ class Project:
             if named:
                 self.engine.docker(kind, "rm", *named)
         shutil.rmtree(self.directory)
+
+
+def _new_passwords() -> dict[str, str]:
+    return {name: secrets.token_urlsafe(32) for name in PASSWORDS}
