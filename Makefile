@@ -43,7 +43,7 @@ docker: $(READY) ## Run the image, the compose file and stacks on an engine of t
 systemd: $(READY) ## Run the units on a machine of the tests' own: root, systemd-container, debootstrap
 	@HIVE_TEST_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd
 
-browser: $(READY) ## Look at Flower in a browser: chromium and its driver
+browser: $(READY) ## Look at Flower in a browser: chromium
 	@HIVE_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 test-deploy: docker systemd netns browser ## Run what proves a hive where it runs: these four

@@ -25,7 +25,7 @@ TOOLS: dict[str, dict[str, str]] = {
     | BASE_TOOLS
     | {"dockerd": "docker.io", "docker-compose": "docker-compose", "iptables": "iptables"},
     "systemd": NAMESPACE_TOOLS | BASE_TOOLS | {"systemd-nspawn": "systemd-container"},
-    "browser": {"chromium": "chromium", "chromedriver": "chromium-driver"},
+    "browser": {"chromium": "chromium"},
 }
 """For each group the programs that it starts, each with the package of Debian that has it."""
 

@@ -74,5 +74,5 @@ class KeptEvents(Events):
     def save_state(self) -> None:
         try:
             super().save_state()
-        except Exception as error:  # noqa: BLE001 - whatever it is, Flower goes on, and can be ended
+        except Exception as error:  # noqa: BLE001 - Flower goes on, and can be ended
             log.error("flower_history_not_saved", database=self.db, reason=str(error))
