@@ -17,6 +17,8 @@ from tests.integration.flowers import FlowerProcess
 from tests.integration.jobs import add_numbers, complain, wait_for
 from tests.integration.secured import AclServer, Certificates, TlsServer
 
+pytestmark = pytest.mark.timeout(240)  # of which a hive and a Flower take a part to start
+
 PURGED_AFTER = 12
 OWN = f"purge_offline_workers = {PURGED_AFTER}\n"
 SLOTS = 2
