@@ -14,10 +14,27 @@ LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -
 INSTALLED := --extra flower --extra gpu --extra container
 BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
+# The image, and what it is made on. Wheels are gathered anew when that, or a lock, has changed.
+BASE ?= python:3.11-slim-bookworm
+IMAGE := venom-hive:$(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+DOCKER ?= docker
+WHEELS := wheels/.gathered-$(firstword $(shell (echo $(BASE); cat requirements-build.lock requirements.lock) | cksum))
+# What of this machine's pip settings holds in a container, too; a variable that is not set is passed over.
+PIP_SETTINGS := $(addprefix --env ,PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT HTTPS_PROXY https_proxy NO_PROXY no_proxy)
+define GATHER
+python3 -m venv /tmp/venv
+pip="/tmp/venv/bin/python -m pip -q --disable-pip-version-check --no-input --no-cache-dir"
+$$pip install --require-hashes -r /locks/requirements-build.lock
+for lock in /locks/requirements-build.lock /locks/requirements.lock; do
+    $$pip download --require-hashes --no-build-isolation --dest /wheels -r $$lock
+done
+endef
+export GATHER
+
 MINUTES ?= 30
 RATE ?= 200
 
-.PHONY: help setup upstream demo test conformance chaos netns docker systemd browser test-deploy soak check format bench lock upgrade clean
+.PHONY: help setup upstream demo test conformance chaos netns docker systemd browser test-deploy soak wheels image check format bench lock upgrade clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -71,6 +88,19 @@ format: $(READY) ## Lay out the code and apply ruff's safe fixes
 
 bench: $(READY) ## Run every bench, one after the other, and print their ratios
 	@$(BIN)/python -m bench
+
+wheels: $(WHEELS) ## Gather in wheels/ what the image needs, with the Python of its BASE in a container
+
+$(WHEELS):
+	@echo "Gathering the wheels for $(BASE) ..."
+	@rm -rf wheels && mkdir wheels
+	@$(DOCKER) run --rm --user "$$(id -u):$$(id -g)" $(DOCKER_RUN) $(PIP_SETTINGS) --env HOME=/tmp --env GATHER \
+		--volume "$(CURDIR)/wheels:/wheels" --volume "$(CURDIR)/requirements-build.lock:/locks/requirements-build.lock:ro" \
+		--volume "$(CURDIR)/requirements.lock:/locks/requirements.lock:ro" $(BASE) sh -ec 'eval "$$GATHER"'
+	@touch $@
+
+image: wheels ## Build the image of Hive from wheels/, on BASE (python:3.11-slim-bookworm), without a network
+	@$(DOCKER) build --network none --build-arg BASE=$(BASE) $(DOCKER_BUILD) --tag $(IMAGE) .
 
 lock: $(LOCKED) ## Write the lock files for pyproject.toml; pins that still fit stay
 	@$(LOCK) $(UPGRADE) --all-extras --output-file requirements-dev.lock pyproject.toml

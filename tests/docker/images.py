@@ -69,10 +69,11 @@ def context(to: Path) -> Path:
 
 
 def build(engine: Engine, directory: Path) -> None:
-    """Hive's image, and on top of it that of an application, both without a network."""
+    """`make image`, and on top of it an application, both without a network."""
     where = context(directory / "context")
-    cached = (f"--cache-from={tag}" for tag in STAGES.values())
-    engine.docker("build", "--network", "none", *cached, "--tag", IMAGE, str(where), timeout=600)
+    cached = " ".join(f"--cache-from={tag}" for tag in STAGES.values())
+    engine.run("make", "--touch", "wheels", cwd=where)
+    engine.run("make", "image", f"DOCKER_BUILD={cached}", cwd=where, timeout=900)
     shutil.rmtree(where)
     shop = directory / "shop"
     shop.mkdir()
