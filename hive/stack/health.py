@@ -15,6 +15,10 @@ RESTARTS_THAT_TELL = 2
 """A service that ends by itself that often while one waits does not become healthy."""
 SETTLED_AFTER = 3.0
 """Seconds that one must have run which no check looks at: it may end as soon as it has begun."""
+UNHEALTHY_FOR = 30.0
+"""Seconds after which one has failed that its check finds unhealthy. Where a machine is overloaded
+checks take too long, and then pass again.
+"""
 LOG_LINES = 40
 
 
@@ -25,6 +29,7 @@ class Watch:
         self._services = set(services)
         self._restarts: dict[str, int] = {}
         self._since: dict[tuple[str, str], float] = {}
+        self._unhealthy_since: dict[str, float] = {}
 
     def of_interest(self, found: Sequence[Container]) -> list[Container]:
         return [one for one in found if one.service in self._services]
@@ -37,18 +42,21 @@ class Watch:
         """Those that do not serve yet."""
         return [one for one in found if not (one.is_done or self._serves(one, now))]
 
-    def failed(self, found: Sequence[Container]) -> list[Container]:
+    def failed(self, found: Sequence[Container], now: float) -> list[Container]:
         """Those that will not serve."""
-        return [one for one in found if self._has_failed(one)]
+        return [one for one in found if self._has_failed(one, now)]
 
     def _serves(self, one: Container, now: float) -> bool:
         since = self._since.setdefault((one.id, one.started_at), now)
         return one.serves and (one.health is not None or now - since >= SETTLED_AFTER)
 
-    def _has_failed(self, one: Container) -> bool:
+    def _has_failed(self, one: Container, now: float) -> bool:
+        if one.health == "unhealthy":
+            return now - self._unhealthy_since.setdefault(one.id, now) >= UNHEALTHY_FOR
+        self._unhealthy_since.pop(one.id, None)
         restarted = one.restarts - self._restarts.setdefault(one.id, one.restarts)
         ended = one.state in ("exited", "dead") and not one.is_done
-        return ended or restarted >= RESTARTS_THAT_TELL or one.health == "unhealthy"
+        return ended or restarted >= RESTARTS_THAT_TELL
 
 
 def wait_healthy(
@@ -64,14 +72,14 @@ def wait_healthy(
 
     until: of the clock `now`.
     Returns: the containers.
-    Raises: StackError at once for one that ends, or that its check finds unhealthy, with the last
-        line of its log; StackPartlyError for one that is still starting when the time is over.
+    Raises: StackError for one that ends, or that its check finds unhealthy for a while, with the
+        last line of its log; StackPartlyError for one that does not serve when the time is over.
     """
     watch = Watch(services)
     while True:
         found = watch.of_interest(containers_of(engine, stack))
         late, missing = watch.late(found, now()), watch.missing(found)
-        for one in watch.failed(found):
+        for one in watch.failed(found, now()):
             raise StackError(not_healthy(engine, one))
         if not late and not missing:
             return found

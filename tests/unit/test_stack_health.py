@@ -9,7 +9,7 @@ import pytest
 
 from hive.stack.containers import Container, check_same_directory, counted
 from hive.stack.errors import StackError
-from hive.stack.health import SETTLED_AFTER, Watch
+from hive.stack.health import SETTLED_AFTER, UNHEALTHY_FOR, Watch
 
 SPORE = Container(
     id="1",
@@ -33,7 +33,7 @@ def test_one_serves_when_its_check_says_so() -> None:
     starting = replace(SPORE, health="starting")
     assert watch.late([starting], 0) == [starting]
     assert watch.late([SPORE], 1) == []
-    assert watch.failed([starting, SPORE]) == []
+    assert watch.failed([starting, SPORE], 1) == []
 
 
 def test_one_without_a_check_serves_when_it_has_run_for_a_while() -> None:
@@ -50,25 +50,34 @@ def test_one_without_a_check_serves_when_it_has_run_for_a_while() -> None:
     [
         replace(SPORE, state="exited", exit_code=1),
         replace(SPORE, state="dead"),
-        replace(SPORE, health="unhealthy"),
     ],
 )
-def test_one_that_ended_or_is_unhealthy_has_failed(failed: Container) -> None:
-    assert Watch(["spore"]).failed([SPORE, failed]) == [failed]
+def test_one_that_ended_has_failed(failed: Container) -> None:
+    assert Watch(["spore"]).failed([SPORE, failed], 0) == [failed]
+
+
+def test_one_has_failed_when_its_check_has_found_it_unhealthy_for_a_while() -> None:
+    watch = Watch(["spore"])
+    ill = replace(SPORE, health="unhealthy")
+    assert watch.failed([ill], 10) == []
+    assert watch.late([ill], 10) == [ill]
+    assert watch.failed([SPORE], 20) == []
+    assert watch.failed([ill], 30) == []
+    assert watch.failed([ill], 30 + UNHEALTHY_FOR) == [ill]
 
 
 def test_one_that_ends_again_and_again_has_failed() -> None:
     watch = Watch(["spore"])
     before = replace(SPORE, restarts=7)
-    assert watch.failed([before]) == []
-    assert watch.failed([replace(before, restarts=8)]) == []
-    assert watch.failed([replace(before, restarts=9)]) != []
+    assert watch.failed([before], 0) == []
+    assert watch.failed([replace(before, restarts=8)], 0) == []
+    assert watch.failed([replace(before, restarts=9)], 0) != []
 
 
 def test_one_that_has_done_what_it_was_for_is_neither_late_nor_failed() -> None:
     watch = Watch(["migrate"])
     done = replace(SPORE, service="migrate", state="exited", health=None)
-    assert watch.late([done], 0) == watch.failed([done]) == []
+    assert watch.late([done], 0) == watch.failed([done], 0) == []
 
 
 def test_a_service_without_containers_is_missing() -> None:
