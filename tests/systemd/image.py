@@ -38,7 +38,7 @@ def layers() -> list[Path]:
     change them.
     """
     wheels, root = base.wheels(), base.root()
-    venv = base._made_once(f"venv-{root.name}-{wheels.name}", _install)
+    venv = base.made_once(f"venv-{root.name}-{wheels.name}", _install)
     return [venv, root]
 
 

@@ -23,7 +23,7 @@ from tests.systemd import image
 from tests.systemd.groups import own_groups
 
 T = TypeVar("T")
-PATIENCE = 60
+PATIENCE = 120
 POLL = 0.2
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 

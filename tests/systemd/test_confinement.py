@@ -41,21 +41,28 @@ def test_a_service_at_work_is_exposed_at_most_2(services: Services) -> None:
         assert exposure(services.machine, unit) <= MOST
 
 
-def test_a_node_with_a_gpu_sees_its_devices_and_is_hardly_more_exposed(services: Services) -> None:
+def test_a_node_with_a_gpu_sees_its_devices_and_opens_no_others(services: Services) -> None:
+    """There is no GPU here: what stands for it has the number of NVIDIA's, and no driver."""
     machine = services.machine
+
+    def opened(path: str) -> object:
+        return services.send("opened", path).get(timeout=PATIENCE)
+
     machine.run("mknod", "-m", "666", "/dev/nvidiactl", "c", "195", "255")
+    machine.run("mknod", "-m", "666", "/dev/another", "c", "10", "229")  # that of fuse
     try:
-        assert services.send("sees", "/dev/nvidiactl").get(timeout=PATIENCE) is False
+        assert opened("/dev/nvidiactl") == opened("/dev/another") == "ENOENT"
         done = services.deploy()
         assert done["written"] == [f"{UNITS}/hive-spore@.service.d/gpu.conf"]
         services.systemctl("restart", SPORE)
         services.has_drop_in = True
         wait_until(lambda: services.works(SPORE), "it works")
-        assert services.send("sees", "/dev/nvidiactl").get(timeout=PATIENCE) is True
+        assert opened("/dev/nvidiactl") != "ENOENT"
+        assert opened("/dev/another") == "EPERM"
         all_at_work(services)
         assert exposure(machine, SPORE) <= MOST
     finally:
-        machine.run("rm", "/dev/nvidiactl")
+        machine.run("rm", "/dev/nvidiactl", "/dev/another")
 
 
 def test_limits_of_a_unit_are_those_of_its_node_and_one_task_beyond_them_is_one_death(

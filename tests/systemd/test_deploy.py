@@ -209,6 +209,19 @@ def test_what_cannot_work_is_refused_and_nothing_is_done(machine: Machine, how: 
     assert files(machine) == before == {}
 
 
+def test_an_interrupted_one_has_done_all_or_nothing_and_the_next_one_does_the_rest(
+    machine: Machine,
+) -> None:
+    for seconds in ("0.5", "1", "1.5", "2", "3"):
+        machine.done("timeout", "--signal=INT", seconds, HIVE, "deploy", "systemd")
+        units = [name for name in NAMES if machine.path(f"{UNITS}/{name}").exists()]
+        assert units in ([], list(NAMES)), seconds
+        assert machine.path(ENV_FILE).exists() == bool(units)
+    deploy(machine)
+    assert machine.run("systemctl", "is-enabled", *ENABLED).split() == ["enabled"] * 3
+    assert not [name for name in files(machine) if name.endswith(".new")]
+
+
 def test_a_full_disk_leaves_all_as_it_was(machine: Machine) -> None:
     full = f"mount -t tmpfs -o size=4k tmpfs {UNITS} && exec {HIVE} deploy systemd"
     done = machine.done("unshare", "--mount", "sh", "-c", full)
