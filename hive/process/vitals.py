@@ -23,6 +23,8 @@ LENGTH = 1024
 TURN_WITHIN = 15.0
 """Seconds within which a loop turns at least; it never waits longer than 5 in one go."""
 LOCK_WITHIN = 1.0
+MACHINES_OWN = "pid:[4026531836]"
+"""The namespace of pids outside of all containers, by the kernel's fixed number."""
 
 Kind = Literal["spore", "nexus"]
 State = Literal[
@@ -48,7 +50,7 @@ _WORDS: dict[State, str] = {
 class Vitals(NamedTuple):
     """What one process has left.
 
-    node: `name@host`. space: the namespace of pids in which it runs, by which those of other
+    node: `name@host`. space: the machine or container in which it runs, by which those of other
     containers that share HIVE_HOME are known. detail: why, or for what; "" where nothing is to be
     added. turned: when its loop last turned, in seconds of `time.monotonic`.
     """
@@ -130,9 +132,7 @@ class VitalsFile:
         """Say that the loop turns, and in which state the process is."""
         if self._fd is None:
             return
-        told = Vitals(
-            self._kind, self._node, os.getpid(), _pid_space(), state, detail, self._clock()
-        )
+        told = Vitals(self._kind, self._node, os.getpid(), _space(), state, detail, self._clock())
         try:
             os.pwrite(self._fd, _packed(told), 0)
         except OSError as error:
@@ -163,7 +163,7 @@ def read(home: Path) -> list[Vitals]:
     Raises: OSError where it is there and cannot be read.
     """
     found = (_read(path) for path in sorted((home / DIRECTORY).glob("*.json")))
-    return [vitals for vitals in found if vitals is not None and vitals.space == _pid_space()]
+    return [vitals for vitals in found if vitals is not None and vitals.space == _space()]
 
 
 def _read(path: Path) -> Vitals | None:
@@ -222,16 +222,20 @@ def _is_held(fd: int) -> bool:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what containers have left that are gone: no other has their namespace again."""
+    """Remove what containers have left that are gone."""
     for path in directory.glob("*.json"):
         vitals = _read(path)
-        if vitals is not None and vitals.state == "ended" and vitals.space != _pid_space():
+        if vitals is not None and vitals.state == "ended" and vitals.space != _space():
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
-def _pid_space() -> str:
+def _space() -> str:
+    """The machine or container of this process: its namespace of pids, and of a container its host
+    name, too, since the kernel gives the number of a namespace that is gone to the next one.
+    """
     try:
-        return str(Path("/proc/self/ns/pid").readlink())
+        pids = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
+    return pids if pids == MACHINES_OWN else f"{pids}@{os.uname().nodename}"

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from hive.process import vitals as module
 from hive.process.vitals import LENGTH, TURN_WITHIN, State, VitalsFile, read
 
 
@@ -92,6 +94,26 @@ def test_those_of_other_containers_are_not_read_and_swept_once_they_are_gone(
     assert [vitals.name for vitals in read(tmp_path)] == ["here"]
     VitalsFile(tmp_path, "nexus", "nexus").close()
     assert not other.exists()
+    file.close()
+
+
+def test_a_container_is_well_that_got_the_number_of_one_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MACHINES_OWN", "")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="c1"))
+    file = VitalsFile(tmp_path, "spore", "s")
+    file.write("working")
+    left = tmp_path / "vitals" / "s@c1.spore.json"
+    text = left.read_text()
+    file.close()
+    left.write_text(text)
+    assert one(tmp_path) == ("ended", False, False)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="c2"))
+    file = VitalsFile(tmp_path, "spore", "s")
+    file.write("working")
+    assert one(tmp_path) == ("working", True, True)
+    assert not left.exists()
     file.close()
 
 
