@@ -191,8 +191,7 @@ _NONE = {"name": "", "state": "down", "health": None, "restarts": "", "ports": (
 )
 @json_option
 def logs(*, service: str | None, name: str, tail: int, as_json: bool) -> None:
-    """Show the last lines of a service, or of all; of several containers in the order of their
-    times.
+    """Show the last lines of a service, or of all, in the order of their times.
 
     \b
     Example:

@@ -138,9 +138,9 @@ def check_same_directory(containers: list[Container], directory: Path) -> None:
 
 
 def log_of(engine: Engine, container: Container, tail: int, *, times: bool = False) -> str:
-    """The last lines that a container has written, stdout and stderr as they came.
+    """The last lines that a container has written, those of stderr after those of stdout.
 
-    times: each line begins with its time, by which those of several can be put in order.
+    times: each line begins with its time, by which they can be put in order.
     """
     options = ["--tail", str(tail), *(["--timestamps"] if times else [])]
     said = engine.docker("logs", *options, container.id)

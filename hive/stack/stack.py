@@ -24,7 +24,13 @@ from hive.stack.errors import StackError, StackPartlyError, UnknownStackError
 from hive.stack.health import wait_healthy, why_not_started
 from hive.stack.image import Say, Source, provide
 from hive.stack.ports import check_free
-from hive.stack.removal import remove_containers, remove_networks, remove_volumes, volumes_of
+from hive.stack.removal import (
+    STOPS_WITHIN,
+    remove_containers,
+    remove_networks,
+    remove_volumes,
+    volumes_of,
+)
 
 SPORE = "spore"
 BROKER = "redis"
@@ -107,6 +113,7 @@ class Stack:
     def scale(self, service: str, number: int, *, timeout: float = TIMEOUT) -> list[Container]:
         """Run so many containers of a service; those that are too many finish what they run.
 
+        timeout: seconds for those that are there then to become healthy.
         Returns: the containers of the service.
         Raises: InvalidInputError, UnknownStackError, HiveError.
         """
@@ -120,19 +127,19 @@ class Stack:
             raise InvalidInputError("There is one broker: two would write to the same data.")
         with self.directory.locked():
             self._say(f"Scaling {service} to {number} …")
-            until = time.monotonic() + timeout
             engine.compose(
                 *self.directory.options(),
                 *("up", "--detach", "--no-deps", "--no-recreate", "--no-build"),
                 *("--scale", f"{service}={number}", service),
                 doing=f"Service {service} could not be scaled",
-                within=timeout,
+                within=STOPS_WITHIN,
             )
+            until = time.monotonic() + timeout
             return wait_healthy(engine, self.name, [service] if number else [], until)
 
     def logs(self, service: str | None, tail: int = TAIL) -> str:
-        """The last lines of a service, or of all: those of several containers in the order of their
-        times, each with its container's name before it.
+        """The last lines of a service, or of all, in the order of their times; where they are of
+        several containers, each has its container's name before it.
 
         Raises: InvalidInputError, UnknownStackError, HiveError.
         """
@@ -143,13 +150,12 @@ class Stack:
             if service not in names:
                 compose_file.known_service(self._file(), service)
             found = [one for one in found if one.service == service]
-        if len(found) == 1:
-            return log_of(engine, found[0], tail)
         lines = []
         for one in found:
+            who = f"{one.service}-{one.number} | " if len(found) > 1 else ""
             for line in log_of(engine, one, tail, times=True).splitlines():
                 when, _, said = line.partition(" ")
-                lines.append((when, f"{one.service}-{one.number} | {said}"))
+                lines.append((when, f"{who}{said}"))
         lines.sort(key=lambda line: line[0])
         return "".join(f"{line}\n" for _, line in lines)
 
