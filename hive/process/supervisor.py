@@ -54,6 +54,8 @@ class Supervisor:
         self._home = settings.hive_home
         self._broker = f"{settings.redis_host}:{settings.redis_port}"
         self._drain_timeout = settings.hive_drain_timeout
+        # A plain Celery worker tells nothing of itself: that it runs is all that can be known.
+        self._gives_signs = settings.enable_hive
         self._worker = Respawning(self._start)
         self._parent: int | None = None
         # How many times it was told to stop, and when (monotonic seconds) it goes one step further
@@ -155,6 +157,8 @@ class Supervisor:
             return "waiting", f"{self._broker} refuses REDIS_USERNAME and REDIS_PASSWORD"
         if last == DRAINS:
             return "draining", ""
+        if not self._gives_signs and self._worker.child is not None:
+            return "working", ""
         if self._ended_with is None:
             return "starting", ""
         return "restarting", f"its worker ended with exit code {self._ended_with}"

@@ -92,6 +92,14 @@ def test_of_a_spore_from_its_start_to_its_end(health: Asked, server: BrokerServe
         process.kill()
 
 
+def test_of_a_spore_without_hive(health: Asked, server: BrokerServer) -> None:
+    process = spore(health, ENABLE_HIVE="false", **server.environment)
+    try:
+        wait_until(lambda: health("--ready")[0] == 0, what="it runs")
+    finally:
+        process.kill()
+
+
 def test_of_a_spore_whose_broker_does_not_let_it_in(health: Asked, tmp_path: Path) -> None:
     server = BrokerServer(tmp_path / "broker", password="right").start()
     process = spore(health, **server.environment | {"REDIS_PASSWORD": "wrong"})
