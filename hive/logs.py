@@ -44,8 +44,17 @@ class _WithLevel(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = self._inner.format(record)
-        level = next((to for least, to in _LEVELS if record.levelno >= least), 7)
-        return "\n".join(f"<{level}>{line}" for line in text.splitlines())
+        mark = _mark(record.levelno)
+        return "\n".join(f"{mark}{line}" for line in text.splitlines())
+
+
+def journal_mark(level: int) -> str:
+    """What a line on stderr begins with to have its level in the journal; elsewhere nothing."""
+    return _mark(level) if _is_journal(sys.stderr) else ""
+
+
+def _mark(level: int) -> str:
+    return f"<{next((to for least, to in _LEVELS if level >= least), 7)}>"
 
 
 _LEVELS = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))

@@ -129,9 +129,19 @@ def execute(arguments: Sequence[str]) -> int:
 
 def complain(error: HiveError) -> int:
     """Print the error as one line on stderr, and in the command's JSON. Returns: its exit code."""
-    note(f"hive: {' '.join(error.message.split())}")
+    note(f"{_mark_of_errors()}hive: {' '.join(error.message.split())}")
     end_json(error.message)
     return error.exit_code
+
+
+def _mark_of_errors() -> str:
+    if "JOURNAL_STREAM" not in os.environ:
+        return ""  # logging need not be loaded, which `hive health` has no use for
+    import logging
+
+    from hive.logs import journal_mark
+
+    return journal_mark(logging.ERROR)
 
 
 def _expected(error: Exception) -> HiveError | None:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,4 +130,18 @@ def test_lines_for_the_journal_carry_their_level_and_others_do_not(
     assert lines[3] == "<3>ERROR three"
     assert all(line.startswith("<3>") for line in lines[3:])
     assert "<" not in elsewhere.getvalue().replace("<module>", "")
-    assert sys.stderr is not None
+
+
+def test_the_sentence_of_a_command_that_fails_is_an_error_in_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        environment = os.environ | {
+            "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}",
+            "HIVE_HEARTBEAT_INTERVAL": "never",
+        }
+        command = [sys.executable, "-m", "hive", "nexus"]
+        done = subprocess.run(command, env=environment, stderr=journal, check=False)
+        journal.seek(0)
+        said = journal.read()
+    assert (done.returncode, said.count("\n")) == (2, 1)
+    assert said.startswith("<3>hive: HIVE_HEARTBEAT_INTERVAL cannot be 'never'")
