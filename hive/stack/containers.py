@@ -4,6 +4,7 @@ output of `compose ps`, differ from version to version.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ SERVICE = "com.docker.compose.service"
 _DIRECTORY = "com.docker.compose.project.working_dir"
 _ONE_OFF = "com.docker.compose.oneoff"
 _NUMBER = "com.docker.compose.container-number"
+GRACE = 10
+"""Seconds that the engine gives a container that says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Container:
     """As 127.0.0.1:5555->5555/tcp."""
     directory: str
     """The one that its compose project was started from."""
+    grace: int
+    """Seconds that it has to stop."""
 
     @property
     def runs(self) -> bool:
@@ -57,7 +62,7 @@ class Container:
     def described(self) -> dict[str, Any]:
         """For programs."""
         mine = asdict(self)
-        for name in ("stack", "service", "number", "directory"):
+        for name in ("stack", "service", "number", "directory", "grace"):
             del mine[name]
         return {**mine, "ports": list(self.ports)}
 
@@ -95,7 +100,7 @@ def _labels(inspected: dict[str, Any]) -> dict[str, str]:
 
 def _container(inspected: dict[str, Any]) -> Container:
     labels, state = _labels(inspected), inspected["State"]
-    number = labels.get(_NUMBER, "1")
+    number, grace = labels.get(_NUMBER, "1"), inspected["Config"].get("StopTimeout")
     return Container(
         id=inspected["Id"],
         name=inspected["Name"].lstrip("/"),
@@ -110,6 +115,7 @@ def _container(inspected: dict[str, Any]) -> Container:
         started_at=state.get("StartedAt", ""),
         ports=tuple(_ports(inspected)),
         directory=labels.get(_DIRECTORY, ""),
+        grace=GRACE if grace is None else int(grace),
     )
 
 
@@ -145,6 +151,11 @@ def log_of(engine: Engine, container: Container, tail: int, *, times: bool = Fal
     options = ["--tail", str(tail), *(["--timestamps"] if times else [])]
     said = engine.docker("logs", *options, container.id)
     return said.out + said.err
+
+
+def longest_grace(containers: Iterable[Container]) -> int:
+    """Seconds that stopping any of them may take, each beside the others."""
+    return max((one.grace for one in containers), default=0)
 
 
 def counted(containers: list[Container]) -> str:

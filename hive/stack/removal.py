@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hive.stack.containers import PROJECT, Container
+from hive.stack.containers import PROJECT, Container, longest_grace
 from hive.stack.engine import Engine
 
-STOPS_WITHIN = 3600.0
-"""Seconds; each container has its own time to stop, from its compose file."""
+BEYOND_GRACE = 120.0
+"""Seconds for the engine itself, when containers have used up their own time to stop."""
 
 
 def remove_containers(engine: Engine, found: Sequence[Container], *, last: str) -> None:
@@ -20,13 +20,14 @@ def remove_containers(engine: Engine, found: Sequence[Container], *, last: str) 
     Raises: HiveError.
     """
     for group in (
-        [one.id for one in found if one.service != last],
-        [one.id for one in found if one.service == last],
+        [one for one in found if one.service != last],
+        [one for one in found if one.service == last],
     ):
         if group:
+            ids, within = [one.id for one in group], longest_grace(group) + BEYOND_GRACE
             doing = "The containers could not be ended"
-            engine.docker("stop", *group, doing=doing, within=STOPS_WITHIN)
-            engine.docker("rm", "--force", "--volumes", *group, doing=doing)
+            engine.docker("stop", *ids, doing=doing, within=within)
+            engine.docker("rm", "--force", "--volumes", *ids, doing=doing)
 
 
 def remove_networks(engine: Engine, stack: str) -> None:

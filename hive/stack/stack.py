@@ -17,6 +17,7 @@ from hive.stack.containers import (
     containers_of,
     counted,
     log_of,
+    longest_grace,
 )
 from hive.stack.directory import StackDirectory, packaged_compose
 from hive.stack.engine import Engine, OverdueError
@@ -25,7 +26,6 @@ from hive.stack.health import wait_healthy, why_not_started
 from hive.stack.image import Say, Source, provide
 from hive.stack.ports import check_free
 from hive.stack.removal import (
-    STOPS_WITHIN,
     remove_containers,
     remove_networks,
     remove_volumes,
@@ -118,7 +118,8 @@ class Stack:
         Raises: InvalidInputError, UnknownStackError, HiveError.
         """
         engine = Engine.find()
-        if not self._known(engine):
+        before = self._known(engine)
+        if not before:
             raise StackError(f"The stack {self.name} is down: `hive stack up` starts it.")
         compose_file.known_service(self._file(), service)
         if not 0 <= number <= MOST_CONTAINERS:
@@ -132,7 +133,8 @@ class Stack:
                 *("up", "--detach", "--no-deps", "--no-recreate", "--no-build"),
                 *("--scale", f"{service}={number}", service),
                 doing=f"Service {service} could not be scaled",
-                within=STOPS_WITHIN,
+                # Those that are too many have their time to stop.
+                within=timeout + longest_grace(before),
             )
             until = time.monotonic() + timeout
             return wait_healthy(engine, self.name, [service] if number else [], until)
@@ -236,9 +238,11 @@ class Stack:
             scale = ["--scale", f"{SPORE}={spores}"]
             services = [name for name in services if name != SPORE or spores]
         self._say(f"Starting the stack {self.name} …")
-        until = time.monotonic() + wishes.timeout
+        # Those that run may be replaced, and have their time to stop first.
+        within = wishes.timeout + longest_grace(before)
+        until = time.monotonic() + within
         with self._nothing_half_started(engine, new=not before):
-            self._compose_up(engine, scale, wishes.timeout)
+            self._compose_up(engine, scale, within)
             return wait_healthy(engine, self.name, services, until)
 
     def _compose_up(self, engine: Engine, scale: list[str], timeout: float) -> None:

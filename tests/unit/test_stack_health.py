@@ -25,6 +25,7 @@ SPORE = Container(
     started_at="2026-01-01T00:00:00Z",
     ports=(),
     directory="/s/hive",
+    grace=20,
 )
 
 
