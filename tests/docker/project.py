@@ -142,15 +142,21 @@ class Project:
         done = [self.engine.docker("logs", one) for one in every]
         return "\0".join(one.stdout + one.stderr for one in done)
 
+    def left(self) -> dict[str, list[str]]:
+        """The containers, networks and volumes that there are of it, by kind."""
+        label = ("--quiet", "--filter", f"label={LABEL}.project={self.name}")
+        found = {
+            kind: self.engine.docker(kind, "ls", *label).stdout.split()
+            for kind in ("network", "volume")
+        }
+        return {"container": self.containers(stopped=True)} | found
+
     def remove(self) -> None:
         """No container, network or volume of it is left."""
-        label = f"label={LABEL}.project={self.name}"
-        if every := self.containers(stopped=True):
-            self.engine.docker("rm", "--force", "--volumes", *every)
-        for kind in ("network", "volume"):
-            named = self.engine.docker(kind, "ls", "--quiet", "--filter", label).stdout.split()
-            if named:
-                self.engine.docker(kind, "rm", *named)
+        for kind, names in self.left().items():
+            if names:
+                options = ["--force", "--volumes"] if kind == "container" else []
+                self.engine.docker(kind, "rm", *options, *names)
         shutil.rmtree(self.directory)
 
 

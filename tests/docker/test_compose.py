@@ -120,7 +120,6 @@ def test_the_broker_itself_does_not_have_the_passwords(hive: Project) -> None:
     first = hive.engine.first_of(hive.container("redis"))
     environment = hive.engine.inside("cat", f"/proc/{first}/environ").stdout
     acl = hive.execute("redis", "cat", "/run/hive/users.acl")
-    assert "PATH=" in environment
     assert "user default off" in acl
     for password in hive.passwords.values():
         assert password not in environment

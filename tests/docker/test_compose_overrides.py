@@ -25,6 +25,8 @@ def test_the_older_compose_starts_scales_and_stops_it(projects: Any) -> None:
     assert project.containers(stopped=True) == []
     project.compose("up", "--detach", "redis", "nexus")
     assert project.account()["done"] == done > 0, "what was is still known"
+    project.compose("down", "--volumes")
+    assert not any(project.left().values())
 
 
 def works(project: Project) -> bool:
@@ -73,6 +75,8 @@ def test_with_tls_all_speak_it_and_the_broker_nothing_else(projects: Any) -> Non
     answer = project.execute("nexus", "python3", "-c", PLAIN, check=False)
     assert "PONG" not in answer
     assert "NOAUTH" not in answer
+    project.compose("down", "--volumes")
+    assert not any(project.left().values())
 
 
 @pytest.mark.parametrize("missing", ["ca.crt", "redis.key"])
