@@ -27,6 +27,13 @@ PATIENCE = 120
 POLL = 0.2
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 
+# All processes of a machine are killed with the one that holds their namespace, and that one with
+# the test run.
+ENDS_WITH_US = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+
 # $1 is an empty folder, $2 the layers, $3 the source of Hive, $4 the machine's name; then come its
 # control groups. /run is another one, since nspawn would leave folders in this machine's.
 BOOT = """
@@ -40,7 +47,7 @@ mount -t overlay -o "lowerdir=$layers,upperdir=$folder/upper,workdir=$folder/wor
     "$folder/root"
 rm -f "$folder/root/etc/machine-id"
 for group in "$@"; do echo $$ > "$group/cgroup.procs"; done
-exec setpriv --pdeathsig KILL systemd-nspawn --directory="$folder/root" --machine="$name" --boot \
+exec systemd-nspawn --directory="$folder/root" --machine="$name" --boot \
     --register=no --keep-unit --private-network --console=read-only --bind-ro="$source:/mnt"
 """
 
@@ -155,24 +162,23 @@ def booted(folder: Path) -> Iterator[Machine]:
     image.source(folder / "source")
     places = map(str, (folder / "machine", layers, folder / "source", name))
     with own_groups(name) as groups, (folder / "console").open("wb") as console:
-        command = ["unshare", "--mount", "sh", "-c", BOOT, "sh", *places, *map(str, groups)]
-        nspawn = subprocess.Popen(
+        command = [*ENDS_WITH_US, "sh", "-c", BOOT, "sh", *places, *map(str, groups)]
+        holder = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, process_group=0
         )
         try:
-            yield _ready(nspawn, folder / "console")
+            yield _ready(holder, folder / "console")
         finally:
-            _end(nspawn)
+            _end(holder)
 
 
-def _ready(nspawn: subprocess.Popen[bytes], console: Path) -> Machine:
+def _ready(holder: subprocess.Popen[bytes], console: Path) -> Machine:
     """The machine, once it has started and Hive is installed."""
 
     def leader() -> int | None:
-        assert nspawn.poll() is None, console.read_text(errors="replace")
-        program = psutil.Process(nspawn.pid)
-        children = program.children() if program.name() == "systemd-nspawn" else []
-        return next((one.pid for one in children if one.name() == "systemd"), None)
+        assert holder.poll() is None, console.read_text(errors="replace")
+        below = psutil.Process(holder.pid).children(recursive=True)
+        return next((one.pid for one in below if one.name() == "systemd"), None)
 
     machine = Machine(wait_until(leader, "the machine has a process 1"))
     up = ("systemctl", "is-system-running", "--wait")
@@ -185,13 +191,7 @@ def _ready(nspawn: subprocess.Popen[bytes], console: Path) -> Machine:
     return machine
 
 
-def _end(nspawn: subprocess.Popen[bytes]) -> None:
-    """Pull the plug: with its process 1 all its processes end, and all its mounts with them."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(nspawn.pid).children():
-            child.kill()
-    try:
-        nspawn.wait(20)
-    except subprocess.TimeoutExpired:
-        nspawn.kill()
-        nspawn.wait()
+def _end(holder: subprocess.Popen[bytes]) -> None:
+    """Pull the plug: with the namespace of its processes all mounts of the machine end, too."""
+    holder.kill()
+    holder.wait()
