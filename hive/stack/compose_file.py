@@ -87,16 +87,6 @@ def known_service(file: Mapping[str, Any], name: str) -> str:
     return name
 
 
-def dependants(file: Mapping[str, Any], name: str) -> set[str]:
-    """The services that need this one."""
-    return {str(other) for other, service in file["services"].items() if name in _needs(service)}
-
-
-def _needs(service: Mapping[str, Any]) -> set[str]:
-    needs = service.get("depends_on") or ()
-    return {str(need) for need in needs}
-
-
 def check_grace(resolved: Mapping[str, Any]) -> None:
     """Refuse a spore that would be killed while it still may finish its tasks.
 

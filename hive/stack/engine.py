@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +133,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def run(command: Sequence[str], within: float, *, more: Mapping[str, str] | None = None) -> Said:
+def run(command: Sequence[str], within: float) -> Said:
     """Run a program to its end, or end it: also when this one is interrupted.
 
     It is in a session of its own: a Ctrl-C reaches it through here, once, and not before the
@@ -149,7 +149,7 @@ def run(command: Sequence[str], within: float, *, more: Mapping[str, str] | None
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**environment(), **(more or {})},
+            env=environment(),
             start_new_session=True,
         )
     except OSError as error:
