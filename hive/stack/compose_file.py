@@ -56,6 +56,10 @@ def read(text: str) -> dict[str, Any]:
         where = f", line {mark.line + 1}" if mark is not None else ""
         why = getattr(error, "problem", None) or "it cannot be read"
         raise InvalidInputError(f"The compose file is not YAML{where}: {why}.") from None
+    except ValueError as error:  # of a date that is none
+        raise InvalidInputError(f"The compose file is not YAML: {error}.") from None
+    except RecursionError:
+        raise InvalidInputError("The compose file is not YAML: it cannot be read.") from None
     services = found.get("services") if isinstance(found, dict) else None
     if not isinstance(services, dict) or not services:
         raise InvalidInputError("The compose file is not one: it has no `services`.")

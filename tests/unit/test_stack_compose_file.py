@@ -59,6 +59,8 @@ def spore(**said: Any) -> dict[str, Any]:
         ("services: [a]", "has no `services`"),
         ("services: {a: 1}", "service a is no mapping"),
         ("!!python/object/apply:os.getpid []", "not YAML"),
+        ("services: {a: {x: 2026-99-99}}", "not YAML: month must be in 1..12."),
+        ("[" * 5000, "not YAML: it cannot be read."),
     ],
 )
 def test_a_file_that_is_none_is_refused_in_a_sentence(text: str, why: str) -> None:
