@@ -254,7 +254,8 @@ def _tell_up(found: Stack, containers: list[Container]) -> None:
     click.echo(f"The stack {found.name} is up: {counted(containers)}.")
     for one in containers:
         for port in one.ports:
-            click.echo(f"  {one.service:<9} http://{port.partition('->')[0]}")
+            scheme = "http://" if one.service == "flower" else ""
+            click.echo(f"  {one.service:<9} {scheme}{port.partition('->')[0]}")
     click.echo(f"  settings  {found.directory.env_file}")
     click.echo(f"Stop it with `hive stack down --name {found.name}`.")
 

@@ -78,8 +78,8 @@ class Stack:
         if wishes.spores is not None:
             compose_file.known_service(file, SPORE)
         engine = Engine.find()
-        before = self._containers(engine)
         with self.directory.locked():
+            before = self._containers(engine)
             with self.directory.prepared(content, own=own) as candidate:
                 resolved = self._checked(engine, candidate)
                 options = self.directory.options(candidate)
