@@ -6,7 +6,6 @@ The packages for it are unmaintained, or need systemd's headers to be installed.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import MutableMapping
@@ -26,31 +25,36 @@ class Notifier:
         self._watched = bool(watchdog) and watched
         self._status = ""
 
-    def ready(self) -> None:
-        """What the manager has waited for is done."""
-        self._send("READY=1")
+    def ready(self) -> bool:
+        """What the manager has waited for is done. Returns: as `_send`."""
+        return self._send("READY=1")
 
     def status(self, text: str) -> None:
         """What `systemctl status` shows; told when it changes."""
-        if text != self._status:
+        if text != self._status and self._send(f"STATUS={' '.join(text.split())}"):
             self._status = text
-            self._send(f"STATUS={' '.join(text.split())}")
 
     def alive(self) -> None:
         """The loop has turned; to be told at each turn."""
         if self._watched:
             self._send("WATCHDOG=1")
 
-    def stopping(self) -> None:
-        self._send("STOPPING=1")
+    def stopping(self) -> bool:
+        """It ends. Returns: as `_send`."""
+        return self._send("STOPPING=1")
 
     def extend(self, seconds: float) -> None:
         """Starting, or stopping, takes at least so long from now on, whatever the unit says."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
-    def _send(self, line: str) -> None:
+    def _send(self, line: str) -> bool:
+        """Returns: False where the manager has not got it, and has to be told again."""
         if not self._address:
-            return
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as way:
-            way.setblocking(False)  # a manager that does not read must not hold the loop up
-            way.sendto(line.encode(), self._address)
+            return True
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as way:
+                way.setblocking(False)  # a manager that does not read must not hold the loop up
+                way.sendto(line.encode(), self._address)
+        except OSError:
+            return False
+        return True

@@ -32,11 +32,9 @@ class Standing:
         self._notifier.status(in_words(state, detail))
         self._notifier.alive()
         if state in ("working", "waiting", "draining") and not self._ready:
-            self._ready = True
-            self._notifier.ready()
+            self._ready = self._notifier.ready()
         if state == "stopping" and not self._stopping:
-            self._stopping = True
-            self._notifier.stopping()
+            self._stopping = self._notifier.stopping()
         if state == "stopping" or (state == "starting" and not self._ready):
             self._notifier.extend(EXTENSION)
 

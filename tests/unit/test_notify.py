@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -57,6 +58,23 @@ def test_it_is_ready_once_there_is_something_to_serve_with(
     standing.turn("working")
     standing.turn("working")
     assert manager.told() == ["STATUS=takes work", "WATCHDOG=1", "WATCHDOG=1"]
+    standing.close()
+
+
+def test_a_manager_that_is_too_busy_to_be_told_is_told_at_the_next_turn(
+    manager: Manager, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
+        others.setblocking(False)
+        others.connect(str(tmp_path / "notify"))
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                others.send(b"STATUS=of other services")
+    standing = Standing(tmp_path, "spore", "s")
+    standing.turn("working")
+    assert "READY=1" not in manager.told()
+    standing.turn("working")
+    assert {"READY=1", "STATUS=takes work"} <= set(manager.told())
     standing.close()
 
 
