@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 import pytest
-import yaml
 
 from hive.cli.main import COMMANDS, hive
 from hive.settings import Settings
@@ -51,20 +50,6 @@ def test_the_settings_page_names_every_variable_with_its_default() -> None:
     assert {name: rows[name] for name in defaults} == {
         name: _written(default) for name, default in defaults.items()
     }
-
-
-def test_every_setting_has_a_line_in_the_settings_file_and_gets_to_the_containers() -> None:
-    """What is not a setting of Hive's programs there is read by the compose file, or by Redis."""
-    settings = {name.upper() for name in Settings.model_fields}
-    lines = (ROOT / "config" / "hive.env.example").read_text()
-    named = set(re.findall(r"^#?([A-Z][A-Z_]+)=", lines, re.MULTILINE))
-    of_compose = {"HIVE_IMAGE", "HIVE_STOP_GRACE_PERIOD", "REDIS_ADMIN_PASSWORD"}
-    assert named == settings | of_compose
-    flower, secure = (
-        yaml.safe_load((ROOT / file).read_text())["services"]["flower"]["environment"]
-        for file in ("docker-compose.yml", "docker-compose.tls.yml")
-    )
-    assert flower.keys() | secure.keys() == settings
 
 
 def _written(default: object) -> str:
