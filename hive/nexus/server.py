@@ -97,8 +97,11 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, turns: _Turns)
     Raises: StoredFormatError.
     """
     turning = asyncio.create_task(turns.run(server))
-    await server.serve(sockets=[listener])
-    await turning
+    try:
+        await server.serve(sockets=[listener])
+        await turning
+    finally:
+        turns.end()
 
 
 class _Turns:
@@ -120,7 +123,10 @@ class _Turns:
                 await asyncio.sleep(TURN)
         finally:
             server.should_exit = True
-            self._standing.close()
+            self._standing.turn("stopping")
+
+    def end(self) -> None:
+        self._standing.close()
 
     def _tell(self) -> None:
         if self._ticks():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hive.process.notify import Notifier
@@ -10,6 +12,10 @@ from hive.process.vitals import Kind, State, VitalsFile, in_words
 
 EXTENSION = 6 * LONGEST_WAIT
 """Seconds that a service manager waits on after each turn of a process that starts or stops."""
+START_WITHIN = 300.0
+"""Seconds for which a start is waited for. What takes longer never ends: a worker of an application
+in which Hive is not installed gives no sign at all.
+"""
 
 
 class Standing:
@@ -19,8 +25,17 @@ class Standing:
     with, also while the broker is away: a boot would hang on it.
     """
 
-    def __init__(self, home: Path, kind: Kind, name: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        kind: Kind,
+        name: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """As for VitalsFile."""
+        self._clock = clock
+        self._start_until = clock() + START_WITHIN
         self._file = VitalsFile(home, kind, name)
         self._notifier = Notifier()
         self._ready = False
@@ -35,7 +50,8 @@ class Standing:
             self._ready = self._notifier.ready()
         if state == "stopping" and not self._stopping:
             self._stopping = self._notifier.stopping()
-        if state == "stopping" or (state == "starting" and not self._ready):
+        starts = state == "starting" and not self._ready and self._clock() < self._start_until
+        if state == "stopping" or starts:
             self._notifier.extend(EXTENSION)
 
     def close(self) -> None:

@@ -222,10 +222,12 @@ def _is_held(fd: int) -> bool:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what containers have left that are gone."""
+    """Remove what containers have left that are gone, and what is of an earlier boot."""
     for path in directory.glob("*.json"):
         vitals = _read(path)
-        if vitals is not None and vitals.state == "ended" and vitals.space != _space():
+        if vitals is None or vitals.state != "ended":
+            continue
+        if vitals.space != _space() or vitals.turned > time.monotonic():
             with contextlib.suppress(OSError):
                 path.unlink()
 

@@ -16,7 +16,7 @@ import pytest
 
 from hive.logs import tell_levels_to_journal
 from hive.process.notify import Notifier
-from hive.process.standing import Standing
+from hive.process.standing import START_WITHIN, Standing
 
 
 class Manager:
@@ -97,6 +97,19 @@ def test_it_asks_for_time_while_it_starts_and_while_it_stops(
     assert "EXTEND_TIMEOUT_USEC=30000000" in told
     standing.turn("stopping")
     assert asks()
+    standing.close()
+
+
+def test_a_start_that_never_ends_is_not_waited_for_without_end(
+    manager: Manager, tmp_path: Path
+) -> None:
+    now = 0.0
+    standing = Standing(tmp_path, "spore", "s", clock=lambda: now)
+    standing.turn("starting")
+    assert any(line.startswith("EXTEND") for line in manager.told())
+    now = START_WITHIN + 1
+    standing.turn("starting")
+    assert not any(line.startswith("EXTEND") for line in manager.told())
     standing.close()
 
 

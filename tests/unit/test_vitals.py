@@ -117,6 +117,18 @@ def test_a_container_is_well_that_got_the_number_of_one_that_was_killed(
     file.close()
 
 
+def test_what_a_spore_left_before_the_machine_started_anew_is_swept(tmp_path: Path) -> None:
+    later = time.monotonic() + 1000
+    left = VitalsFile(tmp_path, "spore", "renamed", clock=lambda: later)
+    left.write("working")
+    text = next((tmp_path / "vitals").iterdir()).read_text()
+    left.close()
+    (tmp_path / "vitals" / "renamed@h.spore.json").write_text(text)
+    assert one(tmp_path) == ("ended", False, False)
+    VitalsFile(tmp_path, "nexus", "nexus").close()
+    assert read(tmp_path) == []
+
+
 def test_a_reason_of_any_length_and_of_any_letters_fits(tmp_path: Path) -> None:
     file = VitalsFile(tmp_path, "spore", "s")
     file.write("restarting", "€" * 5000)
