@@ -52,7 +52,7 @@ chaos: $(READY) ## Run the chaos proof in its long form: half an hour of kills, 
 	@HIVE_TEST_CHAOS=long $(BIN)/python -m pytest -s tests/chaos
 
 netns: $(READY) ## Run a hive on network namespaces whose links fail: root, iproute2 and nftables
-	@HIVE_TEST_NETNS=1 $(BIN)/python -m pytest -n 2 --dist load tests/netns
+	@HIVE_TEST_NETNS=1 $(BIN)/python -m pytest -n 5 --dist worksteal tests/netns
 
 docker: $(READY) ## Run the image, the compose file and stacks on an engine of the tests' own: root, docker.io, docker-compose, debootstrap
 	@HIVE_TEST_DOCKER=1 $(BIN)/python -m pytest tests/docker
