@@ -161,8 +161,15 @@ class AclServer(BrokerServer):
     prefix: stands before every pattern of `hive`.
     """
 
-    def __init__(self, directory: Path, *, prefix: str = "") -> None:
-        super().__init__(directory, durable=False)
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        prefix: str = "",
+        durable: bool = False,
+        binary: str | None = None,
+    ) -> None:
+        super().__init__(directory, durable=durable, binary=binary)
         directory.mkdir(parents=True, exist_ok=True)
         users = directory / "users.acl"
         written = (

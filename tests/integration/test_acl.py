@@ -4,10 +4,15 @@ and keeps to its key prefix.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import redis
+from celery import Celery
 
+import hive
+from hive.settings import Settings
 from tests.integration.essentials import Essentials
 from tests.integration.secured import AclServer
 
@@ -33,5 +38,27 @@ def test_the_documented_user_can_do_all_that_a_hive_does(tmp_path: Path, prefix:
             assert [
                 key for key in client.scan_iter(count=1000) if not key.startswith(prefix.encode())
             ] == []
+    finally:
+        server.kill()
+
+
+def test_what_was_accepted_is_there_when_the_broker_starts_anew(tmp_path: Path) -> None:
+    """Redis replays its file as the user `default` (redis 14541): what that one may not do is
+    dropped without a word, and what scripts wrote is all that Hive has accepted. Valkey does not.
+    """
+    binary = shutil.which("redis-server")
+    server = AclServer(tmp_path / "broker", durable=True, binary=binary).start()
+    try:
+        login = {name.lower(): value for name, value in server.environment.items()}
+        app = hive.install(Celery("acl"), Settings.load(**login))
+        for _ in range(3):
+            app.send_task("nobody.runs.it")
+        server.kill()
+        server.start()
+        with server.client() as client:
+            assert client.hlen("venom:entries") == 3
+            assert int(client.hget("venom:counters", "accepted")) == 3
+        with pytest.raises(redis.exceptions.AuthenticationError):
+            redis.Redis(port=server.port).ping()
     finally:
         server.kill()
