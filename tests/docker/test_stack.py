@@ -6,6 +6,7 @@ application of shop.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import stat
@@ -143,6 +144,18 @@ def machine(engine: Engine, tmp_path: Path, request: pytest.FixtureRequest) -> I
         yield made
     finally:
         made.remove()
+
+
+@contextlib.contextmanager
+def taken(engine: Engine) -> Iterator[None]:
+    """Another program of the engine's machine listens at Flower's port."""
+    # It ends with its input: killing what has entered the namespaces for it would not end it.
+    listen = "import socket, sys; s = socket.create_server(('127.0.0.1', 5555)); sys.stdin.read()"
+    command = engine.enter("python3", "-c", listen)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=engine.environment):
+        wait_until(lambda: "127.0.0.1:5555" in engine.listening(), PATIENCE, "it listens")
+        yield
+    assert "127.0.0.1:5555" not in engine.listening()
 
 
 def spores(status: dict[str, Any]) -> list[dict[str, Any]]:
@@ -292,16 +305,10 @@ def test_what_is_wrong_is_one_sentence_before_anything_starts(
     assert "nonsense" in said
     (tmp_path / "override.yml").rename(override)
 
-    listen = "import socket, time; s = socket.create_server(('127.0.0.1', 5555)); time.sleep(600)"
-    taker = subprocess.Popen(machine.engine.enter("python3", "-c", listen), env=machine.environment)
-    try:
-        wait_until(lambda: "127.0.0.1:5555" in machine.engine.listening(), PATIENCE)
+    with taken(machine.engine):
         said = machine.refused("up", code=1)
-        assert "What service flower publishes is taken (127.0.0.1, port 5555)" in said
-        assert "HIVE_FLOWER_PORT" in said
-    finally:
-        taker.kill()
-        taker.wait()
+    assert "What service flower publishes is taken (127.0.0.1, port 5555)" in said
+    assert "HIVE_FLOWER_PORT" in said
     assert machine.left() == []
 
 
