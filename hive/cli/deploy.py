@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from dataclasses import asdict
 
 import click
 
+from hive.cli.flower import require_flower
 from hive.cli.output import json_option, note, print_json
 from hive.deploy.manager import HOME, USER, require_systemd
 from hive.deploy.program import this_program
-from hive.deploy.systemd import FLOWER, GPU_DEVICE, Done, install, remove
-from hive.errors import HiveError
+from hive.deploy.systemd import FLOWER, Done, install, remove
 
 MOST_SPORES = 100
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -54,9 +53,13 @@ def deploy() -> None:
     "--spores",
     type=SporeNames(),
     metavar="N|NAMES",
-    help="How many spores, or their names; one by default, 0 for none.",
+    help="How many spores, or their names; the first time one by default, 0 for none.",
 )
-@click.option("--nexus/--no-nexus", default=True, help="Whether this machine has a nexus.")
+@click.option(
+    "--nexus/--no-nexus",
+    default=None,
+    help="Whether this machine has a nexus; it has one unless the first call said no.",
+)
 @click.option("--flower", is_flag=True, help="This machine shows Flower, too.")
 @click.option(
     "--gpu/--no-gpu",
@@ -69,7 +72,7 @@ def deploy() -> None:
 def systemd(
     *,
     spores: tuple[str, ...] | None,
-    nexus: bool,
+    nexus: bool | None,
     flower: bool,
     gpu: bool | None,
     dry_run: bool,
@@ -89,21 +92,21 @@ def systemd(
       sudo /opt/hive/bin/hive deploy systemd --no-nexus --spores gpu-1,gpu-2
       sudo systemctl start hive.target
     """
-    if removes and (spores is not None or flower or gpu is not None or not nexus):
+    if removes and (spores is not None or flower or gpu is not None or nexus is not None):
         raise click.UsageError("--remove takes all of it away, and goes with --dry-run only.")
     if not dry_run:
         require_systemd()
     if removes:
         done = remove(dry_run=dry_run)
     else:
-        if flower and importlib.util.find_spec("flower") is None:
-            raise HiveError("Flower is not installed: pip install 'venom-hive[flower]'")
+        if flower:
+            require_flower()
         done = install(
             this_program(),
             spores=spores,
             nexus=nexus,
             flower=flower,
-            gpu=GPU_DEVICE.exists() if gpu is None else gpu,
+            gpu=gpu,
             dry_run=dry_run,
         )
     if as_json:

@@ -57,7 +57,7 @@ def flower(
       hive flower --port 5555
       HIVE_FLOWER_HOST=0.0.0.0 hive flower --read-write
     """
-    _require_flower()
+    require_flower()
     if host is not None:
         os.environ["HIVE_FLOWER_HOST"] = host
     if port is not None:
@@ -83,7 +83,7 @@ def flower(
     os._exit(0)
 
 
-def _require_flower() -> None:
+def require_flower() -> None:
     """Raises: SettingsError where Flower is not installed, or too old to be read-only."""
     from packaging.version import Version
 

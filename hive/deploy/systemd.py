@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hive.deploy import manager
 from hive.deploy.files import (
+    GPU,
     SERVICES,
     TARGET,
     Places,
@@ -55,26 +56,31 @@ def install(
     program: Path,
     *,
     spores: Sequence[str] | None = None,
-    nexus: bool = True,
+    nexus: bool | None = None,
     flower: bool = False,
-    gpu: bool = False,
+    gpu: bool | None = None,
     dry_run: bool = False,
     places: Places | None = None,
 ) -> Done:
     """Write the units for a program, enable them, and make the user and the settings they need.
 
-    spores: names, which are enabled in any case; None: one, unless some were enabled before.
-    nexus, flower: whether these are enabled too. gpu: whether spores may open NVIDIA's devices.
+    spores: names, which are enabled in any case. nexus, flower: whether these are enabled too.
+    gpu: whether spores may open NVIDIA's devices.
+    What is None is as it was before; the first time there is a nexus, one spore, and devices where
+    the machine has some.
 
     Nothing is started. What was done before is not done again.
     Raises: HiveError; then no file has changed, or all have, and the next call does the rest.
     """
     places = places or Places()
     record = Record.read(places.record)
-    texts = unit_files(places, program, gpu=gpu)
+    drop_in = places.drop_ins / GPU
+    opens = GPU_DEVICE.exists() or drop_in.exists() if gpu is None else gpu
+    texts = unit_files(places, program, gpu=opens)
     kept = [path for path, text in texts.items() if _is_edited(path, text, record)]
     fresh = {path: text for path, text in texts.items() if path not in kept}
     changed = {path: text for path, text in fresh.items() if not _holds(path, text)}
+    closed = [] if opens or not drop_in.exists() or not record.knows(drop_in) else [drop_in]
     masked = {path.name for path in kept if path.is_symlink()}
     wanted = _wanted(places, record, spores, nexus=nexus, flower=flower)
     done = Done(
@@ -84,21 +90,27 @@ def install(
         written=[str(path) for path in changed],
         unchanged=[str(path) for path in fresh if path not in changed],
         kept=[str(path) for path in kept],
+        removed=[str(path) for path in closed],
         enabled=[unit for unit in wanted if _file_of(unit) not in masked],
     )
     makes_settings = not places.env_file.exists()
     (done.written if makes_settings else done.kept).insert(0, str(places.env_file))
     done.notes += [] if makes_settings or done.user_made else _doubts(places.env_file)
-    if dry_run:
-        return done
-    with _uninterrupted():
-        _write(places, record, fresh, changed, user=done.user_made, settings=makes_settings)
-        done.running = manager.running()
-        if done.enabled:
-            manager.enable(done.enabled)
-            enabled = [*record.enabled, *(u for u in done.enabled if u not in record.enabled)]
-            Record.read(places.record).model_copy(update={"enabled": enabled}).write(places.record)
+    if not dry_run:
+        with _uninterrupted():
+            for path in closed:
+                path.unlink()
+            _write(places, record, fresh, changed, user=done.user_made, settings=makes_settings)
+            done.running = manager.running()
+            _enable(places, record, done.enabled)
     return done
+
+
+def _enable(places: Places, record: Record, units: Sequence[str]) -> None:
+    if units:
+        manager.enable(units)
+        enabled = [*record.enabled, *(unit for unit in units if unit not in record.enabled)]
+        Record.read(places.record).model_copy(update={"enabled": enabled}).write(places.record)
 
 
 def remove(*, dry_run: bool = False, places: Places | None = None) -> Done:
@@ -145,16 +157,17 @@ def _wanted(
     record: Record,
     spores: Sequence[str] | None,
     *,
-    nexus: bool,
+    nexus: bool | None,
     flower: bool,
 ) -> list[str]:
-    """The units to enable: those that never were, so that who disabled one since need not do so
-    again; and those of the spores that are named now.
+    """The units to enable: those that never were, so that who disabled one since, or did without
+    one the first time, need not say so again; and those of the spores that are named now.
     """
-    had_spores = any(unit.startswith("hive-spore@") for unit in record.enabled)
-    default = () if spores is not None or had_spores else (FIRST_SPORE,)
-    once = [TARGET, *([NEXUS] if nexus else []), *([FLOWER] if flower else [])]
-    named = [f"hive-spore@{name}.service" for name in dict.fromkeys(spores or default)]
+    is_first = TARGET not in record.enabled
+    has_nexus = is_first if nexus is None else nexus
+    names = ((FIRST_SPORE,) if is_first else ()) if spores is None else spores
+    once = [TARGET, *([NEXUS] if has_nexus else []), *([FLOWER] if flower else [])]
+    named = [f"hive-spore@{name}.service" for name in dict.fromkeys(names)]
     return [unit for unit in once if unit not in record.enabled] + [
         unit for unit in named if not (places.wants / unit).is_symlink()
     ]

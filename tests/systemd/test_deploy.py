@@ -98,6 +98,17 @@ def test_more_spores_are_added_and_what_was_disabled_stays_so(machine: Machine) 
 def test_a_machine_without_a_nexus_stays_without(machine: Machine) -> None:
     done = deploy(machine, "--no-nexus", "--spores", "0", "--flower")
     assert done["enabled"] == ["hive.target", "hive-flower.service"]
+    assert deploy(machine)["enabled"] == [], "an upgrade is a call without options"
+    assert deploy(machine, "--nexus")["enabled"] == ["hive-nexus.service"]
+
+
+def test_gpus_stay_open_until_they_are_closed(machine: Machine) -> None:
+    drop_in = machine.path(f"{UNITS}/hive-spore@.service.d/gpu.conf")
+    deploy(machine, "--gpu")
+    assert deploy(machine)["removed"] == []
+    assert drop_in.exists()
+    assert deploy(machine, "--no-gpu")["removed"] == [f"{UNITS}/hive-spore@.service.d/gpu.conf"]
+    assert not drop_in.exists()
 
 
 def test_an_edited_unit_is_kept_and_said(machine: Machine) -> None:
