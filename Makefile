@@ -111,7 +111,7 @@ upgrade: UPGRADE := --upgrade
 upgrade: lock ## Write the lock files with the newest versions that pyproject.toml allows
 
 clean: ## Remove .venv, caches and build products; a hive's state in .hive stays
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .upstream .test-base
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .upstream .test-base wheels
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Source-only dependencies are built with the hashed build backend of requirements-build.lock, never with one fetched on the way.

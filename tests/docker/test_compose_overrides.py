@@ -1,4 +1,4 @@
-"""The compose file as a user of the older Compose has it, and with its two overrides."""
+"""The compose file as a user of the older Compose has it, with its two overrides, and upgraded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.docker.engine import Engine
 from tests.docker.project import Project
 from tests.harness import wait_until
 
@@ -104,3 +105,27 @@ def test_for_development_the_broker_is_on_loopback_and_nowhere_else(projects: An
     secret = {"SECRET": project.passwords["REDIS_PASSWORD"]}
     wait_until(lambda: project.health("redis") == {"healthy"}, PATIENCE, "it is well")
     assert engine.inside(sys.executable, "-c", PING, env=secret).stdout.strip() == "True"
+
+
+def test_spores_of_a_new_image_join_before_those_of_the_old_one_leave(
+    projects: Any, engine: Engine, shop_image: str
+) -> None:
+    project = projects("2")
+    project.up(spores=1)
+    [old] = project.containers("spore")
+    lasts = project.python("print(wait.delay(5).id)").strip()
+    engine.docker("tag", shop_image, "shop:next")
+    project.settings["HIVE_IMAGE"] = "shop:next"
+    project.write_env()
+    up = ("up", "--detach", "--no-deps")
+    project.compose(*up, "nexus", "flower")
+    project.compose(*up, "--no-recreate", "--scale", "spore=2", "spore")
+    project.wait_online(2)
+    assert engine.inspect(old)[0]["State"]["Running"], "the old one has work"
+    engine.docker("stop", old)
+    engine.docker("rm", old)
+    [new] = project.containers("spore")
+    assert engine.inspect(new)[0]["Config"]["Image"] == "shop:next"
+    told = project.python("print(app.AsyncResult(sys.argv[1]).get(timeout=60))", lasts).strip()
+    assert told == old[:12], "what the old one ran it has finished"
+    assert works(project)
