@@ -103,6 +103,7 @@ _NOISE = re.compile(
     r"|^find more information|--help|^removing intermediate|^time=\S+ level=warning",
     re.IGNORECASE,
 )
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 _PREFIX = re.compile(
     r"^(?:docker: )?(?:error(?::| response from daemon:)\s*)+(?:for \S+ +)?", re.IGNORECASE
 )
@@ -130,7 +131,7 @@ def _filled(sentence: str, groups: list[str]) -> str:
 
 def last_line(output: str) -> str:
     """The last line that says something, without what programs put before it."""
-    lines = [line.strip() for line in output.splitlines()]
+    lines = [_COLOUR.sub("", line).strip() for line in output.splitlines()]
     told = [line for line in lines if not _NOISE.search(line)]
     return _PREFIX.sub("", told[-1]) if told else ""
 

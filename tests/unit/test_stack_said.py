@@ -97,6 +97,19 @@ RECORDED: list[tuple[str, type[HiveError], str]] = [
         ),
     ),
     (
+        (
+            "Step 2/2 : RUN pip install .\n ---> Running in eea78db0fe7a\n"
+            "\x1b[91mdd: \x1b[0m\x1b[91merror writing '/big': No space left on device\n\x1b[0m"
+            "The command '/bin/sh -c pip install .' returned a non-zero code: 1\n"
+        ),
+        StackError,
+        (
+            "The disk is full: free space where the container engine keeps its data (`docker "
+            "system "
+            "df` shows what fills it), then say it again."
+        ),
+    ),
+    (
         RDB_LOG,
         StackError,
         (
@@ -208,6 +221,7 @@ def test_what_is_known_is_said_in_hives_words(
             ),
             "something bad",
         ),
+        ("\x1b[91mERROR: no such package\n\x1b[0m\n", "no such package"),
         ("", ""),
     ],
 )
@@ -221,7 +235,7 @@ def test_of_what_is_not_known_the_last_line_that_tells_something(output: str, li
 @pytest.mark.parametrize(
     ("log", "reason"),
     [
-        (RDB_LOG, RECORDED[7][2]),
+        (RDB_LOG, RECORDED[8][2]),
         (
             "a warning\nhive: REDIS_PORT cannot be 'x': it is no number.\nlast words\n",
             "REDIS_PORT cannot be 'x': it is no number.",
