@@ -138,7 +138,8 @@ class Engine:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
-        for group in CONTROL_GROUPS.glob(f"**/{self.group}"):
+        # One for each controller, or one for all of them (control groups v2).
+        for group in (*CONTROL_GROUPS.glob(f"*/{self.group}"), CONTROL_GROUPS / self.group):
             for path, _, _ in os.walk(group, topdown=False):
                 wait_until(lambda path=path: _removed(path), PATIENCE, f"{path} is empty")
         shutil.rmtree(self.directory)
