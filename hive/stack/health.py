@@ -102,12 +102,14 @@ def not_healthy(engine: Engine, one: Container) -> str:
 
 
 def why_not_started(engine: Engine, stack: str) -> str | None:
-    """The sentence on the first container of a stack that has failed; None where none has.
+    """The sentence on the container of a stack that has failed; None where none has.
 
     Compose itself says only that something is unhealthy.
     """
-    for one in containers_of(engine, stack):
-        ended = one.state in ("exited", "dead", "restarting") and not one.is_done
-        if ended or one.health == "unhealthy":
-            return not_healthy(engine, one)
-    return None
+    late = [one for one in containers_of(engine, stack) if not (one.serves or one.is_done)]
+    ended = [one for one in late if one.state in ("exited", "dead", "restarting")]
+    ill = [one for one in late if one.health == "unhealthy"]
+    # One that ends again and again may just have been started once more.
+    again = [one for one in late if one.restarts]
+    culprits = [*ended, *ill, *again]
+    return not_healthy(engine, culprits[0]) if culprits else None

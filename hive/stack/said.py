@@ -119,7 +119,8 @@ def error_of(output: str, doing: str) -> HiveError:
         if found := known.pattern.search(output):
             groups = [" ".join(group.split()).rstrip(".") for group in found.groups() if group]
             return known.error(_filled(known.sentence, groups))
-    return StackError(f"{doing}: {last_line(output) or 'the container engine gave no reason'}")
+    reason = last_line(output) or "the container engine gave no reason"
+    return StackError(f"{doing}: {reason.rstrip('.')}.")
 
 
 def _filled(sentence: str, groups: list[str]) -> str:

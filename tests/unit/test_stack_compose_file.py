@@ -198,7 +198,7 @@ def test_hives_own_file_is_held_to_it_as_compose_resolves_it(
     [
         (
             "validating /home/x/docker-compose.yml.new: services.a.nonsense false schema\n",
-            "The compose file cannot be used: services.a.nonsense false schema",
+            "The compose file cannot be used: services.a.nonsense false schema.",
         ),
         (
             (

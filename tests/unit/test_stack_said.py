@@ -228,7 +228,7 @@ def test_what_is_known_is_said_in_hives_words(
 def test_of_what_is_not_known_the_last_line_that_tells_something(output: str, line: str) -> None:
     assert last_line(output) == line
     assert error_of(output, "It was not done").message == (
-        f"It was not done: {line or 'the container engine gave no reason'}"
+        f"It was not done: {line or 'the container engine gave no reason'}."
     )
 
 
