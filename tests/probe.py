@@ -23,7 +23,8 @@ TOOLS: dict[str, dict[str, str]] = {
     "netns": NAMESPACE_TOOLS,
     "docker": NAMESPACE_TOOLS
     | BASE_TOOLS
-    | {"dockerd": "docker.io", "docker-compose": "docker-compose", "iptables": "iptables"},
+    | {"dockerd": "docker.io", "docker-compose": "docker-compose"}
+    | {"iptables": "iptables", "openssl": "openssl"},
     "systemd": NAMESPACE_TOOLS | BASE_TOOLS | {"systemd-nspawn": "systemd-container"},
     "browser": {"chromium": "chromium"},
 }
