@@ -63,8 +63,12 @@ class Engine:
         # The first process of the namespace reaps what the engine's helpers leave.
         command += [str(Path(sys.executable).with_name("dumb-init")), "--single-child"]
         command += ["sh", "-c", START, "sh", str(directory), self.group]
+        # Where containerd writes its stacks, should the engine find it slow to answer.
+        environment = os.environ | {"TMPDIR": str(directory)}
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
         try:
             wait_until(self._answers, PATIENCE, "the engine answers")
         except BaseException as error:
