@@ -33,6 +33,7 @@ services:
   redis: {{healthcheck: {CHECK}}}
   nexus: {{healthcheck: {CHECK}}}
   spore: {{healthcheck: {CHECK}}}
+  flower: {{healthcheck: {CHECK}}}
 """
 SETTINGS = {"HIVE_IMAGE": SHOP, "HIVE_APP": "shop:app", "HIVE_CONCURRENCY": "2"}
 SEND = "from shop import *; print(*[wait.delay(0).id for _ in range(5)])"
