@@ -135,7 +135,8 @@ def _scratch() -> Iterator[Path]:
 
 def _debootstrap(to: Path) -> None:
     options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
-    _run("debootstrap", *options, SUITE, str(to), *_mirror())
+    # What it mounts is gone with it, also when it is interrupted.
+    _run("unshare", "--mount", "debootstrap", *options, SUITE, str(to), *_mirror())
     for kept in (to / "var/cache/apt/archives", to / "var/lib/apt/lists"):
         shutil.rmtree(kept)
         (kept / "partial").mkdir(parents=True)
