@@ -55,7 +55,7 @@ netns: $(READY) ## Run a hive on network namespaces whose links fail: root, ipro
 	@HIVE_TEST_NETNS=1 $(BIN)/python -m pytest -n 5 --dist worksteal tests/netns
 
 docker: $(READY) ## Run the image, the compose file and stacks on an engine of the tests' own: root, docker.io, docker-compose, debootstrap
-	@HIVE_TEST_DOCKER=1 $(BIN)/python -m pytest tests/docker
+	@HIVE_TEST_DOCKER=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/docker
 
 systemd: $(READY) ## Run the units on a machine of the tests' own: root, systemd-container, debootstrap
 	@HIVE_TEST_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd
