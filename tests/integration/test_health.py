@@ -96,6 +96,7 @@ def test_of_a_spore_without_hive(health: Asked, server: BrokerServer) -> None:
     process = spore(health, ENABLE_HIVE="false", **server.environment)
     try:
         wait_until(lambda: health("--ready")[0] == 0, what="it runs")
+        assert process.stop() == 0, "a plain worker does not hear of its supervisor's end"
     finally:
         process.kill()
 
