@@ -20,6 +20,9 @@ from hive.errors import SettingsError
 READY_APP = "hive"
 """The application that Hive brings along, as `celery -A` takes it."""
 
+SHORTEST_PASSWORD = 32
+"""Characters of a password by which others than this machine come in: nobody counts tries."""
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 

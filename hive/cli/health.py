@@ -45,7 +45,7 @@ def health(*, name: str | None, ready: bool, as_json: bool) -> int:
     found = [vitals for home in homes for vitals in _read(home)]
     found = [vitals for vitals in found if name in (None, vitals.name, vitals.node)]
     if not found:
-        where = " and ".join(str(home) for home in homes[:2]) or "any of its directories"
+        where = " and ".join(str(home) for home in homes[:2])
         what = "no `hive spore` and no `hive nexus`" if name is None else f"nothing called {name!r}"
         raise NothingThereError(
             f"There is {what} in {where}; start it, or set HIVE_HOME to the directory that it uses."

@@ -16,10 +16,7 @@ import socket
 from collections.abc import Sequence
 
 from hive.errors import SettingsError
-from hive.settings import Settings
-
-SHORTEST_PASSWORD = 32
-"""Characters of a password by which others than this machine may come in: nobody counts tries."""
+from hive.settings import SHORTEST_PASSWORD, Settings
 
 
 def logins(settings: Settings) -> list[str]:

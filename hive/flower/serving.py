@@ -18,9 +18,9 @@ from flower.urls import settings as flowers_settings
 from tornado.ioloop import IOLoop
 from tornado.options import OptionParser
 
-from hive.broker.link.client import broker_errors, client_of
-from hive.broker.link.format import require_format
-from hive.errors import BrokerUnreachableError, PortInUseError, SettingsError
+from hive.broker.link.client import client_of
+from hive.broker.link.format import why_not_asked
+from hive.errors import PortInUseError, SettingsError
 from hive.flower.entrance import require_entrance
 from hive.flower.history import kept_alone
 from hive.flower.page import HiveFlower
@@ -46,12 +46,11 @@ def serve(app: Celery, options: Any, announce: Callable[[str, int | None], None]
     client = client_of(app)
     probe = client.with_timeout(PROBE_SECONDS)
     try:
-        with broker_errors(client.address):
-            require_format(probe)
-    except BrokerUnreachableError as error:
-        log.warning("flower_waits_for_broker", error=error.message)
+        waits = why_not_asked(probe)
     finally:
         probe.close()
+    if waits is not None:
+        log.warning("flower_waits_for_broker", error=waits)
     _say_once("flower.events", "flower.inspector", "flower.views.broker")
     # Its lines have what was asked for, and a refused login says so by itself.
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)

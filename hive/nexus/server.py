@@ -18,10 +18,9 @@ import redis
 import uvicorn
 from celery import Celery
 
-from hive.broker.link.client import BrokerClient, broker_errors, client_of
-from hive.broker.link.format import require_format
+from hive.broker.link.client import BrokerClient, client_of
+from hive.broker.link.format import require_format, why_not_asked
 from hive.errors import (
-    BrokerUnreachableError,
     PortInUseError,
     SettingsError,
 )
@@ -57,11 +56,9 @@ def serve(app: Celery, settings: Settings, announce: Callable[[str, int], None])
     """
     client = client_of(app)
     probe = client.with_timeout(BROKER_TIMEOUT)
-    try:
-        with broker_errors(client.address):
-            require_format(probe)
-    except BrokerUnreachableError as error:
-        log.warning("nexus_waits_for_broker", error=error.message)
+    waits = why_not_asked(probe)
+    if waits is not None:
+        log.warning("nexus_waits_for_broker", error=waits)
     with _listen(settings.nexus_host, settings.nexus_port) as listener:
         port = int(listener.getsockname()[1])
         watchdog = WatchdogThread(client, app)

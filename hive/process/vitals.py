@@ -112,9 +112,9 @@ class VitalsFile:
 
         Where the file cannot be had the process goes on without, and says so in its log.
         """
-        self._kind = kind
-        self._node = name if "@" in name else f"{name}@{os.uname().nodename}"
-        self._path = home / DIRECTORY / f"{self._node}.{kind}.json"
+        node = name if "@" in name else f"{name}@{os.uname().nodename}"
+        self._first = Vitals(kind, node, os.getpid(), _space(), "starting", "", clock())
+        self._path = home / DIRECTORY / f"{node}.{kind}.json"
         self._clock = clock
         self._warned = ""
         self._fd: int | None = None
@@ -132,7 +132,7 @@ class VitalsFile:
         """Say that the loop turns, and in which state the process is."""
         if self._fd is None:
             return
-        told = Vitals(self._kind, self._node, os.getpid(), _space(), state, detail, self._clock())
+        told = self._first._replace(state=state, detail=detail, turned=self._clock())
         try:
             os.pwrite(self._fd, _packed(told), 0)
         except OSError as error:

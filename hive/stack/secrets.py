@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hive.errors import SettingsError
-
-SHORTEST = 32
-"""Characters that each must have: fewer could be guessed by who reaches the broker."""
+from hive.settings import SHORTEST_PASSWORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +49,11 @@ def check(wanted: list[Secret], values: Mapping[str, str | None], where: str) ->
     faults = [
         f"{secret.name} has {len(values.get(secret.name) or '')} characters"
         for secret in wanted
-        if len(values.get(secret.name) or "") < SHORTEST
+        if len(values.get(secret.name) or "") < SHORTEST_PASSWORD
     ]
     if faults:
         raise SettingsError(
-            f"In {where} {' and '.join(faults)}, and needs at least {SHORTEST}: write a longer "
-            "one, for instance what `openssl rand -hex 32` prints, or remove the line, and one is "
-            "made."
+            f"In {where} {' and '.join(faults)}, and needs at least {SHORTEST_PASSWORD}: write a "
+            "longer one, for instance what `openssl rand -hex 32` prints, or remove the line, and "
+            "one is made."
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hive.errors import InvalidInputError, SettingsError
+from hive.settings import SHORTEST_PASSWORD
 from hive.stack import secrets
 from hive.stack.directory import StackDirectory, packaged, packaged_compose, stacks_in
 from hive.stack.errors import StackError
@@ -48,7 +49,7 @@ def test_secrets_are_made_at_the_first_start_for_their_owner_alone_and_kept(tmp_
     wanted = {secret.name for secret in secrets.SECRETS}
     assert made.keys() == wanted
     assert len(set(made.values())) == len(wanted)
-    assert all(len(value or "") >= secrets.SHORTEST for value in made.values())
+    assert all(len(value or "") >= SHORTEST_PASSWORD for value in made.values())
     assert mode(directory.env_file) == 0o600
     assert mode(directory.path) == 0o700
     assert prepared(directory, packaged_compose()).values() == made
@@ -64,7 +65,7 @@ def test_a_secret_that_a_later_release_needs_is_added_to_what_is_there(tmp_path:
     assert directory.env_file.read_text().startswith(mine + "\n")
     assert values["HIVE_DRAIN_TIMEOUT"] == "60"
     assert values["REDIS_PASSWORD"] == "x" * 32
-    assert len(values["REDIS_ADMIN_PASSWORD"] or "") >= secrets.SHORTEST
+    assert len(values["REDIS_ADMIN_PASSWORD"] or "") >= SHORTEST_PASSWORD
     assert mode(directory.env_file) == 0o600
 
 

@@ -4,9 +4,9 @@ before it reads a row wrongly or writes one that the others cannot read.
 
 from __future__ import annotations
 
-from hive.broker.link.client import BrokerClient
+from hive.broker.link.client import BrokerClient, broker_errors
 from hive.broker.link.unreadable import ask
-from hive.errors import StoredFormatError
+from hive.errors import BrokerUnreachableError, StoredFormatError
 
 FORMAT = b"1"
 """What this release writes and reads; lua/lib.lua of the channel has the same. A release whose rows
@@ -24,6 +24,21 @@ def require_format(client: BrokerClient) -> None:
     if not client.format_served:
         check_format(stored_format(client))
         client.format_served = True
+
+
+def why_not_asked(client: BrokerClient) -> str | None:
+    """Look whether this release can serve what is stored, for a program that starts, and waits for
+    a broker that is away.
+
+    Returns: why the broker could not be asked; None where it was.
+    Raises: StoredFormatError, BrokerAuthError: waiting would mend neither.
+    """
+    try:
+        with broker_errors(client.address):
+            require_format(client)
+    except BrokerUnreachableError as error:
+        return error.message
+    return None
 
 
 def stored_format(client: BrokerClient) -> bytes | None:
