@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.harness import BrokerServer, WorkerProcess, wait_until
@@ -96,9 +98,18 @@ def test_of_a_spore_without_hive(health: Asked, server: BrokerServer) -> None:
     process = spore(health, ENABLE_HIVE="false", **server.environment)
     try:
         wait_until(lambda: health("--ready")[0] == 0, what="it runs")
-        assert process.stop() == 0, "a plain worker does not hear of its supervisor's end"
+        assert process.stop() == 0
     finally:
         process.kill()
+        end_all_of(health.home)
+
+
+def end_all_of(home: Path) -> None:
+    """A plain worker does not hear of its supervisor's end; its HIVE_HOME is this test's alone."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("HIVE_HOME") == str(home):
+                process.kill()
 
 
 def test_of_a_spore_whose_broker_does_not_let_it_in(health: Asked, tmp_path: Path) -> None:
